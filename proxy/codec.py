@@ -1,0 +1,36 @@
+"""JSON bytes to values and back: orjson, with the standard library where orjson refuses lone surrogates."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+
+def loads(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else.
+
+    ``"\\ud83d"`` alone is legal JSON that orjson refuses; such a text is read once more by the standard library.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        if "surrogate" not in str(exc) and "hex escape" not in str(exc):
+            raise
+    try:
+        return json.loads(data, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("the JSON text is nested too deeply") from None
+
+
+def dumps(value: Any) -> bytes:
+    """Compact UTF-8 JSON; lone surrogates and integers above 64 bits leave escaped rather than not at all."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

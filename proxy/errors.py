@@ -1,0 +1,200 @@
+"""Every error statecar raises on purpose, and its body in OpenAI's shape (docs/reference/wire.md §2).
+
+StatecarError              500  our own fault
+├── InvalidRequest         400  the caller's body or parameters
+├── Unauthorized           401  a missing or wrong key
+├── NotFound               404  an id that is unknown, expired, deleted or another tenant's
+├── MethodNotAllowed       405  a known path, another method
+├── TooLarge               413  a body above the limit
+├── UpgradeRequired        426  a WebSocket where none is served
+├── NotBuilt               501  a documented endpoint this server does not have yet
+├── StoreUnavailable       503  Redis is down, slow or refusing
+├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
+└── UpstreamError          502  the backend failed; carries the backend's own status when it gave one
+    ├── UpstreamUnreachable 502  no connection
+    └── UpstreamTimeout     504  no first byte, or silence in mid-stream
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class StatecarError(Exception):
+    """An answer in OpenAI's error shape; ``status`` is the HTTP status, ``headers`` go out with it."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else type(self).code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The HTTP body, all four keys always present (OpenAPI ``ErrorResponse``)."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def as_response_error(self) -> dict[str, Any]:
+        """The ``error`` object of a failed response (wire §5.3, §9.8)."""
+        return {"code": "server_error", "message": self.message}
+
+
+class InvalidRequest(StatecarError):
+    status, type = 400, "invalid_request_error"
+
+
+class Unauthorized(StatecarError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class NotFound(StatecarError):
+    status, type = 404, "invalid_request_error"
+
+
+class MethodNotAllowed(StatecarError):
+    status, type, code = 405, "invalid_request_error", "method_not_supported"
+
+
+class TooLarge(StatecarError):
+    status, type = 413, "invalid_request_error"
+
+
+class UpgradeRequired(StatecarError):
+    status, type = 426, "invalid_request_error"
+
+
+class NotBuilt(StatecarError):
+    status, code = 501, "not_implemented"
+
+
+class StoreUnavailable(StatecarError):
+    status, code = 503, "store_unavailable"
+
+    def __init__(self, message: str = "The state store is not reachable. Please retry.") -> None:
+        super().__init__(message, headers={"retry-after": "1"})
+
+
+class LockLost(StatecarError):
+    """The turn stalled for longer than its lease, so another may have begun (architecture: locks and leases)."""
+
+
+class UpstreamError(StatecarError):
+    """The backend's failure. ``status`` is the backend's own where it gave one of 400..599."""
+
+    status = 502
+
+    def __init__(self, message: str, *, status: int | None = None, type: str | None = None, **rest: Any) -> None:
+        super().__init__(message, **rest)
+        if status is not None:
+            self.status = status
+        if type is not None:
+            self.type = type
+
+    def as_response_error(self) -> dict[str, Any]:
+        """Codes steer retrying clients: a late 4xx that a retry cannot cure is ``invalid_prompt`` (wire §9.8)."""
+        if self.code in ("context_length_exceeded", "insufficient_quota", "rate_limit_exceeded"):
+            code = self.code
+        elif self.status == 429:
+            code = "rate_limit_exceeded"
+        elif 400 <= self.status < 500 and self.status != 408:
+            code = "invalid_prompt"
+        else:
+            code = "server_error"
+        return {"code": code, "message": self.message}
+
+
+class UpstreamUnreachable(UpstreamError):
+    status, code = 502, "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    status, code = 504, "upstream_timeout"
+
+
+_OVERFLOW = ("maximum context length", "context size", "exceeds the context", "context length", "context window")
+_PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry")
+
+
+def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None = None) -> UpstreamError:
+    """An upstream's error, whatever its shape, as ours (wire §2.5).
+
+    ``payload``: the decoded JSON body, or the raw text of one that is no JSON. ``status``: the HTTP status; below 400
+    (an error inside a 200) the error's own integer ``code`` counts when it is one of 400..599, else 502.
+    """
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    fields = error if isinstance(error, dict) else {}
+    code = fields.get("code")
+    if status < 400:
+        status = _status_in(code, fields.get("status_code")) or 502
+    if not isinstance(code, str) or code.isdigit():
+        code = None
+    message = _message(payload, error)
+    if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == "exceed_context_size_error":
+        code = "context_length_exceeded"
+    return UpstreamError(
+        message or f"The upstream answered {status} without a message.",
+        status=status,
+        type=_type(fields.get("type"), status),
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        code=code,
+        headers={k: v for k, v in (headers or {}).items() if _passes(k)},
+    )
+
+
+def _passes(header: str) -> bool:
+    header = header.lower()
+    return header in _PASSED_ON or header.startswith(("x-ratelimit-", "openai-"))
+
+
+def _status_in(*candidates: Any) -> int | None:
+    for value in candidates:
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and 400 <= value <= 599:
+            return value
+    return None
+
+
+def _message(payload: Any, error: Any) -> str:
+    candidates: list[Any] = [error.get("message") if isinstance(error, dict) else error]
+    if isinstance(payload, dict):
+        candidates += [payload.get("message"), _detail(payload.get("detail"))]
+    for text in candidates:
+        if isinstance(text, str) and text.strip():
+            return text.strip()[:2000]
+    return ""
+
+
+def _detail(detail: Any) -> str | None:
+    if isinstance(detail, list):
+        return "; ".join(
+            f"{'.'.join(map(str, d.get('loc', ())))}: {d.get('msg', '')}" if isinstance(d, dict) else str(d)
+            for d in detail
+        )
+    return detail if isinstance(detail, str) else None
+
+
+def _type(given: Any, status: int) -> str:
+    if status in (401, 403) and isinstance(given, str):
+        return given
+    if (
+        isinstance(given, str)
+        and given.endswith("_error")
+        and given not in ("exceed_context_size_error", "not_found_error")
+    ):
+        return given
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"

@@ -1,0 +1,98 @@
+"""Server-sent events as bytes: a decoder for what upstreams send, an encoder for what clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy import codec
+
+DONE = b"data: [DONE]\n\n"
+KEEPALIVE = b": keepalive\n\n"
+LINE_LIMIT = 64 * 1024 * 1024
+
+
+class Failure(bytes):
+    """The data of an event that its sender marked as an error (``event: error``, or an ``error:`` line)."""
+
+
+class Decoder:
+    """Bytes in, ``data`` payloads out; any split of the bytes gives the same payloads (wire §11.4).
+
+    Lines end in ``\\n``, ``\\r\\n`` or ``\\r``. Several ``data`` lines of one event are joined by ``\\n``. Comments and
+    other fields are skipped, save those that mark an error: their payload is a ``Failure``.
+    """
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._size = 0
+        self._data: list[bytes] = []
+        self._failed = False
+        self._after_cr = False
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The payloads completed by these bytes. Raises ValueError when one line exceeds 64 MiB."""
+        if not self._begun:
+            chunk = self._skip_bom(chunk)
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in chunk:
+            self._keep(chunk)
+            return []
+        lines = chunk.split(b"\n")
+        if self._line:
+            lines[0] = b"".join(self._line) + lines[0]
+            self._line, self._size = [], 0
+        self._keep(lines.pop())
+        out: list[bytes] = []
+        for line in lines:
+            self._take(line, out)
+        return out
+
+    def flush(self) -> list[bytes]:
+        """What a stream that ended without its last blank line still holds."""
+        out: list[bytes] = []
+        if self._line:
+            self._take(b"".join(self._line), out)
+            self._line, self._size = [], 0
+        self._take(b"", out)
+        return out
+
+    def _keep(self, rest: bytes) -> None:
+        if rest:
+            self._line.append(rest)
+            self._size += len(rest)
+            if self._size > LINE_LIMIT:
+                raise ValueError(f"an event-stream line exceeds {LINE_LIMIT} bytes")
+
+    def _take(self, line: bytes, out: list[bytes]) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+        elif not line:
+            if self._data:
+                payload = b"\n".join(self._data)
+                out.append(Failure(payload) if self._failed else payload)
+                self._data = []
+            self._failed = False
+        elif line.startswith(b"event:"):
+            self._failed = line[6:].strip() == b"error"
+        elif line.startswith(b"error:"):  # llama.cpp before 2025-09 reports errors so
+            out.append(Failure(line[6:].strip()))
+
+    def _skip_bom(self, chunk: bytes) -> bytes:
+        held = b"".join(self._line) + chunk
+        if len(held) < 3 and b"\xef\xbb\xbf".startswith(held):
+            self._line = [held] if held else []
+            return b""
+        self._begun, self._line, self._size = True, [], 0
+        return held.removeprefix(b"\xef\xbb\xbf")
+
+
+def encode(event: dict[str, Any]) -> bytes:
+    """One whole frame: ``event`` line, one ``data`` line of compact JSON, an empty line (wire §9.1)."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), codec.dumps(event))
