@@ -1,0 +1,101 @@
+"""Assembly of streamed tool calls: which call a delta belongs to, whatever the upstream leaves out (wire §11.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy import codec
+
+
+@dataclass(eq=False)
+class Call:
+    """One tool call being assembled. ``held``: arguments that came before its name."""
+
+    ids: set[str] = field(default_factory=set)
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The arguments so far."""
+        if len(self.arguments) > 1:
+            self.arguments = ["".join(self.arguments)]
+        return self.arguments[0] if self.arguments else ""
+
+
+@dataclass
+class Delta:
+    """What one entry of ``delta.tool_calls`` adds: ``new`` when it begins ``call``."""
+
+    call: Call
+    new: bool
+    arguments: str
+
+
+class Assembler:
+    """Feeds on ``delta.tool_calls``; the calls of one upstream reply, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._by_index: dict[int, Call] = {}
+
+    def feed(self, entry: dict[str, Any]) -> Delta | None:
+        """The call an entry belongs to and the arguments it adds; None for a resend of what is known."""
+        function = entry.get("function") or {}
+        index = entry["index"] if isinstance(entry.get("index"), int) else None
+        id_, name = entry.get("id") or "", function.get("name") or ""
+        arguments = _text(function.get("arguments"))
+        call = self._known(index, id_, name, arguments)
+        new = call is None
+        if call is None:
+            call = Call()
+            self.calls.append(call)
+        if index is not None:
+            self._by_index[index] = call
+        if id_:
+            call.ids.add(id_)
+            call.id = call.id or id_
+        call.name = call.name or name
+        call.extras.update({k: v for k, v in entry.items() if k not in ("index", "id", "type", "function")})
+        if arguments and arguments == call.text and is_complete(arguments):
+            return None
+        if arguments:
+            call.arguments.append(arguments)
+        return Delta(call, new, arguments)
+
+    def _known(self, index: int | None, id_: str, name: str, arguments: str) -> Call | None:
+        """The call this entry goes on with, or None when it begins another."""
+        if index is not None:
+            call = self._by_index.get(index)
+        else:
+            last = self.calls[-1] if self.calls else None
+            call = next((c for c in self.calls if id_ and id_ in c.ids), last)
+        if call is None:
+            return None
+        if id_ and call.ids and id_ not in call.ids:
+            if name and (index is None or not call.arguments or is_complete(call.text) or name != call.name):
+                return None
+        elif name and call.name and (not arguments or arguments.lstrip().startswith("{")) and is_complete(call.text):
+            if not (arguments == call.text and name == call.name):
+                return None
+        return call
+
+
+def is_complete(arguments: str) -> bool:
+    """Whether the text is a whole JSON object. The cheap look at its last character keeps long arguments linear."""
+    if not arguments.rstrip().endswith("}"):
+        return False
+    try:
+        return isinstance(codec.loads(arguments), dict)
+    except ValueError:
+        return False
+
+
+def _text(arguments: Any) -> str:
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else codec.dumps(arguments).decode()

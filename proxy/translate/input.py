@@ -1,0 +1,274 @@
+"""Items to chat messages: which calls and outputs belong together, in the order chat backends demand (wire §7.1–7.6).
+
+Items fall into blocks: what the model said in one go (thoughts, texts, calls), a run of outputs, a message of somebody
+else. Outputs are paired with their calls first, then the blocks are written as messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy import codec
+from proxy.errors import InvalidRequest
+from proxy.translate import parts
+from proxy.translate.dialects import Dialect
+
+Item = dict[str, Any]
+Message = dict[str, Any]
+
+_SYNTHETIC_OUTPUT = "No output was given for this call."
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
+_CALLS = ("function_call", "custom_tool_call", "mcp_call")
+_NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
+
+
+def to_messages(instructions: str | None, items: list[Item], dialect: Dialect) -> list[Message]:
+    """The upstream's ``messages`` for a context, oldest item first. Item types that mean nothing upstream are skipped.
+
+    Raises InvalidRequest for an output without its call, a call of the newest turn without an output, and parts that no
+    chat backend takes (wire §2.4, §7.3).
+    """
+    system, rest = _system(instructions, [item for item in items if _kind(item)], dialect)
+    blocks = _blocks(rest)
+    _pair(blocks, dialect.repair_tool_history)
+    _move_late_calls(blocks)
+    messages = [*system, *(message for block in blocks for message in _write(block, dialect))]
+    if not messages:
+        raise InvalidRequest("There is nothing to answer: 'input' and its context hold no message.", param="input")
+    return messages
+
+
+def _kind(item: Item) -> str:
+    """``model``, ``output``, ``user``, ``system``, or "" for what is not sent."""
+    type_ = item["type"]
+    if type_ == "message":
+        return {"assistant": "model", "user": "user"}.get(item["role"], "system")
+    if type_ in _CALLS or type_ == "reasoning":
+        return "model"
+    return "output" if type_ in _OUTPUTS else ""
+
+
+def _system(instructions: str | None, items: list[Item], dialect: Dialect) -> tuple[list[Message], list[Item]]:
+    """(the leading system message, if any; the other items). Many templates allow one, at the front only (§7.2)."""
+    texts, roles = ([instructions], {"system"}) if instructions else ([], set())
+    rest: list[Item] = []
+    for item in items:
+        if _kind(item) == "system" and (not rest or dialect.system_messages == "merge"):
+            texts.append(parts.plain_text(item["content"]))
+            roles.add(item["role"])
+        else:
+            rest.append(item)
+    if not texts:
+        return [], rest
+    role = "developer" if dialect.openai_like and roles == {"developer"} else "system"
+    return [{"role": role, "content": "\n\n".join(texts)}], rest
+
+
+# -- blocks
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call in the context and the output found for it; ``answered_in``: that output's block."""
+
+    id: str
+    name: str
+    arguments: str
+    extras: dict[str, Any]
+    output: Any = None
+    answered_in: int | None = None
+
+
+@dataclass
+class _Spoken:
+    """One assistant message; the outputs of its calls follow it directly."""
+
+    thoughts: list[Item] = field(default_factory=list)
+    texts: list[Item] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+
+
+@dataclass
+class _Block:
+    """Items of one kind in a row. ``spoken``: what is written of the model here. ``live``: nobody asked since."""
+
+    kind: str
+    items: list[Item]
+    spoken: list[_Spoken] = field(default_factory=list)
+    live: bool = True
+
+
+def _blocks(items: list[Item]) -> list[_Block]:
+    blocks: list[_Block] = []
+    for item in items:
+        kind = _kind(item)
+        if not blocks or kind != blocks[-1].kind or kind in ("user", "system"):
+            blocks.append(_Block(kind, []))
+        blocks[-1].items.append(item)
+    last_user = max((at for at, block in enumerate(blocks) if block.kind == "user"), default=-1)
+    for at, block in enumerate(blocks):
+        block.live = at > last_user
+        if block.kind == "model":
+            block.spoken = _spoken(block.items)
+    return blocks
+
+
+def _spoken(items: list[Item]) -> list[_Spoken]:
+    """Thought, then text, then calls make one message; text after calls joins it, as no output lies between (§7.5)."""
+    out = [_Spoken()]
+    for item in items:
+        last = out[-1]
+        is_text = item["type"] == "message"
+        if (item["type"] == "reasoning" and (last.texts or last.calls)) or (is_text and last.texts and not last.calls):
+            out.append(last := _Spoken())
+        if is_text:
+            last.texts.append(item)
+        elif item["type"] == "reasoning":
+            last.thoughts.append(item)
+        else:
+            last.calls.append(_call(item))
+    return out
+
+
+def _call(item: Item) -> _Call:
+    id_, name, extras = item.get("call_id") or item.get("id") or "", item["name"], item.get("x_upstream") or {}
+    if item["type"] == "custom_tool_call":
+        return _Call(id_, name, codec.dumps({"input": item.get("input") or ""}).decode(), extras)
+    arguments = _object_text(item.get("arguments") or "")
+    if item["type"] == "mcp_call":
+        return _Call(id_, f"{item.get('server_label', '')}__{name}", arguments, extras, item.get("output") or "", -1)
+    return _Call(id_, name, arguments, extras)
+
+
+def _object_text(arguments: str) -> str:
+    """Arguments as the upstream may read them: a template that parses them must not fail for ever on a broken one."""
+    try:
+        whole = isinstance(codec.loads(arguments), dict)
+    except ValueError:
+        whole = False
+    return arguments if whole else "{}"
+
+
+# -- calls and outputs
+
+
+def _pair(blocks: list[_Block], repair: bool) -> None:
+    """Gives every call its output. An output answers the nearest earlier open call; the last duplicate wins."""
+    by_id: dict[str, list[_Call]] = {}
+    for at, block in enumerate(blocks):
+        for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
+            by_id.setdefault(call.id, []).append(call)
+        for item in block.items if block.kind == "output" else ():
+            _answer(by_id.get(item["call_id"], []), item, at)
+    newest = max((at for at, block in enumerate(blocks) if block.kind == "model"), default=-1)
+    for at, block in enumerate(blocks):
+        for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
+            if at == newest and not repair:
+                raise InvalidRequest(f"No tool output found for function call {call.id}.", param="input")
+            call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, -1
+
+
+def _answer(candidates: list[_Call], output: Item, at: int) -> None:
+    if not candidates:
+        raise InvalidRequest(
+            f"No tool call found for function call output with call_id {output['call_id']}.", param="input"
+        )
+    call = next((c for c in reversed(candidates) if c.answered_in is None), candidates[-1])
+    call.output = output.get("output", "")
+    if call.answered_in is None:
+        call.answered_in = at
+
+
+def _move_late_calls(blocks: list[_Block]) -> None:
+    """Moves a call that is answered only later down to its output.
+
+    The other way round, the output up to its call, would leave an old question as the newest message: the model would
+    call the tool again, for ever.
+    """
+    for at, block in enumerate(blocks):
+        if block.kind != "model":
+            continue
+        for spoken in block.spoken:
+            late = [call for call in spoken.calls if call.answered_in not in (-1, at + 1)]
+            if not late:
+                continue
+            spoken.calls = [call for call in spoken.calls if call not in late]
+            thoughts: list[Item] = []
+            if not spoken.calls and not spoken.texts:
+                thoughts, spoken.thoughts = spoken.thoughts, []
+            for call in late:
+                assert call.answered_in is not None  # _pair left none open
+                moved = blocks[call.answered_in].spoken
+                if not moved or moved[-1].thoughts is not thoughts:
+                    moved.append(_Spoken(thoughts))
+                moved[-1].calls.append(call)
+
+
+# -- messages
+
+
+def _write(block: _Block, dialect: Dialect) -> list[Message]:
+    if block.kind == "user":
+        content = block.items[0]["content"]
+        return [{"role": "user", "content": parts.said_by_user(content, openai_like=dialect.openai_like)}]
+    if block.kind == "system":
+        role = "user" if dialect.system_messages == "user" else block.items[0]["role"]
+        if role == "developer" and not dialect.openai_like:
+            role = "system"
+        return [{"role": role, "content": parts.plain_text(block.items[0]["content"])}]
+    return [message for spoken in block.spoken for message in _written(spoken, block.live, dialect)]
+
+
+def _written(spoken: _Spoken, live: bool, dialect: Dialect) -> list[Message]:
+    if not spoken.texts and not spoken.calls:
+        return []  # a thought that led to nothing
+    text, refusal = _joined(spoken.texts)
+    message: Message = {"role": "assistant", "content": text}
+    if refusal and dialect.openai_like:
+        message |= {"content": text or None, "refusal": refusal}
+    elif refusal:
+        message["content"] = f"{text}\n{refusal}" if text else refusal
+    if dialect.reasoning_replay == "always" or (dialect.reasoning_replay == "tool_turns" and live):
+        if thought := "\n".join(filter(None, map(_thought, spoken.thoughts))):
+            message |= dict.fromkeys(dialect.reasoning_fields, thought)
+    if not spoken.calls:
+        return [message]
+    if not message["content"] and dialect.openai_like:
+        message["content"] = None
+    message["tool_calls"] = [_tool_call(call, dialect) for call in spoken.calls]
+    return [message, *_outputs(spoken.calls, dialect)]
+
+
+def _joined(texts: list[Item]) -> tuple[str, str]:
+    pairs = [parts.said_by_model(item["content"]) for item in texts]
+    return "\n".join(text for text, _ in pairs if text), "\n".join(refusal for _, refusal in pairs if refusal)
+
+
+def _thought(item: Item) -> str:
+    content = "".join(part.get("text") or "" for part in item.get("content") or ())
+    return content or "\n".join(part.get("text") or "" for part in item.get("summary") or ())
+
+
+def _tool_call(call: _Call, dialect: Dialect) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {**call.extras, "id": _call_id(call.id, dialect), "type": "function", "function": function}
+
+
+def _outputs(calls: list[_Call], dialect: Dialect) -> list[Message]:
+    tools: list[Message] = []
+    images: list[dict[str, Any]] = []
+    for call in calls:
+        text, others = parts.of_output(call.output)
+        tools.append({"role": "tool", "tool_call_id": _call_id(call.id, dialect), "content": text})
+        images += others
+    return [*tools, {"role": "user", "content": images}] if images else tools
+
+
+def _call_id(id_: str, dialect: Dialect) -> str:
+    """Mistral's templates demand exactly nine alphanumerics: a stable hash of any other id (wire §12.2)."""
+    if dialect.tool_call_ids != "mistral9" or _NINE.match(id_):
+        return id_
+    return hashlib.blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()[:9]

@@ -1,0 +1,325 @@
+"""Chat-completion chunks in, Responses events out (wire §8, §9, §11.5–11.7). No I/O, no clock, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from proxy.errors import StatecarError, UpstreamError, from_upstream
+from proxy.translate import reply
+from proxy.translate.calls import Assembler, Call, Delta, is_complete
+from proxy.translate.items import Event, FunctionCall, Item, Message, OutputItem, Reasoning, ReasoningSummary
+from proxy.translate.response import Response, snapshot, usage
+from proxy.translate.text import ThinkTags
+
+_INCOMPLETE = {
+    "length": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "model_length": "max_output_tokens",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+}
+_FAILED = ("error", "abort", "insufficient_system_resource")
+
+
+class ResponseStream:
+    """``start``, ``feed`` every chunk, ``finish`` (or ``fail``), ``end``: each gives the events to send, in order.
+
+    ``response`` is at any time the Response object. A response may take several upstream calls: ``end_round`` closes
+    what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Each event
+    leaves through ``_emit``, the only place that counts.
+    """
+
+    def __init__(
+        self,
+        response: Response,
+        new_item_id: Callable[[str], str],
+        new_call_id: Callable[[], str],
+        *,
+        allowed: frozenset[str] | None = None,
+        call_ids: Iterable[str] = (),
+        think_tags: bool = False,
+    ) -> None:
+        """``response``: the skeleton. ``new_item_id``: item type to a fresh id. ``allowed``: names of the functions
+        whose calls may pass, None for all (wire §7.9). ``call_ids``: those that stand in the context already.
+        """
+        self.response = response
+        self.started = False
+        self.items: list[OutputItem] = []
+        self.failure: UpstreamError | None = None
+        self.finish_reason: str | None = None
+        self._new_item_id, self._new_call_id = new_item_id, new_call_id
+        self._allowed, self._call_ids = allowed, set(call_ids)
+        self._think_tags = think_tags
+        self._summary = bool(response["reasoning"].get("summary"))
+        self._model: str | None = None
+        self._tier: str | None = None
+        self._usage: list[dict[str, Any]] = []
+        self._sequence = 0
+        self._ended = False
+        self._fed = False
+        self._begin_round()
+
+    # -- the verbs of a turn
+
+    def start(self) -> list[Event]:
+        """``response.created`` and ``response.in_progress`` (wire §9.4)."""
+        self.started = True
+        return self._emit(self._lifecycle(name) for name in ("created", "in_progress"))
+
+    def keepalive(self) -> Event | None:
+        """A repeated ``response.in_progress`` while nothing is written; None when only a comment is safe (§9.9)."""
+        if not self.started or self.items or self._ended or self.response["status"] != "in_progress":
+            return None
+        return self._emit([self._lifecycle("in_progress")])[0]
+
+    def feed(self, chunk: dict[str, Any]) -> list[Event]:
+        """The events of one chunk, or of a whole plain reply. An error inside it is kept in ``failure``."""
+        if self.is_error(chunk):
+            self.failure = from_upstream(chunk, 200)
+            return []
+        self._read_frame(chunk)
+        choice = reply.first_choice(chunk)
+        if choice is None:
+            return []
+        delta = reply.delta_of(choice, fresh=not self._fed)
+        self._fed = True
+        events = self._emit(self._delta(delta, choice.get("logprobs")))
+        self._read_finish(choice)
+        return events
+
+    @staticmethod
+    def is_error(chunk: dict[str, Any]) -> bool:
+        """Whether a payload is an error in the place of a chunk (wire §11.5)."""
+        return bool(chunk.get("error")) or chunk.get("object") == "error"
+
+    def end_round(self) -> tuple[list[Event], list[FunctionCall]]:
+        """Closes what is open and returns the calls of this upstream call; then the next round may be fed."""
+        events = self._emit(self._close("completed"))
+        calls = [item for item in self._calls.values() if item]
+        self._usage = self._figures()
+        self._begin_round()
+        return events, calls
+
+    def finish(self, now: int, *, done: bool) -> list[Event]:
+        """Closes everything: ``response`` is then final, and ``end`` gives its terminal event.
+
+        ``now``: Unix seconds. ``done``: the upstream said that it was finished (``[DONE]``, or a plain reply). Raises
+        UpstreamError, with nothing emitted, when the reply is none: cut off, without choices, without a permitted call.
+        """
+        self._check_whole(done)
+        reason = _INCOMPLETE.get(self.finish_reason or "")
+        status = "incomplete" if reason else "completed"
+        events = self._emit(self._wrap_up(status))
+        self._settle(status)
+        self.response["incomplete_details"] = {"reason": reason} if reason else None
+        self.response["completed_at"] = None if reason else now
+        self.response["usage"] = usage(*self._figures())
+        return events
+
+    def fail(self, error: StatecarError) -> None:
+        """Ends the response as failed, keeping what was written; what is open gets no more events (wire §9.5)."""
+        for item in self.items:
+            if not item.closed:
+                item.cut()
+        self._settle("failed")
+        figures = self._figures()
+        self.response.update(
+            error=error.as_response_error(),
+            incomplete_details=None,
+            completed_at=None,
+            usage=usage(*figures) if figures else None,
+        )
+
+    def end(self) -> Event:
+        """The terminal event: completed, incomplete or failed. The last one."""
+        self._ended = True
+        return self._emit([self._lifecycle(self.response["status"])])[0]
+
+    def error_event(self, error: StatecarError) -> Event:
+        """A flat ``error`` event, for clients that see no other failure; before ``end``, on request only (wire §9.8)."""
+        told = error.as_response_error()
+        event = {"type": "error", "sequence_number": 0, "code": told["code"], "message": told["message"], "param": None}
+        return self._emit([event])[0]
+
+    def stored_output(self) -> list[Item]:
+        """The output items as they are kept."""
+        return [item.stored() for item in self.items]
+
+    @property
+    def usage_missing(self) -> bool:
+        """Whether the upstream gave no figures."""
+        return not self._figures()
+
+    # -- one chunk
+
+    def _begin_round(self) -> None:
+        self._tags = ThinkTags() if self._think_tags else None
+        self._text: Message | Reasoning | ReasoningSummary | None = None
+        self._assembler = Assembler()
+        self._calls: dict[Call, FunctionCall | None] = {}
+        self._blank: list[tuple[str, list[Item]]] = []
+        self._round_usage: dict[str, Any] | None = None
+        self._fed = False
+        self._blank_finish = False
+        self.finish_reason = None
+
+    def _read_frame(self, chunk: dict[str, Any]) -> None:
+        if isinstance(given := chunk.get("usage"), dict) and given:
+            self._round_usage = given  # cumulative where it comes with every chunk: the last one counts
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._model = model
+        if isinstance(tier := chunk.get("service_tier"), str):
+            self._tier = tier
+
+    def _read_finish(self, choice: dict[str, Any]) -> None:
+        reason = choice.get("finish_reason")
+        if reason in _FAILED:
+            error = choice.get("error") or f"The upstream ended with finish reason '{reason}'."
+            self.failure = from_upstream({"error": error}, 200)
+        elif reason == "":
+            self._blank_finish = True  # some send it instead of null on every chunk
+        elif reason is not None and self.finish_reason is None:
+            self.finish_reason = str(reason)
+
+    def _delta(self, delta: dict[str, Any], logprobs: Any) -> Iterator[Event]:
+        thought, number = reply.reasoning_of(delta)
+        text, thought_beside = reply.text_of(delta)
+        if self._tags and text:
+            thought_beside, text = self._tags.feed(text)
+        if thought := thought or thought_beside:
+            yield from self._think(thought, number)
+        if text:
+            yield from self._write(text, reply.logprobs_of(logprobs) if logprobs else [])
+        if refusal := reply.refusal_of(delta):
+            message = yield from self._message()
+            yield from message.refusal(refusal)
+        for annotation in reply.annotations_of(delta):
+            message = yield from self._message()
+            yield from message.annotation(annotation)
+        for entry in reply.calls_of(delta):
+            if (change := self._assembler.feed(entry)) is not None:
+                yield from self._call(change)
+
+    def _think(self, thought: str, number: int | None) -> Iterator[Event]:
+        if not isinstance(self._text, Reasoning | ReasoningSummary):
+            yield from self._close("completed", keep=_is_begun)
+            kind = ReasoningSummary if self._summary else Reasoning
+            self._text = kind(len(self.items), self._new_item_id("reasoning"))
+            yield from self._open(self._text)
+        yield from self._text.delta(thought, number)
+
+    def _write(self, text: str, logprobs: list[Item]) -> Iterator[Event]:
+        """Blank text opens no message: it is held until something tells what it belongs to (wire §11.5)."""
+        if not isinstance(self._text, Message) and text.isspace():
+            self._blank.append((text, logprobs))
+            return
+        message = yield from self._message()
+        yield from message.text(text, logprobs)
+
+    def _message(self) -> Generator[Event, None, Message]:
+        """The open message, opened now if need be, with the blank text that was held."""
+        if isinstance(self._text, Message):
+            return self._text
+        held = self._blank
+        yield from self._close("completed", keep=_is_begun)
+        self._text = message = Message(len(self.items), self._new_item_id("message"))
+        yield from self._open(message)
+        if held:
+            text = "".join(piece for piece, _ in held)
+            yield from message.text(text, [entry for _, entries in held for entry in entries])
+        return message
+
+    def _call(self, change: Delta) -> Iterator[Event]:
+        call, arguments = change.call, change.arguments
+        if call not in self._calls:
+            if not call.name:
+                call.held.append(arguments)
+                return
+            if self._allowed is not None and call.name not in self._allowed:
+                self._calls[call] = None
+                return
+            yield from self._open_call(call)
+            arguments = "".join(call.held) + arguments
+        item = self._calls[call]
+        if item and not item.closed:
+            yield from item.delta(arguments)
+
+    def _open_call(self, call: Call) -> Iterator[Event]:
+        yield from self._close("completed", keep=_is_unfinished)
+        if not call.id or call.id in self._call_ids:
+            call.id = self._new_call_id()
+        self._call_ids.add(call.id)
+        self._calls[call] = item = FunctionCall(len(self.items), self._new_item_id("function_call"), call)
+        yield from self._open(item)
+
+    # -- opening and closing
+
+    def _open(self, item: OutputItem) -> Iterator[Event]:
+        self.items.append(item)
+        yield from item.open()
+
+    def _close(self, last: str, keep: Callable[[str], bool] | None = None) -> Iterator[Event]:
+        """Closes the open items in index order, the very last item of all with status ``last``.
+
+        ``keep``: which calls stay open, by their arguments so far; those of parallel calls may alternate.
+        """
+        self._text, self._blank = None, []
+        for item in self.items:
+            if item.closed:
+                continue
+            if keep and isinstance(item, FunctionCall) and keep(item.call.text):
+                continue
+            yield from item.close(last if item is self.items[-1] else "completed")
+
+    def _wrap_up(self, last: str) -> Iterator[Event]:
+        if self._tags and (rest := self._tags.flush()):
+            yield from self._think(rest, None) if self._tags.thinking else self._write(rest, [])
+        if not self.items:
+            yield from self._message()
+        yield from self._close(last)
+
+    def _check_whole(self, done: bool) -> None:
+        if self.finish_reason is None and not self._blank_finish:
+            if not done:
+                raise UpstreamError("The upstream closed the stream before it finished.")
+            if not self._fed:
+                raise UpstreamError("The upstream returned no choices.")
+            if not self.items and not self._blank:
+                raise UpstreamError("The upstream ended its answer without any output.")
+        if all(isinstance(item, Reasoning | ReasoningSummary) for item in self.items) and not self._blank:
+            if None in self._calls.values():
+                raise UpstreamError("The model called only tools that 'tool_choice' does not allow.")
+            if any(not call.name for call in self._assembler.calls):
+                raise UpstreamError("The upstream sent tool calls without names.")
+
+    def _settle(self, status: str) -> None:
+        self.response["status"] = status
+        self.response["output"] = [dict(item.item) for item in self.items]
+        self.response["service_tier"] = self._tier or "default"
+        self.response["model"] = self._model or self.response["model"]
+
+    def _figures(self) -> list[dict[str, Any]]:
+        return [*self._usage, self._round_usage] if self._round_usage else self._usage
+
+    def _lifecycle(self, name: str) -> Event:
+        return {"type": f"response.{name}", "sequence_number": 0, "response": snapshot(self.response)}
+
+    def _emit(self, events: Iterable[Event]) -> list[Event]:
+        numbered = []
+        for event in events:
+            event["sequence_number"] = self._sequence
+            self._sequence += 1
+            numbered.append(event)
+        return numbered
+
+
+def _is_unfinished(arguments: str) -> bool:
+    """No whole JSON object yet: another call may begin in between (wire §11.6)."""
+    return not is_complete(arguments)
+
+
+def _is_begun(arguments: str) -> bool:
+    """Begun but not whole: text in between does not end it; a call without any arguments is ended by text."""
+    return bool(arguments) and not is_complete(arguments)
