@@ -25,11 +25,14 @@ def loads(data: bytes | str) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact UTF-8 JSON; lone surrogates and integers above 64 bits leave escaped rather than not at all."""
+    """Compact UTF-8 JSON; lone surrogates leave escaped. Raises ValueError for what is nested some 1000 deep."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
+        try:
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
+        except RecursionError:
+            raise ValueError("the value is nested too deeply for JSON") from None
 
 
 def _refuse(constant: str) -> Any:

@@ -42,12 +42,18 @@ def to_messages(instructions: str | None, items: list[Item], dialect: Dialect) -
 
 
 def _kind(item: Item) -> str:
-    """``model``, ``output``, ``user``, ``system``, or "" for what is not sent."""
+    """``model``, ``output``, ``user``, ``system``, or "" for what is not sent. Raises for what must not be lost."""
     type_ = item["type"]
     if type_ == "message":
         return {"assistant": "model", "user": "user"}.get(item["role"], "system")
     if type_ in _CALLS or type_ == "reasoning":
         return "model"
+    if type_ == "compaction":  # it stands for a whole talk: to skip it would be to forget without a word
+        raise InvalidRequest(
+            "The encrypted content of a compaction item could not be read: it was not made by this server.",
+            param="input",
+            code="invalid_encrypted_content",
+        )
     return "output" if type_ in _OUTPUTS else ""
 
 

@@ -138,7 +138,7 @@ class ResponseStream:
         return self._emit([self._lifecycle(self.response["status"])])[0]
 
     def error_event(self, error: StatecarError) -> Event:
-        """A flat ``error`` event, for clients that see no other failure; before ``end``, on request only (wire §9.8)."""
+        """A flat ``error`` event before ``end``, for clients that see no other failure; by option only (wire §9.8)."""
         told = error.as_response_error()
         event = {"type": "error", "sequence_number": 0, "code": told["code"], "message": told["message"], "param": None}
         return self._emit([event])[0]
