@@ -1,0 +1,23 @@
+"""What strangers may send, checked once. Inside travel plain dicts; nothing behind this room checks a shape again.
+
+A body is never changed: what comes back is new, without nulls, with items in stored form. Whatever is wrong is raised
+as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can judge is let through (wire §1.12).
+"""
+
+from proxy.wire.conversations import create_conversation, create_items, update_conversation
+from proxy.wire.items import input_item
+from proxy.wire.query import flag, include, integer, page, text
+from proxy.wire.responses import create_response
+
+__all__ = [
+    "create_conversation",
+    "create_items",
+    "create_response",
+    "flag",
+    "include",
+    "input_item",
+    "integer",
+    "page",
+    "text",
+    "update_conversation",
+]

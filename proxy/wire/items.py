@@ -1,0 +1,165 @@
+"""Input items as clients send them, and the one form in which they are kept (wire §3.5, §6.1, §6.2).
+
+The stored form has a type and no nulls, messages hold lists of typed parts, messages and calls a status. An item in
+stored form comes out as it went in. Ids stay as they came: whether one may be kept is for the state to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from proxy import codec
+from proxy.errors import InvalidRequest
+from proxy.wire import check, parts, tools
+
+Item = dict[str, Any]
+
+_ROLES = ("assistant", "system", "developer", "user")
+
+
+def input_item(item: Any, at: str) -> Item:
+    """One item in stored form; ``at`` is its place in the request, ``input[3]``.
+
+    A missing type means a message when there is a role, a reference when there is nothing but an id. Items of unknown
+    types are kept as given. Raises ``InvalidRequest`` naming the place inside the item.
+    """
+    if not isinstance(item, dict):
+        raise check.wrong_type(at, "an object", item)
+    type_ = item.get("type")
+    if type_ is None:
+        type_ = _implied(item, at)
+    shape = _SHAPES.get(check.required(type_, f"{at}.type"))
+    made = shape(item, at) if shape else {"type": type_}
+    stored: Item = {}
+    if item.get("id") is not None:
+        stored["id"] = check.string(item["id"], f"{at}.id")
+    stored["type"] = made.pop("type", type_)
+    if item.get("status") is not None:
+        stored["status"] = check.string(item["status"], f"{at}.status")
+    elif type_ in _WITH_STATUS:
+        stored["status"] = "completed"
+    stored.update(made)
+    for key, value in item.items():
+        if value is not None and key not in stored:
+            stored[key] = value
+    return stored
+
+
+def input_items(value: list[Any], at: str) -> list[Item]:
+    """Every item of a list in stored form."""
+    return [input_item(item, f"{at}[{i}]") for i, item in enumerate(value)]
+
+
+def _implied(item: Item, at: str) -> str:
+    if item.get("role") is not None:
+        return "message"
+    if [key for key, value in item.items() if value is not None] == ["id"]:
+        return "item_reference"
+    raise check.missing(f"{at}.type")
+
+
+# Each shape checks one type's own fields and gives those it completes, in the order in which they are kept.
+
+
+def _message(item: Item, at: str) -> Item:
+    role = check.required(item.get("role"), f"{at}.role")
+    if role not in _ROLES:
+        raise check.wrong_value(f"{at}.role", role, _ROLES)
+    text_type = "output_text" if role == "assistant" else "input_text"
+    if "content" not in item:  # a mistake worth telling; null is what clients make of empty content
+        raise check.missing(f"{at}.content")
+    given = item["content"]
+    return {"role": role, "content": [] if given is None else parts.content(given, f"{at}.content", text_type)}
+
+
+def _call(item: Item, at: str) -> Item:
+    return {
+        "call_id": check.required(item.get("call_id"), f"{at}.call_id"),
+        "name": check.required(item.get("name"), f"{at}.name"),
+    }
+
+
+def _function_call(item: Item, at: str) -> Item:
+    if "arguments" not in item:
+        raise check.missing(f"{at}.arguments")
+    arguments = item["arguments"]
+    if arguments is None or isinstance(arguments, dict):  # some clients send the parsed object back
+        arguments = _as_json(arguments or {}, f"{at}.arguments")
+    return {**_call(item, at), "arguments": check.string(arguments, f"{at}.arguments")}
+
+
+def _as_json(value: Item, at: str) -> str:
+    try:
+        return codec.dumps(value).decode()
+    except RecursionError:  # what can be read may still be too deep to be written
+        raise InvalidRequest(f"Invalid '{at}': nested too deeply.", code="invalid_value", param=at) from None
+
+
+def _custom_tool_call(item: Item, at: str) -> Item:
+    if "input" not in item:
+        raise check.missing(f"{at}.input")
+    given = item["input"]
+    return {**_call(item, at), "input": "" if given is None else check.string(given, f"{at}.input")}
+
+
+def _output(item: Item, at: str) -> Item:
+    call_id = check.required(item.get("call_id"), f"{at}.call_id")
+    if "output" not in item:
+        raise check.missing(f"{at}.output")
+    output = "" if item["output"] is None else item["output"]
+    if not isinstance(output, str):
+        output = parts.content(output, f"{at}.output", "input_text")
+    return {"call_id": call_id, "output": output}
+
+
+def _reasoning(item: Item, at: str) -> Item:
+    if item.keys() == {"type", "id"}:  # nothing but its id: the client means the stored one (wire §2.4)
+        return _reference(item, at)
+    made: Item = {"summary": _texts(item.get("summary"), f"{at}.summary")}
+    if item.get("content") is not None:
+        made["content"] = _texts(item["content"], f"{at}.content")
+    if item.get("encrypted_content") is not None:
+        place = f"{at}.encrypted_content"
+        made["encrypted_content"] = check.short(item["encrypted_content"], place, check.LONGEST_SEALED)
+    return made
+
+
+def _texts(value: Any, at: str) -> list[parts.Part]:
+    if value is None:
+        return []
+    texts = [check.without_nulls(part, f"{at}[{i}]") for i, part in enumerate(check.array(value, at))]
+    return [check.fields(part, f"{at}[{i}]", _TEXT) for i, part in enumerate(texts)]
+
+
+def _reference(item: Item, at: str) -> Item:
+    check.required(item.get("id"), f"{at}.id")
+    return {"type": "item_reference"}
+
+
+def _compaction(item: Item, at: str) -> Item:
+    sealed = check.required(item.get("encrypted_content"), f"{at}.encrypted_content")
+    return {"encrypted_content": check.short(sealed, f"{at}.encrypted_content", check.LONGEST_SEALED)}
+
+
+def _additional_tools(item: Item, at: str) -> Item:
+    if item.get("tools") is None:
+        raise check.missing(f"{at}.tools")
+    return {"tools": tools.declarations(item["tools"], f"{at}.tools")}
+
+
+_TEXT: dict[str, check.Check] = {"text": check.string}
+_SHAPES: dict[str, Callable[[Item, str], Item]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _output,
+    "custom_tool_call": _custom_tool_call,
+    "custom_tool_call_output": _output,
+    "reasoning": _reasoning,
+    "item_reference": _reference,
+    "compaction": _compaction,
+    "additional_tools": _additional_tools,
+}
+_WITH_STATUS = frozenset(
+    {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
+)

@@ -1,0 +1,142 @@
+"""Tool declarations, tool_choice and text formats as clients may write them (wire §4.2, §6.6, §6.7).
+
+Which tool types can be served is not decided here: unknown ones pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.errors import InvalidRequest
+from proxy.wire import check
+
+_FORMATS = ("text", "json_object", "json_schema")
+_MODES = ("none", "auto", "required")
+_HOSTED_CHOICES = (
+    "file_search",
+    "web_search",
+    "web_search_2025_08_26",
+    "web_search_preview",
+    "web_search_preview_2025_03_11",
+    "computer",
+    "computer_use",
+    "computer_use_preview",
+    "code_interpreter",
+    "image_generation",
+    "tool_search",
+    "local_shell",
+    "shell",
+    "apply_patch",
+    "programmatic_tool_calling",
+)
+
+
+def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, Any]]:
+    """A list of tools, functions in their flat form. ``inner``: those of a namespace, which holds no namespaces.
+
+    Raises for a function or custom tool without a name or with the name of another one.
+    """
+    names: set[str] = set()
+    tools = []
+    for i, given in enumerate(check.array(value, at)):
+        place = f"{at}[{i}]"
+        tool = _declaration(given, place)
+        if tool["type"] in _DECLARED:
+            _once(tool["name"], names, f"{place}.name")
+        elif tool["type"] == "namespace" and not inner:
+            check.required(tool.get("name"), f"{place}.name")
+            if "tools" not in tool:
+                raise check.missing(f"{place}.tools")
+            tool["tools"] = declarations(tool["tools"], f"{place}.tools", inner=True)
+        tools.append(tool)
+    return tools
+
+
+def _declaration(given: Any, at: str) -> dict[str, Any]:
+    tool = check.without_nulls(given, at)
+    type_ = check.required(tool.get("type"), f"{at}.type")
+    if type_ == "function":
+        tool = _flat(tool, at)
+    if type_ in _DECLARED:
+        check.required(tool.get("name"), f"{at}.name")
+        check.fields(tool, at, _DECLARED[type_])
+    return tool
+
+
+def _flat(tool: dict[str, Any], at: str) -> dict[str, Any]:
+    """A function as it is written here from the form of chat completions, ``{"type", "function": {"name", …}}``."""
+    if "name" in tool or not isinstance(tool.get("function"), dict):
+        return tool
+    function = check.without_nulls(tool["function"], f"{at}.function")
+    check.required(function.get("name"), f"{at}.function.name")
+    return {**{key: inner for key, inner in tool.items() if key != "function"}, **function, "type": "function"}
+
+
+def _once(name: str, names: set[str], at: str) -> None:
+    if name in names:
+        raise InvalidRequest(
+            f"Invalid '{at}': another tool is named '{name}'. Names of tools must be unique.",
+            code="invalid_value",
+            param=at,
+        )
+    names.add(name)
+
+
+def choice(value: Any, at: str) -> str | dict[str, Any]:
+    """A mode, a named tool or a set of allowed tools; whether they are declared is not looked up here."""
+    if isinstance(value, str):
+        return check.one_of(*_MODES)(value, at)
+    if not isinstance(value, dict):
+        raise check.wrong_type(at, "one of a string or object", value)
+    picked = check.without_nulls(value, at)
+    type_ = check.required(picked.get("type"), f"{at}.type")
+    if type_ == "function":
+        picked = _flat(picked, at)
+    if type_ in ("function", "custom"):
+        check.required(picked.get("name"), f"{at}.name")
+    elif type_ == "mcp":
+        check.required(picked.get("server_label"), f"{at}.server_label")
+    elif type_ == "allowed_tools":
+        picked["mode"] = check.one_of("auto", "required")(
+            check.required(picked.get("mode"), f"{at}.mode"), f"{at}.mode"
+        )
+        picked["tools"] = _allowed(picked.get("tools"), f"{at}.tools")
+    elif type_ not in _HOSTED_CHOICES:
+        raise check.wrong_value(f"{at}.type", type_, ("function", "custom", "allowed_tools", "mcp", *_HOSTED_CHOICES))
+    return picked
+
+
+def _allowed(value: Any, at: str) -> list[dict[str, Any]]:
+    if value is None:
+        raise check.missing(at)
+    tools = []
+    for i, given in enumerate(check.array(value, at)):
+        tool = check.without_nulls(given, f"{at}[{i}]")
+        if check.required(tool.get("type"), f"{at}[{i}].type") == "function":
+            tool = _flat(tool, f"{at}[{i}]")
+            check.required(tool.get("name"), f"{at}[{i}].name")
+        tools.append(tool)
+    return tools
+
+
+def text(value: Any, at: str) -> dict[str, Any]:
+    """The ``text`` parameter: verbosity and the format of the answer."""
+    return check.fields(check.without_nulls(value, at), at, _TEXT)
+
+
+def _format(value: Any, at: str) -> dict[str, Any]:
+    format_ = check.without_nulls(value, at)
+    if check.one_of(*_FORMATS)(check.required(format_.get("type"), f"{at}.type"), f"{at}.type") == "json_schema":
+        check.required(format_.get("name"), f"{at}.name")
+        if "schema" not in format_:
+            raise check.missing(f"{at}.schema")
+        check.fields(format_, at, _SCHEMA)
+    return format_
+
+
+_DECLARED: dict[str, dict[str, check.Check]] = {
+    "function": {"description": check.string, "parameters": check.mapping, "strict": check.boolean},
+    "custom": {"description": check.string, "format": check.mapping},
+}
+_SCHEMA: dict[str, check.Check] = {"schema": check.mapping, "description": check.string, "strict": check.boolean}
+_TEXT: dict[str, check.Check] = {"format": _format, "verbosity": check.string}
