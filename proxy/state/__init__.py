@@ -1,0 +1,72 @@
+"""All that statecar keeps: responses and conversations in Redis or Valkey. The only rooms that know Redis.
+
+``State`` is the door; its verbs raise the errors of ``proxy.errors`` and nothing of redis-py's.
+"""
+
+from __future__ import annotations
+
+from proxy.state import keys
+from proxy.state.client import Client
+from proxy.state.conversations import Conversation, Conversations
+from proxy.state.leases import Lock
+from proxy.state.page import Page, cut
+from proxy.state.past import Item, Past
+from proxy.state.records import Draft, Stored
+from proxy.state.responses import Responses
+from proxy.state.secret import TenantSecret
+
+__all__ = [
+    "Conversation",
+    "Conversations",
+    "Draft",
+    "Item",
+    "Lock",
+    "Page",
+    "Past",
+    "Responses",
+    "State",
+    "Stored",
+    "cut",
+    "open_state",
+]
+
+
+class State:
+    """Responses and conversations in one store."""
+
+    def __init__(self, client: Client, lifetimes: keys.Lifetimes) -> None:
+        self._client = client
+        self._secret = TenantSecret(client)
+        self.responses = Responses(client, lifetimes)
+        self.conversations = Conversations(client, lifetimes)
+
+    async def ping(self) -> None:
+        """Returns when the store answers. Raises StoreUnavailable."""
+        await self._client.command("EXISTS", keys.SECRET)
+
+    async def tenant_secret(self) -> bytes:
+        """The 32 bytes that key the tenant hash, the same for every process on this store. Raises StoreUnavailable."""
+        return await self._secret.get()
+
+    async def warnings(self) -> list[str]:
+        """What an operator should know at start-up, a sentence each. Raises StoreUnavailable."""
+        evicting = sorted(await self._client.policies() - {"noeviction"})
+        return [
+            f"The store's maxmemory-policy is {policy}: when it is full it drops stored responses and conversations "
+            "without a word. Set it to noeviction."
+            for policy in evicting
+        ]
+
+    async def close(self) -> None:
+        """Releases what is being released, then closes every connection."""
+        await self.conversations.close()
+        await self._client.close()
+
+
+def open_state(url: str, *, response_ttl: int, conversation_ttl: int, connections: int = 32) -> State:
+    """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``.
+
+    Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
+    Raises ValueError for a URL that cannot be right.
+    """
+    return State(Client(url, connections=connections), keys.Lifetimes(response_ttl, conversation_ttl))

@@ -1,0 +1,200 @@
+"""The one Redis client: made from one URL, bounded in time and connections, its exceptions turned into ours here.
+
+redis-py's own retries are off: by default they send a script up to ten times, and a paused server runs all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from proxy.errors import StoreUnavailable
+from proxy.state.keys import SCHEMA
+
+_log = logging.getLogger(__name__)
+
+LIMIT = 2.0
+"""Seconds any operation takes at most, resending included."""
+
+_ATTEMPT = 0.9
+"""Seconds to connect, and seconds to wait for a reply: two attempts fit into the limit."""
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+
+_Arg = str | bytes | int
+
+
+class Script:
+    """A Lua script of ``scripts/``; all of them may be sent twice, each says why in its first comment."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("proxy.state").joinpath("scripts")
+        prelude = folder.joinpath("prelude.lua").read_text("utf-8")
+        self.name = name
+        self.text = f"local SCHEMA = {SCHEMA}\n{prelude}\n{folder.joinpath(name + '.lua').read_text('utf-8')}"
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Client:
+    """A single server (TCP, TLS or unix socket) or a Cluster behind two verbs."""
+
+    def __init__(self, url: str, *, connections: int) -> None:
+        """``connections``: in use at once, at most; others wait for one. Raises ValueError for bad URLs."""
+        self._redis = _open(url, connections)
+        # A Cluster's pools refuse instead of waiting when they are empty.
+        self._gate = asyncio.Semaphore(connections)
+
+    async def command(self, *args: _Arg) -> Any:
+        """One idempotent command on keys. Raises StoreUnavailable."""
+        return await self._bounded(str(args[0]), lambda: self._redis.execute_command(*args))
+
+    async def script(self, script: Script, keys: Sequence[str], *args: _Arg) -> Any:
+        """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read."""
+        reply = await self._bounded(script.name, lambda: self._evaluate(script, (len(keys), *keys, *args)))
+        if reply == b"NEWER":
+            self.check_schema(keys[0], SCHEMA + 1)
+        return reply
+
+    @staticmethod
+    def check_schema(key: str, schema: int) -> None:
+        """Raises StoreUnavailable for what only a later statecar can read: another replica may be one already."""
+        if schema > SCHEMA:
+            _log.error("%s was written by a later version of statecar", key)
+            raise StoreUnavailable("This was stored by a later version of the server. Please retry.")
+
+    async def policies(self) -> set[str]:
+        """The maxmemory-policy of every server; empty where INFO is not allowed. Raises StoreUnavailable."""
+        cluster = isinstance(self._redis, RedisCluster)
+        options: dict[str, Any] = {"target_nodes": RedisCluster.PRIMARIES} if cluster else {}
+        try:
+            async with asyncio.timeout(LIMIT):
+                found = await self._redis.execute_command("INFO", "memory", **options)
+        except ResponseError:
+            return set()
+        except _FAULTS as exc:
+            raise _unavailable("INFO", exc) from exc
+        servers = found.values() if all(isinstance(v, dict) for v in found.values()) else [found]
+        return {server["maxmemory_policy"] for server in servers if "maxmemory_policy" in server}
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._redis.aclose()
+        if isinstance(self._redis, RedisCluster):  # its aclose does nothing after a connection error
+            await self._redis.nodes_manager.aclose()
+            await self._redis.nodes_manager.aclose("startup_nodes")
+
+    async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
+        try:
+            return await self._redis.execute_command("EVALSHA", script.sha, *args)
+        except NoScriptError:
+            return await self._redis.execute_command("EVAL", script.text, *args)
+
+    async def _bounded(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
+        """The one guard: bounded in time, sent once more after a lost connection, redis-py's errors into ours."""
+        try:
+            async with asyncio.timeout(LIMIT), self._gate:
+                try:
+                    return await send()
+                except (AuthenticationError, AuthorizationError, BusyLoadingError):
+                    raise
+                except (RedisConnectionError, RedisTimeoutError, OSError):
+                    return await send()
+        except _FAULTS as exc:
+            raise _unavailable(name, exc) from exc
+
+
+# AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.
+_FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError, AttributeError)
+
+_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
+
+
+def _unavailable(name: str, exc: Exception) -> StoreUnavailable:
+    """Ours for theirs: what passes by itself is a warning, what somebody must repair is an error in the log."""
+    refused = isinstance(exc, ResponseError | AuthenticationError | AuthorizationError | AttributeError)
+    if refused and not (isinstance(exc, _PASSING) and not isinstance(exc, AuthenticationError | AuthorizationError)):
+        _log.error("the state store refused %s: %s: %s", name, type(exc).__name__, exc)
+        return StoreUnavailable("The state store refused the operation; the server's log says why.")
+    _log.warning("the state store is not reachable for %s: %s: %s", name, type(exc).__name__, exc)
+    return StoreUnavailable()
+
+
+def _open(url: str, connections: int) -> Redis | RedisCluster:
+    options, cluster = _options(url)
+    try:
+        if cluster:
+            # The gate keeps calls below the pool's size; the other half is for connections being closed or discovering.
+            return RedisCluster(
+                **options,
+                max_connections=2 * connections,
+                require_full_coverage=False,  # slots that are served are served
+                reinitialize_steps=0,  # a MOVED moves its slot; starting over would cut other calls' connections
+            )
+        pool = BlockingConnectionPool(**options, max_connections=connections, timeout=None)
+        pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
+    except (TypeError, RedisClusterException) as exc:
+        raise ValueError(f"The store URL {_shown(url)} has an option Redis clients do not know: {exc}") from None
+    return Redis.from_pool(pool)
+
+
+def _options(url: str) -> tuple[dict[str, Any], bool]:
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in _SCHEMES:
+        raise ValueError(
+            f"The store URL {_shown(url)} must begin with one of {', '.join(s + '://' for s in _SCHEMES)}."
+        )
+    cluster = scheme.endswith("+cluster")
+    try:
+        options: dict[str, Any] = dict(parse_url(f"{scheme.removesuffix('+cluster')}://{rest}"))
+    except ValueError as exc:
+        raise ValueError(f"The store URL {_shown(url)} is not valid: {exc}") from None
+    if scheme == "unix" and not options.get("path"):
+        raise ValueError(f"The store URL {_shown(url)} names no socket, as in unix:///run/valkey.sock.")
+    if cluster:
+        if options.pop("db", 0):
+            raise ValueError(f"The store URL {_shown(url)} names a database; a Cluster has only number 0.")
+        options["host"] = options.get("host", "localhost")
+        if options.pop("connection_class", None) is SSLConnection:
+            options["ssl"] = True
+    return options | {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": _ATTEMPT,
+        "socket_connect_timeout": _ATTEMPT,
+        "protocol": 2,
+        "decode_responses": False,
+    }, cluster
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return "given"
+    return repr(url.replace(f":{password}@", ":***@") if password else url)

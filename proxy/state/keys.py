@@ -1,0 +1,114 @@
+"""Every key name and every lifetime.
+
+All keys of a lineage contain ``{<tag>}``, so on Redis Cluster they lie in one slot and one script can touch them
+together. A tenant is never part of a lineage's keys: it stands in the records and is compared there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA = 1
+"""The schema number written into records and conversations, and the newest one read."""
+
+CONVERSATION_LOG = "c"
+"""Name of a conversation's log; a response log is named by the turn that opened it."""
+
+SECRET = "sc:secret"  # noqa: S105 (the key's name)
+"""The secret of the tenant hash, 32 bytes."""
+
+
+def tenant_index(tenant: str) -> str:
+    """ZSET of a tenant's responses: member = the 22 bytes of tag and turn, score = created at, in microseconds."""
+    return f"sc:{{t:{tenant}}}:r"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The keys of one lineage."""
+
+    tag: str
+
+    @property
+    def logs(self) -> str:
+        """What the names of logs are appended to."""
+        return f"sc:{{{self.tag}}}:l:"
+
+    def log(self, name: str) -> str:
+        """List: one entry an item, its JSON bytes; '' where one was erased. Never shrinks."""
+        return self.logs + name
+
+    def record(self, turn: str) -> str:
+        """Hash: a response without its items."""
+        return f"sc:{{{self.tag}}}:r:{turn}"
+
+    @property
+    def meta(self) -> str:
+        """Hash: ``p:<log>`` = ``parent|length|gone`` a log branched from, ``f:<log>`` = highest point of a branch."""
+        return f"sc:{{{self.tag}}}:m"
+
+    @property
+    def texts(self) -> str:
+        """Hash: long instructions, tools and formats by content hash."""
+        return f"sc:{{{self.tag}}}:x"
+
+    @property
+    def conversation(self) -> str:
+        """Hash: a conversation without its items."""
+        return f"sc:{{{self.tag}}}:c"
+
+    @property
+    def index(self) -> str:
+        """ZSET: the items still in the conversation; member = item id, score = position in the log."""
+        return f"sc:{{{self.tag}}}:i"
+
+    @property
+    def lock(self) -> str:
+        """String: the token of the turn that runs on the conversation."""
+        return f"sc:{{{self.tag}}}:k"
+
+    def receipt(self, turn: str) -> str:
+        """String: a batch of items was added; tells a resent batch from a new one."""
+        return f"sc:{{{self.tag}}}:b:{turn}"
+
+
+_FOR_EVER = 1 << 53  # more seconds than any key has left
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds until things expire, 0 for ever: responses from creation or use, conversations from use."""
+
+    response: int
+    conversation: int
+
+    @property
+    def slack(self) -> int:
+        """How far a lifetime may run down before use prolongs it: an hour, less where lifetimes are short."""
+        return min(3600, self.response // 8)
+
+    @property
+    def log(self) -> int:
+        """Logs, meta and texts outlive their records: the last touch may be one slack old when a turn begins and the
+        turn may take another, and still no record may point at an expired log."""
+        return self.response and self.response + 2 * self.slack
+
+    @property
+    def conversation_log(self) -> int:
+        """A conversation's log serves the conversation and the responses made in it."""
+        return self.conversation and self.log and max(self.conversation, self.log)
+
+    @property
+    def record_due(self) -> int:
+        """A record with less than this left is touched when it is used."""
+        return self.response - self.slack if self.response else _FOR_EVER
+
+    @property
+    def log_due(self) -> int:
+        """The same for logs, meta and texts."""
+        return self.log - self.slack if self.log else _FOR_EVER
+
+    @property
+    def conversation_due(self) -> int:
+        """The same for conversations whose items are used from outside."""
+        return self.conversation - min(3600, self.conversation // 8) if self.conversation else _FOR_EVER

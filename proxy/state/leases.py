@@ -1,0 +1,82 @@
+"""A conversation's lock: taken by a script of its own, renewed while the turn runs, released whatever happens.
+
+The token says whose it is, so nobody renews or releases another's. A killed process frees its lock within one lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.errors import StoreUnavailable
+from proxy.state.client import Client, Script
+
+_log = logging.getLogger(__name__)
+
+LEASE = 15.0
+"""Seconds a lock lives without renewal."""
+
+RENEWAL = 5.0
+"""Seconds between renewals."""
+
+_LEASE = Script("lease")
+
+
+class Lock:
+    """One turn's claim on a conversation. ``held``: it may be ours in the store, so it must be released."""
+
+    def __init__(self, key: str, conversation: str) -> None:
+        self.key = key
+        self.conversation = conversation
+        self.token = secrets.token_hex(16)
+        self.held = False
+
+
+class Locks:
+    """Renews and releases locks."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._releasing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def kept(self, lock: Lock) -> AsyncIterator[None]:
+        """Renews the lock while the body runs and releases it afterwards, unless ``held`` says it is not ours by then.
+
+        The release is a task of its own: it is done even when the body was cancelled and goes on being cancelled.
+        """
+        renewing = asyncio.create_task(self._renew(lock))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            if lock.held:
+                lock.held = False
+                releasing = asyncio.create_task(self._release(lock))
+                self._releasing.add(releasing)
+                releasing.add_done_callback(self._releasing.discard)
+                await asyncio.shield(releasing)
+
+    async def close(self) -> None:
+        """Waits for releases under way."""
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+
+    async def _renew(self, lock: Lock) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL)
+            try:
+                ours = await self._client.script(_LEASE, [lock.key], lock.token, int(LEASE * 1000))
+            except StoreUnavailable:
+                continue  # already logged; the lease outlasts two failures
+            if not ours and lock.held:
+                _log.warning("the lock of conversation %s was lost while a turn was running", lock.conversation)
+
+    async def _release(self, lock: Lock) -> None:
+        try:
+            await self._client.script(_LEASE, [lock.key], lock.token, 0)
+        except StoreUnavailable:
+            pass  # already logged; the lease ends by itself

