@@ -1,0 +1,7 @@
+"""The door to the backend: the only rooms that speak HTTP to it. Their exceptions become ours here and nowhere else."""
+
+from proxy.upstream.client import Pool, Upstream
+from proxy.upstream.forward import Forwarded, forwarded
+from proxy.upstream.reply import Reply
+
+__all__ = ["Forwarded", "Pool", "Reply", "Upstream", "forwarded"]

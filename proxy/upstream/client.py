@@ -1,0 +1,179 @@
+"""The upstream: calls of its chat completions, and anything else passed on to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from proxy import __version__
+from proxy.errors import UpstreamError, from_upstream
+from proxy.upstream.address import Address
+from proxy.upstream.forward import Forwarded, Headers, end_to_end
+from proxy.upstream.reply import Reply, refusal_body
+from proxy.upstream.transport import Timeouts, Transport, failure
+
+_CHECK = 5.0  # seconds a readiness check may take
+
+log = logging.getLogger(__name__)
+
+
+class Upstream:
+    """A chat-completions server at ``base_url``, up to and including its ``/v1``; ``name`` is its host, for logs.
+
+    ``api_key``: sent instead of whatever Authorization the caller has. Timeouts in seconds: until there is a
+    connection, until the head of the answer, and between two reads. Raises ValueError for a URL that cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None,
+        connect_timeout: float = 5.0,
+        first_byte_timeout: float = 600.0,
+        idle_timeout: float = 300.0,
+        user_agent: str = f"statecar/{__version__}",
+    ) -> None:
+        self._address = Address(base_url)
+        self.name = self._address.name
+        self.base_url = base_url.rstrip("/")
+        self._api_key = api_key
+        self._timeouts = Timeouts(connect_timeout, first_byte_timeout, idle_timeout)
+        self._user_agent = user_agent
+        self._transport = Transport(self._address.origin, self._address.socket)
+        self._client = httpx.AsyncClient(
+            transport=self._transport,
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+        )
+
+    @asynccontextmanager
+    async def open(self, body: bytes, headers: Sequence[tuple[str, str]], *, stream: bool) -> AsyncIterator[Reply]:
+        """POST ``body`` to ``/chat/completions``; leaving the block closes the connection if the body has not ended.
+
+        ``headers``: sent beside content-type, accept, user-agent and the key. ``stream``: what the body asks for.
+        Raises on entry: UpstreamUnreachable, UpstreamTimeout, UpstreamError with the upstream's own status.
+        """
+        pairs = self._with_key([(name.encode(), value.encode("latin-1")) for name, value in headers])
+        pairs += [
+            (b"content-type", b"application/json"),
+            (b"accept", b"text/event-stream" if stream else b"application/json"),
+            (b"user-agent", self._user_agent.encode()),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        request = self._request("POST", self._address.url + "/chat/completions", pairs, body, self._timeouts)
+        response = await self._send(request)
+        try:
+            if response.status_code >= 300:
+                raise await _refused(response)
+            reply = Reply(response, self._timeouts, stream=stream)
+            yield reply
+            await reply.settle()
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def forward(
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        keep_authorization: bool = True,
+    ) -> AsyncIterator[Forwarded]:
+        """Pass a request on byte for byte and give the answer unread; leaving the block early cuts the connection.
+
+        ``target``: the caller's raw path and query, which are mapped (``Address.target``). ``body``: None for none,
+        bytes when it is all there, else its parts. Only connecting has a time limit. Raises on entry: NotFound,
+        UpstreamUnreachable, UpstreamError.
+        """
+        mapped = self._address.target(target)
+        timeouts = replace(self._timeouts, first_byte=None, idle=None)
+        # expect: our server has answered it, and aiohttp would wait for an upstream that does not
+        pairs = [pair for pair in end_to_end(headers) if pair[0].lower() not in (b"host", b"expect")]
+        pairs = self._with_key(pairs, keep_authorization=keep_authorization)
+        request = self._request(method, self._address.url, pairs, body, timeouts)
+        request.extensions["target"] = mapped
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.TransportError as exc:
+            raise self._failure(exc, timeouts) from exc
+        try:
+            yield Forwarded(response, timeouts)
+        finally:
+            await response.aclose()
+
+    async def check(self) -> str | None:
+        """None when the upstream answers ``GET /models`` with any status below 500, else why it is not ready."""
+        pairs = self._with_key([(b"user-agent", self._user_agent.encode())])
+        timeouts = Timeouts(self._timeouts.connect, _CHECK, _CHECK)
+        try:
+            response = await self._send(self._request("GET", self._address.url + "/models", pairs, None, timeouts))
+        except UpstreamError as exc:
+            return exc.message
+        await response.aclose()
+        return f"The upstream answered {response.status_code}." if response.status_code >= 500 else None
+
+    async def aclose(self) -> None:
+        """Close every connection; calls in flight end as broken."""
+        await self._client.aclose()
+
+    def _with_key(self, headers: Headers, *, keep_authorization: bool = True) -> Headers:
+        if self._api_key or not keep_authorization:
+            headers = [pair for pair in headers if pair[0].lower() != b"authorization"]
+        if self._api_key:
+            headers.append((b"authorization", b"Bearer " + self._api_key.encode()))
+        return headers
+
+    @staticmethod
+    def _request(
+        method: str, url: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None, timeouts: Timeouts
+    ) -> httpx.Request:
+        # "timeout" keeps httpx from setting its own; ours are read by the transport
+        request = httpx.Request(method, url, content=body, extensions={"timeout": {}, "timeouts": timeouts})
+        request.headers = httpx.Headers(headers)
+        return request
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.HTTPError as exc:
+            raise self._failure(exc, request.extensions["timeouts"]) from exc
+
+    def _failure(self, exc: httpx.HTTPError, timeouts: Timeouts) -> UpstreamError:
+        error = failure(exc, timeouts, begun=False)
+        log.warning("upstream %s: %s (%r)", self.name, error.message, exc.__cause__ or exc)
+        return error
+
+
+async def _refused(response: httpx.Response) -> UpstreamError:
+    if response.status_code < 400:
+        return UpstreamError(
+            f"The upstream answered with a redirect ({response.status_code}); redirects are not followed."
+        )
+    return from_upstream(await refusal_body(response), response.status_code, response.headers)
+
+
+class Pool:
+    """The upstreams there are, one today; asked for each call, so that several need no change elsewhere."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def pick(self, model: str, lineage: str) -> Upstream:
+        """The upstream for a model; ``lineage``: a tag whose calls should meet the same cache, "" for none."""
+        return self._upstream
+
+    async def check(self) -> str | None:
+        """None when calls can be served, else why not."""
+        return await self._upstream.check()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._upstream.aclose()

@@ -1,0 +1,153 @@
+"""A chat-completions answer as decoded chunks, whatever form the upstream gave it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+
+from proxy import codec, sse
+from proxy.errors import UpstreamError
+from proxy.upstream.transport import Timeouts, failure
+
+BODY_LIMIT = 64 * 1024 * 1024
+"""Bytes of an answer that are kept in memory at once."""
+
+_REFUSAL_LIMIT = 1024 * 1024
+_LINGER = 0.05  # seconds that the end of the body may come after [DONE] for the connection to be kept
+
+log = logging.getLogger(__name__)
+
+
+class Reply:
+    """The answer to one call of the upstream. ``ended``: it is whole, by ``[DONE]`` or as a plain answer."""
+
+    def __init__(self, response: httpx.Response, timeouts: Timeouts, *, stream: bool) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self.ended = False
+        self._timeouts = timeouts
+        self._bytes = response.aiter_bytes()
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        json = kind == "application/json" or kind.endswith("+json")
+        self._is_stream = kind == "text/event-stream" or (stream and not json)
+
+    async def batches(self) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """The chunks of the answer, one list a socket read, none of them empty (wire §11.3, §11.4).
+
+        A body that is no event stream is one chunk, a ``chat.completion``; an error inside the stream is a chunk with a
+        top-level ``error``. Raises UpstreamError when the stream breaks or makes no sense, UpstreamTimeout when it
+        falls silent, both after the chunks before it. Whether a clean end was too early is for the caller to judge.
+        """
+        if not self._is_stream:
+            whole = await self._whole()
+            self.ended = True
+            yield [whole]
+            return
+        decoder = sse.Decoder()
+        while not self.ended:
+            data = await self._read()
+            payloads = self._decoded(decoder, data)
+            batch: list[dict[str, Any]] = []
+            try:
+                self._take(payloads, batch)
+            except UpstreamError:
+                if batch:
+                    yield batch
+                raise
+            if batch:
+                yield batch
+            if not data:
+                return
+
+    async def settle(self) -> None:
+        """Wait a moment for the end of a body that has said ``[DONE]``, so that its connection can serve again."""
+        if not self.ended:
+            return
+        try:
+            async with asyncio.timeout(_LINGER):
+                async for _ in self._bytes:
+                    pass
+        except (TimeoutError, httpx.HTTPError):
+            log.debug("the upstream did not end its body after [DONE]")
+
+    async def _read(self) -> bytes:
+        """What the socket gave, b"" at the end."""
+        try:
+            return await anext(self._bytes, b"")
+        except httpx.HTTPError as exc:
+            raise failure(exc, self._timeouts, begun=True) from exc
+
+    async def _whole(self) -> dict[str, Any]:
+        parts: list[bytes] = []
+        size = 0
+        while part := await self._read():
+            parts.append(part)
+            size += len(part)
+            if size > BODY_LIMIT:
+                raise UpstreamError(f"The upstream's answer exceeds {BODY_LIMIT} bytes.")
+        body = b"".join(parts)
+        try:
+            value = codec.loads(body)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise UpstreamError(f"The upstream's answer is no JSON object: {_shown(body)}")
+        return value
+
+    @staticmethod
+    def _decoded(decoder: sse.Decoder, data: bytes) -> list[bytes]:
+        try:
+            return decoder.feed(data) if data else decoder.flush()
+        except ValueError as exc:
+            raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
+
+    def _take(self, payloads: list[bytes], batch: list[dict[str, Any]]) -> None:
+        for payload in payloads:
+            if payload.strip() == b"[DONE]":
+                self.ended = True
+                return
+            chunk = _chunk(payload)
+            if chunk is not None:
+                batch.append(chunk)
+
+
+def _chunk(payload: bytes) -> dict[str, Any] | None:
+    """A payload's chunk; None for a heartbeat. Raises UpstreamError for what is neither JSON nor an error."""
+    try:
+        value = codec.loads(bytes(payload))  # orjson takes no subclass of bytes, such as Failure
+    except ValueError:
+        value = payload.decode(errors="replace").strip()
+        if value.lower() in ("", "ping"):
+            log.debug("the upstream sent a chunk that says %r", value)
+            return None
+        if value.startswith('{"error"'):
+            return {"error": value}
+    if isinstance(payload, sse.Failure):
+        return value if isinstance(value, dict) and "error" in value else {"error": value}
+    if isinstance(value, dict):
+        return value
+    raise UpstreamError(f"The upstream sent a chunk that is no JSON object: {_shown(payload)}")
+
+
+def _shown(text: bytes) -> str:
+    return text[:800].decode(errors="replace").strip()[:200]
+
+
+async def refusal_body(response: httpx.Response) -> Any:
+    """The body of an error answer: its JSON value, or its text; as much of it as came, 1 MiB at most."""
+    body = b""
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > _REFUSAL_LIMIT:
+                break
+    except httpx.HTTPError as exc:
+        log.debug("the upstream's error body broke off: %s", exc)
+    try:
+        return codec.loads(body)
+    except ValueError:
+        return body[:_REFUSAL_LIMIT].decode(errors="replace")
