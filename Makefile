@@ -1,0 +1,77 @@
+# Everything runs in .venv, which is made on first use and changed only when pyproject.toml changes.
+
+PYTHON ?= python3
+UPSTREAM ?= demo
+MODEL ?= demo
+PORT ?= 8080
+STORE ?= embedded
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+URL := http://127.0.0.1:$(PORT)/v1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+install: .venv/installed ## install statecar into .venv
+
+# Two turns in one line: the inner curl says something, the outer one continues by the id of its response.
+define CURL
+curl -s $(URL)/responses -H 'content-type: application/json' -d "{\"model\":\"$(MODEL)\",\"input\":\"What is my name?\",\"previous_response_id\":\"$$(curl -s $(URL)/responses -H 'content-type: application/json' -d '{"model":"$(MODEL)","input":"My name is Ada."}' | grep -o 'resp_[0-9a-f]*' | head -n 1)\"}"
+endef
+
+define TALK
+import pathlib, sys, openai
+last = pathlib.Path("build/talk.id")
+client = openai.OpenAI(base_url="$(URL)", api_key="none")
+answer = client.responses.create(model="$(MODEL)", input=sys.argv[1], previous_response_id=last.read_text() if last.exists() else None)
+last.write_text(answer.id)
+print(answer.output_text)
+endef
+export CURL TALK
+
+run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost:8000/v1 MODEL=name] [PORT=8080] [STORE=embedded]
+	@mkdir -p build
+	@printf '%s\n' "$$TALK" > build/talk.py
+	@printf '\nTwo turns of one conversation:\n\n%s\n\n' "$$CURL"
+	@printf 'The same in Python, as build/talk.py; build/talk.id keeps the place, so the talk goes on after a restart:\n\n%s\n\n' "$$TALK"
+	@printf '%s\n' "$(BIN)/python build/talk.py 'My name is Ada.'" "$(BIN)/python build/talk.py 'What is my name?'" ''
+	@exec $(BIN)/statecar serve --upstream '$(UPSTREAM)' --port '$(PORT)' --store '$(STORE)' $(ARGS)
+
+test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+lock: .venv/pip ## write uv.lock anew
+	$(PIP) uv
+	$(BIN)/uv lock --no-config --default-index https://pypi.org/simple
+
+clean: ## remove .venv and everything built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find proxy tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	@touch $@
+
+.venv/installed: .venv/pip pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+.venv/example: .venv/pip
+	$(PIP) openai
+	@touch $@
+
+.venv/test .venv/lint: .venv/pip pyproject.toml
+	$(PIP) --group $(@F)
+	@touch $@

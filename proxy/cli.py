@@ -1,0 +1,294 @@
+"""The command ``statecar`` and the life of its processes: what starts first, what stops last, and the exit code.
+
+The parent resolves the settings, takes the port, starts the embedded store and the demo backend where they are wanted,
+and serves: by itself with one worker, by spawned processes with several. Valkey is the last to stop.
+Exit codes: 0 stopped as asked, 1 could not start, 2 a wrong option.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+import proxy
+
+if not (proxy.__doc__ or "").startswith("statecar"):
+    sys.exit(
+        f"statecar: {Path(__file__).with_name('__init__.py')} is another distribution's (PyPI's proxy.py has the same"
+        " package name): install statecar in a virtual environment of its own"
+    )
+
+from proxy import demo
+from proxy.app import create_app
+from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
+from proxy.state.embedded import Embedded, EmbeddedError, private_directory
+
+log = logging.getLogger("statecar")
+
+USAGE = """\
+usage: statecar COMMAND [options]
+
+commands:
+  serve     serve the Responses and Conversations APIs in front of a chat-completions server
+  demo      serve the demo backend alone: chat completions without a model
+  version   print the version
+
+`statecar COMMAND --help` lists a command's options.
+"""
+
+BACKLOG = 4096
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class CannotListen(RuntimeError):
+    """One line: which address cannot be listened on, and why."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. ``argv``: without the program's name. Always raises SystemExit."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "demo": _demo, "version": _version}
+    commands |= {name: _help for name in ("help", "-h", "--help")} | {"--version": _version}
+    try:
+        if args and args[0] not in commands:
+            raise SettingsError(f"no such command: {args[0]} (see statecar --help)")
+        code = commands[args[0]](args[1:]) if args else _help(args)
+    except SettingsError as exc:
+        print(f"statecar: {exc}", file=sys.stderr)
+        code = 2
+    except (CannotListen, EmbeddedError) as exc:
+        print(f"statecar: {exc}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:  # SIGINT or SIGTERM before there was anything to end in good order
+        code = 0
+    sys.exit(code)
+
+
+def _help(_args: list[str]) -> int:
+    print(USAGE, end="")
+    return 0
+
+
+def _version(_args: list[str]) -> int:
+    print(f"statecar {proxy.__version__}")
+    return 0
+
+
+def _demo(args: list[str]) -> int:
+    parser = Parser("statecar demo", description="Serve the demo backend: chat completions without a model.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", default=8081, type=int, help="port to listen on (default %(default)s)")
+    options = parser.parse_args(args)
+    configure_logging("text", "info")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sockets = listen(options.host, options.port)
+    log.info("demo backend on %s/v1", _url(sockets[0]))
+    return _run_here(_config(demo.app, lifespan="off"), sockets)
+
+
+def _serve(args: list[str]) -> int:
+    settings = Settings.resolve(args, os.environ)
+    configure_logging(settings.log_format, settings.log_level)
+    _raise_file_limit()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until a server takes it: end as by Ctrl-C
+    with contextlib.ExitStack() as stack:
+        sockets = listen(settings.host, settings.port)
+        for sock in sockets:
+            stack.callback(sock.close)
+        ready = stack.enter_context(_with_backends(settings))
+        many = f", {settings.workers} workers" if settings.workers > 1 else ""
+        log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
+        log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
+        if settings.workers == 1:
+            return _run_here(_config(functools.partial(create_app, ready), grace=settings.grace, factory=True), sockets)
+        return _run_workers(ready, sockets)
+
+
+def _store_in_words(settings: Settings) -> str:
+    kept = {EMBEDDED: f"embedded in {settings.data_dir}", MEMORY: f"{MEMORY} (nothing is kept)"}
+    return kept.get(settings.store) or redacted(settings.store)
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of the host, all on one port. Raises CannotListen."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, proto)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:]))
+                sock.listen(BACKLOG)  # now: two that are merely bound would both believe that the port is theirs
+            except OSError as exc:
+                sock.close()
+                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = exc  # localhost has an IPv6 address on machines that have no IPv6
+            else:
+                sockets.append(sock)
+        if missing and not sockets:
+            raise missing
+    except (OSError, UnicodeError) as exc:
+        for sock in sockets:
+            sock.close()
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "no such host"
+        raise CannotListen(f"cannot listen on host {host}, port {port}: {reason}") from None
+    return sockets
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _with_backends(settings: Settings) -> Iterator[Settings]:
+    """The settings with URLs for ``embedded``, ``memory://`` and ``demo``, which are served to the end of the block."""
+    with contextlib.ExitStack() as stack:
+        if settings.store in (EMBEDDED, MEMORY):
+            embedded = Embedded(None if settings.store == MEMORY else settings.data_dir)
+            stack.callback(_end, embedded)
+            settings = replace(settings, store=embedded.start())
+        if settings.upstream == DEMO:
+            settings = replace(settings, upstream=stack.enter_context(_demo_backend()))
+        yield settings
+
+
+def _end(embedded: Embedded) -> None:
+    for sig in SIGNALS:
+        signal.signal(sig, signal.SIG_IGN)  # a second Ctrl-C must not leave Valkey behind
+    embedded.stop()
+
+
+@contextlib.contextmanager
+def _demo_backend() -> Iterator[str]:
+    with private_directory() as directory:
+        path = directory / "demo.sock"
+        server = uvicorn.Server(_config(demo.app, uds=str(path), lifespan="off"))
+        thread = threading.Thread(target=server.run, name="demo-backend", daemon=True)
+        thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.005)
+        try:
+            yield f"http+unix://{quote(str(path), safe='')}/v1"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", **rest: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan=lifespan,
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=grace + 5,  # the app ends its own turns after the grace; this is for what is left
+        **rest,
+    )
+
+
+def _run_here(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
+    server = uvicorn.Server(config)
+    for sig in SIGNALS:
+        # uvicorn puts this one back when it has ended and raises the signal once more: that must change nothing.
+        signal.signal(sig, server.handle_exit)
+    try:
+        server.run(sockets=sockets)
+    except SystemExit:  # uvicorn has logged why the app could not start
+        return 1
+    return 0 if server.started else 1
+
+
+def _run_workers(settings: Settings, sockets: list[socket.socket]) -> int:
+    app = functools.partial(worker_app, settings)
+    supervisor = Multiprocess(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
+    supervisor.run()
+    return 1 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
+
+
+def worker_app(settings: Settings) -> Any:
+    """The app in a worker process, which ends when its parent does."""
+    configure_logging(settings.log_format, settings.log_level)
+    threading.Thread(target=_end_with_parent, args=(settings.grace,), name="parent-watcher", daemon=True).start()
+    return create_app(settings)
+
+
+def _end_with_parent(grace: int) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace + 10)
+        os._exit(1)
+
+
+class _Formatter(logging.Formatter):
+    """One line a record, as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        if self.form == "text":
+            pairs = "".join(f" {name}={value}" for name, value in fields.items())
+            return f"{when} {record.levelname} {record.getMessage()}{pairs}{trace and chr(10)}{trace}"
+        line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        return json.dumps(line | fields | ({"exception": trace} if trace else {}), default=str)
+
+
+def configure_logging(form: str, level: str) -> None:
+    """Log lines to stderr: ours from ``level`` on, other packages' from warning on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    for name in ("statecar", "proxy"):
+        logging.getLogger(name).setLevel(level.upper())
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Of uvicorn's records: a worker's death, and warnings save those about what happens here by design."""
+    text = record.getMessage()
+    if record.levelno < logging.WARNING:
+        return text.startswith("Child process") and text.endswith("died")
+    upgrade = text.startswith(("Unsupported upgrade", "No supported WebSocket"))  # the app answers these
+    forced = text.rstrip().endswith("CancelledError")  # a second Ctrl-C cuts the app's shutdown short
+    return not upgrade and not forced

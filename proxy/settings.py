@@ -1,0 +1,381 @@
+"""Every option, once: a field gives the flag, the variable, the YAML key, the type, the default and the help.
+
+A value comes from the first place that has one: flag, ``STATECAR_*`` variable, ``--config`` file, default. All three
+places hold text that is read by the same rules. An error is one line that names the option, its value and what is right.
+"""
+# ruff: noqa: E501  one line is one option
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import yaml
+
+DEMO = "demo"
+EMBEDDED = "embedded"
+MEMORY = "memory://"
+
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_VENDOR_KEYS = (
+    "chat_template_kwargs,top_k,min_p,repetition_penalty,seed,stop,guided_json,guided_regex,guided_choice,"
+    "guided_grammar,structured_outputs,thinking,provider,skip_special_tokens"
+)
+
+
+class SettingsError(ValueError):
+    """A wrong option: one line that names it, its value (never a secret's) and what is right."""
+
+
+def redacted(url: str) -> str:
+    """The URL with its password, if any, as ``***``: what may be shown and logged."""
+    return re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", url)
+
+
+def default_data_dir() -> Path:
+    """Where this user's programs keep data: ``$XDG_DATA_HOME`` or the platform's place, ``statecar`` below it."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's numeric user without a home
+        return Path("/var/lib/statecar")
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "statecar"
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "statecar"
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/]+", text):
+        raise ValueError("must be an address or a host name, as 127.0.0.1, 0.0.0.0 or ::")
+    return text
+
+
+def _own_prefix(text: str) -> str:
+    if text and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise ValueError("must be a path that starts with / and does not end with one, as /statecar")
+    return text
+
+
+def _upstream(text: str) -> str:
+    right = "must be the base URL up to and including /v1, as http://localhost:8000/v1, or demo"
+    if text == DEMO:
+        return text
+    parts = _split(text, right)
+    if parts.scheme not in ("http", "https", "http+unix") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(right)
+    if parts.scheme == "http+unix" and not unquote(parts.netloc).startswith("/"):
+        raise ValueError(
+            "must be http+unix:// and the socket's path percent-encoded, as http+unix://%2Frun%2Fx.sock/v1"
+        )
+    if not parts.path:
+        raise ValueError(f"{right}; is {redacted(text)}/v1 meant?")
+    return text.rstrip("/")
+
+
+def _tenant(text: str) -> str:
+    if text in ("auth", "off") or re.fullmatch(f"header:{_HEADER_NAME}", text):
+        return text
+    raise ValueError("must be auth, off, or header:NAME with the name of a header")
+
+
+def _store(text: str) -> str:
+    right = f"must be embedded, memory://, or a URL as redis://localhost:6379/0 (also {', '.join(_STORES[1:])}, unix)"
+    if text in (EMBEDDED, MEMORY):
+        return text
+    parts = _split(text, right)
+    if not (parts.path.strip("/") if parts.scheme == "unix" else parts.scheme in _STORES and parts.hostname):
+        raise ValueError(right)
+    return text
+
+
+def _split(url: str, right: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for a port that is no number
+    except ValueError:
+        raise ValueError(right) from None
+    if re.search(r"\s", url):
+        raise ValueError(right)
+    return parts
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field of Settings says beside its name, type and default; ``shown``: the default in words."""
+
+    group: str
+    help: str
+    low: float = 0
+    high: float = float("inf")
+    check: Callable[[str], str] | None = None
+    secret: bool = False
+    metavar: str | None = None
+    shown: str | None = None
+
+
+def _option(default: Any, group: str, help: str, **rest: Any) -> Any:
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**given, metadata={"option": Option(group, help, **rest)})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    """Resolved once at start, immutable, picklable. Times are seconds, sizes bytes; an empty text is "not given"."""
+
+    # fmt: off
+    host: str = _option("127.0.0.1", "serving", "address to listen on", check=_host, metavar="HOST")
+    port: int = _option(8080, "serving", "port to listen on; 0 takes a free one", high=65535)
+    workers: int = _option(1, "serving", "processes that serve", low=1)
+    config: str = _option("", "serving", "YAML file with any of these options, underscores for dashes", metavar="FILE")
+    own_prefix: str = _option("", "serving", "path in front of our own /health and /ready, when the upstream's are wanted", check=_own_prefix, metavar="PATH")
+    body_limit: int = _option(64 * 1024 * 1024, "serving", "largest request body of the stateful endpoints, in bytes", low=1)
+    grace: int = _option(30, "serving", "seconds that open streams get to end after SIGTERM")
+    log_format: Literal["json", "text"] = _option("text", "serving", "form of the log lines on stderr")
+    log_level: Literal["debug", "info", "warning", "error"] = _option("info", "serving", "least important log lines shown")
+    access_log: bool = _option(True, "serving", "one log line for each request")
+
+    upstream: str = _option(MISSING, "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo", check=_upstream, metavar="URL")
+    upstream_api_key: str = _option("", "upstream", "key sent upstream instead of the caller's; @FILE reads it", secret=True, metavar="KEY")
+    upstream_kind: Literal["auto", "openai", "generic"] = _option("auto", "upstream", "manners of the upstream; auto goes by its host name")
+    upstream_stream: Literal["auto", "always", "never"] = _option("auto", "upstream", "whether the upstream is streamed when the caller is not")
+    upstream_connect_timeout: float = _option(5.0, "upstream", "seconds to connect", low=0.001)
+    upstream_first_byte_timeout: float = _option(600.0, "upstream", "seconds until the answer begins", low=0.001)
+    upstream_idle_timeout: float = _option(300.0, "upstream", "seconds of silence within an answer", low=0.001)
+
+    api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
+    tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=_tenant, metavar="HOW")
+    tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
+
+    store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster", check=_store, metavar="URL")
+    data_dir: Path = _option(default_data_dir, "state", "directory of the embedded store", metavar="DIR", shown="~/.local/share/statecar")
+    store_connections: int = _option(32, "state", "most connections to the store, for each worker", low=1)
+    response_ttl: int = _option(30 * 86400, "state", "seconds a response is kept; 0 keeps it for ever")
+    conversation_ttl: int = _option(30 * 86400, "state", "seconds a conversation is kept after its last use; 0 keeps it for ever")
+    conversation_lock_wait: float = _option(0.0, "state", "seconds a turn waits for another turn of its conversation")
+
+    sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent; 0 sends none")
+    sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")
+    early_stream_after_seconds: float = _option(25.0, "streams", "seconds of upstream silence after which a stream begins without it; 0 waits")
+    late_errors: Literal["failed", "both"] = _option("failed", "streams", "how an error in mid-stream is told; both sends an error event before response.failed")
+
+    system_messages: Literal["merge", "keep", "user"] = _option("merge", "translation", "system messages: merged at the top, kept in place, or sent as user messages")
+    reasoning_replay: Literal["always", "tool_turns", "never"] = _option("tool_turns", "translation", "which earlier reasoning goes back to the model")
+    reasoning_field: Literal["auto", "reasoning_content", "reasoning", "both"] = _option("auto", "translation", "field that carries reasoning upstream")
+    max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = _option("auto", "translation", "field that carries max_output_tokens upstream")
+    unsupported_tools: Literal["auto", "drop", "reject"] = _option("auto", "translation", "what becomes of tools that cannot be offered upstream")
+    tool_call_ids: Literal["any", "mistral9"] = _option("any", "translation", "form of tool call ids sent upstream")
+    repair_tool_history: bool = _option(False, "translation", "answer unanswered tool calls with an empty output instead of refusing them")
+    parse_think_tags: bool = _option(False, "translation", "take <think> text out of the answer as reasoning")
+    send_stream_options: bool = _option(True, "translation", "ask the upstream for usage in streams")
+    vendor_keys: tuple[str, ...] = _option(tuple(_VENDOR_KEYS.split(",")), "translation", "request fields passed upstream as they are", metavar="NAMES")
+    # fmt: on
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{f.name}={_public(f, getattr(self, f.name))!r}' for f in fields(self))})"
+
+    @classmethod
+    def resolve(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Settings":
+        """Settings from the flags (without the program's name and command) and the environment.
+
+        Raises SettingsError; SystemExit(0) after ``--help``.
+        """
+        flags = vars(_parser().parse_args(argv))
+        given = {f.name: (_variable(f), text) for f in fields(cls) if (text := _in_env(f, env))}
+        given |= {name: (_flag(name), value) for name, value in flags.items()}
+        if "config" in given:
+            given = _in_file(given["config"][1]) | given
+        if "upstream" not in given:
+            raise SettingsError(
+                "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"
+            )
+        return cls(**{f.name: _value(f, *given[f.name]) for f in fields(cls) if f.name in given})
+
+
+def options_table() -> str:
+    """Every option as a Markdown table: flag, variable, default, meaning. The YAML key is the flag in underscores."""
+    rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    for f in fields(Settings):
+        default = f"`{_default(f)}`" if _default(f) else "(required)" if f.default is MISSING else ""
+        choices = f": {', '.join(f'`{c}`' for c in get_args(f.type))}" if _is_choice(f) else ""
+        meaning = _of(f).help.replace("<think>", "`<think>`") + choices
+        rows.append(f"| `{_flag(f.name)}` | `{_variable(f)}` | {default} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _of(f: Field[Any]) -> Option:
+    option: Option = f.metadata["option"]
+    return option
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(f: Field[Any]) -> str:
+    return f"STATECAR_{f.name.upper()}"
+
+
+def _is_choice(f: Field[Any]) -> bool:
+    return get_origin(f.type) is Literal
+
+
+def _is_list(f: Field[Any]) -> bool:
+    return get_origin(f.type) is tuple
+
+
+def _public(f: Field[Any], value: Any) -> Any:
+    if _of(f).secret:
+        return "***" if value else value
+    return redacted(value) if isinstance(value, str) else value
+
+
+def _default(f: Field[Any]) -> str:
+    """The default as one would write it; empty for none."""
+    if (shown := _of(f).shown) is not None:
+        return shown
+    match f.default:
+        case bool() as flag:
+            return str(flag).lower()
+        case tuple() as entries:
+            return ",".join(entries)
+        case float() as number:
+            return f"{number:g}"
+        case default:
+            return "" if default is MISSING else str(default)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one SettingsError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "statecar serve",
+        usage="%(prog)s --upstream URL [options]",
+        description="Serve the Responses and Conversations APIs in front of a chat-completions server.",
+        epilog="A flag wins over its variable, that over the --config file, that over the default.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(_of(f).group for f in fields(Settings))}
+    for f in fields(Settings):
+        option = _of(f)
+        default = (
+            f"default {_default(f)}".replace(",", ", ")
+            if _default(f)
+            else "required"
+            if f.default is MISSING
+            else "none"
+        )
+        how: dict[str, Any] = {"help": f"{option.help} [{_variable(f)}, {default}]".replace("%", "%%")}
+        if f.type is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how["metavar"] = f"{{{','.join(get_args(f.type))}}}" if _is_choice(f) else option.metavar or "N"
+            how["action"] = "append" if _is_list(f) else "store"
+        groups[option.group].add_argument(_flag(f.name), **how)
+    return parser
+
+
+def _in_env(f: Field[Any], env: Mapping[str, str]) -> str:
+    text = env.get(_variable(f), "")
+    # Kubernetes puts STATECAR_PORT=tcp://… into every pod beside a Service named statecar: no port number of ours.
+    return "" if f.name == "port" and text.startswith("tcp://") else text
+
+
+def _in_file(path: Any) -> dict[str, tuple[str, Any]]:
+    """The file's options as (where, text or list of texts). A key without a value counts as not given."""
+    try:
+        # Every scalar stays text, so that `tenant: off` is no boolean and a key of digits no number.
+        content = yaml.BaseLoader(Path(path).read_text("utf-8")).get_single_data() or {}
+    except OSError as exc:
+        raise SettingsError(f"--config={str(path)!r}: {exc.strerror}") from None
+    except (yaml.YAMLError, UnicodeError) as exc:
+        raise SettingsError(f"--config={str(path)!r}: no YAML: {' '.join(str(exc).split())}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"--config={str(path)!r}: must be a mapping of options to values, as port: 8080")
+    names = [f.name for f in fields(Settings) if f.name != "config"]
+    for key in content:
+        if key not in names:
+            near = difflib.get_close_matches(str(key).replace("-", "_"), names, 1)
+            raise SettingsError(
+                f"--config={str(path)!r}: no such option: {key}{f', is {near[0]} meant?' if near else ''}"
+            )
+    return {key: (f"{key} in {path}", value) for key, value in content.items() if value not in ("", "~", "null")}
+
+
+def _value(f: Field[Any], where: str, given: Any) -> Any:
+    option = _of(f)
+    try:
+        if isinstance(given, bool):
+            return given
+        texts = given if isinstance(given, list) and _is_list(f) else [given]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"must be {'a list of texts' if _is_list(f) else 'one value'}")
+        if _is_list(f):
+            texts = [entry.strip() for text in texts for entry in text.split(",") if entry.strip()]
+        if option.secret:
+            texts = _secrets(texts)
+        if _is_list(f):
+            return tuple(texts)
+        if len(texts) > 1:
+            raise ValueError("must be one key")
+        return _single(f, option, texts[0])
+    except ValueError as exc:
+        value = "" if option.secret else f"={redacted(given)!r}" if isinstance(given, str) else f"={given!r}"
+        raise SettingsError(f"{where}{value}: {exc}") from None
+
+
+def _secrets(texts: list[str]) -> list[str]:
+    """The keys, those of ``@FILE`` and ``file:PATH`` read, one a line. Never none: that would open a door."""
+    keys: list[str] = []
+    for text in texts:
+        path = text.removeprefix("@" if text.startswith("@") else "file:")
+        try:
+            keys += [text] if path == text else [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
+        except (OSError, UnicodeError) as exc:
+            raise ValueError(f"cannot read {path}: {getattr(exc, 'strerror', None) or 'no text'}") from None
+    keys = [key for key in keys if key]
+    if not keys:
+        raise ValueError("must hold a key that is not empty")
+    return keys
+
+
+def _single(f: Field[Any], option: Option, text: str) -> Any:
+    if _is_choice(f):
+        if text not in get_args(f.type):
+            raise ValueError(f"must be one of {', '.join(get_args(f.type))}")
+    elif f.type is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError("must be true or false")
+        return _WORDS[text.lower()]
+    elif f.type is Path:
+        if not text:
+            raise ValueError("must be a directory")
+        return Path(text).expanduser()
+    elif f.type is not str:
+        return _number(int if f.type is int else float, option, text)
+    return option.check(text) if option.check else text
+
+
+def _number(kind: type[int] | type[float], option: Option, text: str) -> float:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = float("nan")
+    if not option.low <= number <= option.high or number == float("inf"):
+        bounds = (
+            f"of {option.low:g} or more" if option.high == float("inf") else f"from {option.low:g} to {option.high:g}"
+        )
+        raise ValueError(f"must be a {'whole number' if kind is int else 'number'} {bounds}")
+    return number
