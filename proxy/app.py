@@ -1,0 +1,219 @@
+"""The composition root: the one place where state, upstream, clock and routes meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import posixpath
+import re
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy import codec
+from proxy.errors import NotFound, StatecarError, UpgradeRequired
+from proxy.observe import AccessLog
+from proxy.routes.conversations import Conversations
+from proxy.routes.edge import Access, answer, facts
+from proxy.routes.health import Health
+from proxy.routes.passthrough import Passthrough
+from proxy.routes.responses import Responses
+from proxy.routes.streaming import OpenTurns, Pace
+from proxy.settings import Settings
+from proxy.state import State, open_state
+from proxy.translate.dialects import for_upstream
+from proxy.turn import Dialects, Services
+from proxy.upstream import Pool, Upstream
+
+log = logging.getLogger("statecar")
+
+PREFIX, ALIAS = "/v1", "/v1/openai/v1"
+_OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z")
+_SLASHES = re.compile("/{2,}")
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The whole proxy as one ASGI application. ``settings``: store and upstream are URLs by now."""
+    state = open_state(
+        settings.store,
+        response_ttl=settings.response_ttl,
+        conversation_ttl=settings.conversation_ttl,
+        connections=settings.store_connections,
+    )
+    upstream = Upstream(
+        settings.upstream,
+        api_key=settings.upstream_api_key or None,
+        connect_timeout=settings.upstream_connect_timeout,
+        first_byte_timeout=settings.upstream_first_byte_timeout,
+        idle_timeout=settings.upstream_idle_timeout,
+    )
+    pool, life = Pool(upstream), Life(settings.grace)
+    access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
+    own = Starlette(
+        routes=_routes(settings, state, pool, access, life),
+        lifespan=lambda app: _lifespan(state, pool, life),
+        exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
+    )
+    passthrough = Passthrough(pool, keep_authorization=not settings.api_key)
+    return AccessLog(Door(own, passthrough, access, settings.own_prefix), enabled=settings.access_log)
+
+
+def _routes(settings: Settings, state: State, pool: Pool, access: Access, life: Life) -> list[BaseRoute]:
+    services = Services(
+        state=state,
+        pool=pool,
+        dialects=Dialects(lambda url: for_upstream(url, settings)),
+        now=time.time,
+        upstream_stream=settings.upstream_stream,
+        lock_wait=settings.conversation_lock_wait,
+        late_errors=settings.late_errors,
+    )
+    pace = Pace(settings.sse_keepalive_seconds, settings.early_stream_after_seconds, settings.sse_comments)
+    responses = Responses(services, access, life.turns, pace, settings.body_limit)
+    conversations = Conversations(state, access, time.time, settings.body_limit)
+    health = Health(state, pool, lambda: life.stopping)
+    return [
+        *health.routes(settings.own_prefix),
+        *responses.routes(PREFIX, done=True),
+        *responses.routes(ALIAS, done=False),  # its client parses [DONE] as JSON and dies
+        *conversations.routes(PREFIX),
+        *conversations.routes(ALIAS),
+    ]
+
+
+@dataclass(frozen=True)
+class Door:
+    """Which requests are ours, by the path a lenient server would read; all others go upstream (wire §3.10)."""
+
+    own: ASGIApp
+    passthrough: ASGIApp
+    access: Access
+    own_prefix: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.own(scope, receive, send)
+            return
+        path = _canonical(scope["path"])
+        own = _OWN.match(path)
+        health = path in (f"{self.own_prefix}/health", f"{self.own_prefix}/ready")
+        if scope["type"] == "websocket":
+            await (_refuse_websocket if own else self.passthrough)(scope, receive, send)
+        elif health or (own and scope["method"] != "OPTIONS"):
+            await self.own({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+        else:
+            await self._pass_on(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts(scope)["passed_on"] = True
+        try:
+            if scope["method"] != "OPTIONS":  # a browser's preflight carries no key
+                self.access.check(scope)
+            await self.passthrough(scope, receive, send)
+        except StatecarError as exc:
+            facts(scope)["passed_on"] = False
+            await _error(exc)(scope, receive, send)
+
+
+@dataclass
+class Life:
+    """The end of a process: open turns get ``grace`` seconds, then end as failed, never as a bare end of stream."""
+
+    grace: float
+    turns: OpenTurns = field(default_factory=OpenTurns)
+    stopping: bool = False
+
+    def watch_signals(self) -> None:
+        """Learns of SIGTERM and SIGINT beside the server's own handlers; only a process's main thread may."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            served: Any = signal.getsignal(number)
+
+            def on_signal(number: int, frame: FrameType | None, served: Any = served) -> None:
+                loop.call_soon_threadsafe(self._begin_stop)
+                if callable(served):
+                    served(number, frame)
+
+            signal.signal(number, on_signal)
+
+    def _begin_stop(self) -> None:
+        if not self.stopping:
+            self.stopping = True
+            asyncio.get_running_loop().call_later(self.grace, self.turns.stop)
+
+    async def ended(self) -> None:
+        """Waits a little for the turns that are being ended, so that their last write finds the store open."""
+        try:
+            async with asyncio.timeout(5):
+                await self.turns.none_open()
+        except TimeoutError:
+            log.warning("%d turns did not end", len(self.turns))
+
+
+@asynccontextmanager
+async def _lifespan(state: State, pool: Pool, life: Life) -> AsyncIterator[None]:
+    life.watch_signals()
+    for warning in await state.warnings():
+        log.warning("%s", warning)
+    try:
+        yield
+    finally:
+        await life.ended()
+        await pool.aclose()
+        await state.close()
+
+
+def _canonical(path: str) -> str:
+    """The path a lenient server would read: slashes collapsed, dot segments gone, no slash at the end."""
+    return posixpath.normpath(_SLASHES.sub("/", path)) if path.startswith("/") else path
+
+
+# -- error exit
+
+
+def _error(exc: StatecarError) -> Response:
+    return answer(exc.body(), exc.status, exc.headers)
+
+
+async def _refuse(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, StatecarError)
+    return _error(exc)
+
+
+async def _no_route(request: Request, exc: Exception) -> Response:
+    return _error(NotFound(f"There is nothing at {request.url.path} here."))
+
+
+async def _left(request: Request, exc: Exception) -> Response:
+    facts(request.scope)["left"] = True
+    return Response(status_code=400)  # nobody is there to read it
+
+
+async def _broken(request: Request, exc: Exception) -> Response:
+    return _error(StatecarError("The server had an error while processing your request. Sorry about that!"))
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """426 makes Codex fall back to HTTP at once; 403 and 404 cost it seconds (wire §13.9)."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    error = UpgradeRequired("WebSocket mode is not served here: use HTTP.")
+    headers = [(b"content-type", b"application/json"), (b"upgrade", b"websocket")]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": codec.dumps(error.body())})

@@ -1,0 +1,79 @@
+"""What an operator sees of requests: ids, statuses, durations and counts. Never prompts, outputs or keys."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+access = logging.getLogger("statecar.access")
+
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+CLIENT_LEFT = 499
+"""The status logged for a client that left before its answer."""
+
+
+class AccessLog:
+    """Outermost: gives every request its id, puts it on our own answers, and writes one line when all is done.
+
+    Endpoints add to ``scope["statecar"]``; an answer marked ``passed_on`` there keeps its headers as they came.
+    """
+
+    def __init__(self, app: ASGIApp, *, enabled: bool = True) -> None:
+        self._app, self._enabled = app, enabled
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        facts: dict[str, Any] = {}
+        scope["statecar"] = facts
+        began = time.perf_counter()
+        first = None
+        status = None
+
+        async def watched(message: Message) -> None:
+            nonlocal status, first
+            if message["type"] == "http.response.start":
+                status, first = message["status"], time.perf_counter()
+                if not facts.get("passed_on"):
+                    headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                    message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            if self._enabled:
+                taken = time.perf_counter()
+                self._write(scope, facts, request_id, status, [first and first - began, taken - began])
+
+    @staticmethod
+    def _write(
+        scope: Scope, facts: dict[str, Any], request_id: str, status: int | None, seconds: list[float | None]
+    ) -> None:
+        turn = facts.pop("turn", {})
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": CLIENT_LEFT if facts.pop("left", False) or status is None else status,
+            "request_id": request_id,
+            "first_ms": seconds[0] and round(seconds[0] * 1000, 1),
+            "ms": seconds[1] and round(seconds[1] * 1000, 1),
+            **facts,
+            **turn,
+        }
+        access.info("request", extra={"fields": {k: v for k, v in fields.items() if v not in (None, False)}})
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own ``x-request-id`` where it is a sane one, so that a trace goes on; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _GIVEN_ID.match(text := str(value, "latin-1")):
+            return text
+    return f"req_{uuid.uuid4().hex}"

@@ -1,0 +1,1 @@
+"""The HTTP edge: thin and typed. Parse, hand on, frame what comes back."""

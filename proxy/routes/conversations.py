@@ -1,0 +1,98 @@
+"""``/v1/conversations`` (wire §3.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from proxy import ids
+from proxy.errors import NotFound
+from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
+from proxy.state import Conversation, State
+from proxy.translate.response import public
+from proxy.wire import create_conversation, create_items, update_conversation
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The endpoints of conversations over what they need. ``now``: Unix seconds. ``body_limit``: bytes."""
+
+    state: State
+    access: Access
+    now: Callable[[], float]
+    body_limit: int
+
+    def routes(self, prefix: str) -> list[BaseRoute]:
+        at = f"{prefix}/conversations"
+        return [
+            Resource(at, POST=self.create),
+            Resource(f"{at}/{{id}}", GET=self.retrieve, POST=self.update, DELETE=self.delete),
+            Resource(f"{at}/{{id}}/items", GET=self.list_items, POST=self.add_items),
+            Resource(f"{at}/{{id}}/items/{{item}}", GET=self.item, DELETE=self.delete_item),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        caller = await self.access.caller(request)
+        body = create_conversation(await json_body(request, self.body_limit, optional=True))
+        made = await self.state.conversations.create(
+            caller.tenant, body["metadata"], body["items"], ids.Minter(), now=int(self.now())
+        )
+        facts(request.scope)["conversation"] = made.id
+        return answer(_object(made))
+
+    async def retrieve(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        return answer(_object(await self.state.conversations.retrieve(id_, tenant)))
+
+    async def update(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        metadata = update_conversation(await json_body(request, self.body_limit, optional=True))
+        return answer(_object(await self.state.conversations.update(id_, tenant, metadata)))
+
+    async def delete(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        await self.state.conversations.delete(id_, tenant)
+        return answer({"id": id_, "object": "conversation.deleted", "deleted": True})
+
+    async def add_items(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        items = create_items(await json_body(request, self.body_limit))
+        added = await self.state.conversations.add_items(id_, tenant, items)
+        return listed([public(item) for item in added], has_more=False)
+
+    async def list_items(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        rows, has_more = await self.state.conversations.list_items(id_, tenant, page_of(request))
+        return listed([public(item) for item in rows], has_more=has_more)
+
+    async def item(self, request: Request) -> Response:
+        tenant, id_ = await self._addressed(request)
+        return answer(public(await self.state.conversations.item(id_, tenant, request.path_params["item"])))
+
+    async def delete_item(self, request: Request) -> Response:
+        """Answers the conversation, not a receipt (OpenAPI ``deleteConversationItem``)."""
+        tenant, id_ = await self._addressed(request)
+        return answer(_object(await self.state.conversations.delete_item(id_, tenant, request.path_params["item"])))
+
+    async def _addressed(self, request: Request) -> tuple[str, str]:
+        """(tenant, conversation id). Raises NotFound for what cannot be a conversation's id."""
+        caller = await self.access.caller(request)
+        id_: str = request.path_params["id"]
+        facts(request.scope)["conversation"] = id_[:128]
+        if not ids.of_kind(id_, "conv"):
+            raise NotFound(f"Conversation with id '{id_[:128]}' not found.")
+        return caller.tenant, id_
+
+
+def _object(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": conversation.id,
+        "object": "conversation",
+        "created_at": conversation.created_at,
+        "metadata": conversation.metadata,
+    }

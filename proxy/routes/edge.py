@@ -1,0 +1,220 @@
+"""What every endpoint shares: who calls, the body within its limit, JSON answers, and knowing when the client left."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, request_response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy import codec
+from proxy.errors import InvalidRequest, MethodNotAllowed, TooLarge, Unauthorized
+from proxy.state import Page, State
+from proxy.turn import Caller
+from proxy.upstream import forwarded
+from proxy.wire import page
+
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
+
+
+class ClientGone(Exception):
+    """The client left before it had its answer; nobody is there to be told."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call, and whose state a call sees (wire §1.3).
+
+    ``keys``: those a caller must present one of, none for everybody. ``tenant``: ``auth``, ``off`` or ``header:NAME``.
+    ``secret``: what tenants are hashed with; empty for the one that is kept in the store.
+    """
+
+    state: State
+    keys: tuple[str, ...]
+    tenant: str
+    secret: str = ""
+
+    def check(self, scope: Scope) -> None:
+        """Raises Unauthorized for a missing or wrong key."""
+        if not self.keys:
+            return
+        given = _header(scope, b"authorization").removeprefix("Bearer ") or _header(scope, b"api-key")
+        known = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
+        if not any(known):
+            told = (
+                "Incorrect API key provided." if given else "You did not provide an API key: send it as a Bearer token."
+            )
+            raise Unauthorized(told)
+
+    async def caller(self, request: Request) -> Caller:
+        """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read."""
+        self.check(request.scope)
+        headers = forwarded(request.scope["headers"], keep_authorization=not self.keys)
+        caller = Caller(await self._tenant(request.scope), headers)
+        facts(request.scope)["tenant"] = caller.tenant[:8]
+        return caller
+
+    async def _tenant(self, scope: Scope) -> str:
+        """A keyed hash: neither keys nor a guess at one can be read from the store."""
+        if self.tenant == "off":
+            return "shared"
+        if self.tenant.startswith("header:"):
+            name = self.tenant.removeprefix("header:")
+            given = _header(scope, name.lower().encode())
+            if not given:
+                raise Unauthorized(f"The header '{name}' that names the tenant is missing.")
+        else:
+            given = _header(scope, b"authorization") or _header(scope, b"api-key")
+        fixed = hashlib.sha256(self.secret.encode()).digest() if self.secret else None
+        secret = fixed or await self.state.tenant_secret()
+        return hashlib.blake2b(given.encode("utf-8", "surrogateescape"), key=secret, digest_size=16).hexdigest()
+
+
+def facts(scope: Scope) -> dict[str, Any]:
+    """What the access log will say of this request."""
+    known: dict[str, Any] = scope.setdefault("statecar", {})
+    return known
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(codec.dumps(value), status, headers, "application/json")
+
+
+async def json_body(request: Request, limit: int, *, optional: bool = False) -> Any:
+    """The decoded body; None for an empty one where it is ``optional``. ``limit``: bytes.
+
+    Raises TooLarge, and InvalidRequest for what is no JSON. Any content type will do (wire §1.2).
+    """
+    body = await _read(request, limit)
+    if not body and optional:
+        return None
+    try:
+        value = codec.loads(body)
+        if body.count(b"[") + body.count(b"{") > 500:
+            codec.dumps(_nested(value))
+    except ValueError as exc:
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request. The API expects a JSON payload, but what was sent was"
+            f" not valid JSON: {exc}."
+        ) from None
+    return value
+
+
+def _nested(value: Any, levels: int = 50) -> Any:
+    """The value as deep in another as it may come to lie upstream: what cannot be written must not be taken in."""
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def page_of(request: Request) -> Page:
+    """The page a list request asks for. Raises InvalidRequest for wrong bounds (wire §3.5)."""
+    asked = page(request.query_params.multi_items())
+    return Page(limit=asked["limit"], order=asked["order"], after=asked["after"], before=asked["before"])
+
+
+def listed(rows: list[dict[str, Any]], *, has_more: bool) -> Response:
+    """The list envelope, all keys present; the ids are those of the page's first and last row (wire §3.5)."""
+    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+    return answer({"object": "list", "data": rows, "first_id": first, "last_id": last, "has_more": has_more})
+
+
+class Resource(Route):
+    """A path and what its methods do; another method is a 405 that names those allowed (wire §2.4)."""
+
+    def __init__(self, path: str, **methods: Endpoint) -> None:
+        # an endpoint may return any ASGI application; starlette's annotation knows only its own Response
+        self._endpoints = {method: request_response(cast(Any, endpoint)) for method, endpoint in methods.items()}
+        if "GET" in methods:
+            self._endpoints["HEAD"] = self._endpoints["GET"]
+        super().__init__(path, self._dispatch)
+        self.app, self.methods = self._dispatch, None  # every method is ours to answer
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is None:
+            allowed = ", ".join(sorted(self._endpoints))
+            raise MethodNotAllowed(
+                f"Not allowed to {scope['method']} on {scope['path']} (HINT: allowed are {allowed}).",
+                headers={"allow": allowed},
+            )
+        await endpoint(scope, receive, send)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    told = f"The request body is too large: this server takes at most {limit} bytes."
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(told)
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise TooLarge(told)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class Ticking(Protocol):
+    """Something that wants to be woken while its request waits."""
+
+    def due_in(self) -> float | None:
+        """Seconds until the next tick, None for no tick at all."""
+
+    async def tick(self) -> None: ...
+
+
+@asynccontextmanager
+async def attended(receive: Receive, ticking: Ticking | None = None) -> AsyncIterator[None]:
+    """Runs its block as long as the client is there; raises ClientGone as soon as it is not.
+
+    A handler is never told that its client left, and ``send`` never raises: somebody must wait on ``receive``. The same
+    task keeps the time for ``ticking``, so that a request costs one task beside its own and no token costs any.
+    """
+    try:
+        async with asyncio.timeout(None) as presence:
+            watcher = asyncio.create_task(_watch(receive, ticking))
+
+            def leave(_: asyncio.Task[None]) -> None:
+                presence.reschedule(asyncio.get_running_loop().time())
+
+            watcher.add_done_callback(leave)
+            try:
+                yield
+            finally:
+                watcher.remove_done_callback(leave)
+                watcher.cancel()
+    except TimeoutError:
+        if not presence.expired():
+            raise
+        if broken := watcher.exception():
+            raise broken from None
+        raise ClientGone from None
+
+
+async def _watch(receive: Receive, ticking: Ticking | None) -> None:
+    """Returns when the client has left."""
+    while True:
+        try:
+            async with asyncio.timeout(ticking.due_in() if ticking else None):
+                message = await receive()
+        except TimeoutError:
+            assert ticking is not None  # without one there is no time limit
+            await ticking.tick()
+        else:
+            if message["type"] == "http.disconnect":
+                return
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    found: Sequence[bytes] = [value for key, value in scope["headers"] if key == name]
+    return found[0].decode("utf-8", "surrogateescape").strip() if found else ""

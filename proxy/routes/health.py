@@ -1,0 +1,47 @@
+"""``/health``: this process lives. ``/ready``: it can serve, or what it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from proxy.errors import StatecarError
+from proxy.routes.edge import Resource, answer
+from proxy.state import State
+from proxy.upstream import Pool
+
+
+@dataclass(frozen=True)
+class Health:
+    """``stopping``: whether the server is on its way out."""
+
+    state: State
+    pool: Pool
+    stopping: Callable[[], bool]
+
+    def routes(self, prefix: str) -> list[BaseRoute]:
+        return [Resource(f"{prefix}/health", GET=self.health), Resource(f"{prefix}/ready", GET=self.ready)]
+
+    async def health(self, request: Request) -> Response:
+        return answer({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        store, upstream = await asyncio.gather(self._store(), self.pool.check())
+        server = "stopping" if self.stopping() else None
+        lacking = {"store": store, "upstream": upstream, "server": server}
+        told = {name: fault or "ok" for name, fault in lacking.items()}
+        if any(lacking.values()):
+            return answer({"status": "not ready", **told}, 503)
+        return answer({"status": "ready", **told})
+
+    async def _store(self) -> str | None:
+        try:
+            await self.state.ping()
+        except StatecarError as exc:
+            return exc.message
+        return None

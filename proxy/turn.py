@@ -1,0 +1,369 @@
+"""One turn: history, chat body, upstream round, events, saved. Whoever wants the events pulls them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy import codec, ids
+from proxy.errors import InvalidRequest, NotFound, StatecarError, StoreUnavailable, UpstreamError
+from proxy.state import Draft, Item, Past, State
+from proxy.translate.dialects import Dialect, remedy
+from proxy.translate.items import Event
+from proxy.translate.request import to_chat
+from proxy.translate.response import shorten, skeleton
+from proxy.translate.stream import ResponseStream
+from proxy.translate.tools import ToolPlan, plan
+from proxy.upstream import Pool, Reply, Upstream
+
+log = logging.getLogger("statecar.turn")
+
+USAGE_WAIT = 5.0
+"""Seconds an upstream gets to send its usage after the finish reason (wire §11.5)."""
+
+
+class ShuttingDown(StatecarError):
+    """The server stops and the turn's time to end is over."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please retry.", headers={"retry-after": "1"})
+
+
+class Dialects:
+    """The dialect of each upstream, with what its refusals have taught this process."""
+
+    def __init__(self, first: Callable[[str], Dialect]) -> None:
+        """``first``: base URL to the dialect to begin with."""
+        self._first = first
+        self._known: dict[str, Dialect] = {}
+
+    def of(self, upstream: Upstream) -> Dialect:
+        if upstream.base_url not in self._known:
+            self._known[upstream.base_url] = self._first(upstream.base_url)
+        return self._known[upstream.base_url]
+
+    def learn(self, upstream: Upstream, dialect: Dialect) -> None:
+        log.warning("the upstream needs other manners than assumed: from now on %s", dialect)
+        self._known[upstream.base_url] = dialect
+
+
+@dataclass(frozen=True)
+class Services:
+    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds."""
+
+    state: State
+    pool: Pool
+    dialects: Dialects
+    now: Callable[[], float]
+    upstream_stream: str = "auto"
+    lock_wait: float = 0.0
+    late_errors: str = "failed"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the tenant whose state it is, and the headers that go upstream with its requests."""
+
+    tenant: str
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Turn:
+    """The work of one create request. ``request``: as ``wire.create_response`` gives it.
+
+    ``facts`` collects what the access log says of it: ids, status and token counts, never content.
+    """
+
+    def __init__(self, services: Services, request: dict[str, Any], caller: Caller) -> None:
+        self.facts: dict[str, Any] = {"model": request["model"]}
+        self._services, self._request, self._caller = services, request, caller
+        self._streams = bool(request.get("stream"))
+        self._context: _Context | None = None
+        self._stream: ResponseStream | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped = False
+
+    # -- what an edge may call
+
+    async def run(self) -> AsyncGenerator[list[Event], None]:
+        """Batches of events, one per upstream read; the last event is terminal and carries the whole response.
+
+        Raises StatecarError before the first event for a bad request, an unknown id, a refusing upstream or a store
+        that is down; after it every failure becomes ``response.failed``. A plain request (no ``stream``) also gets a
+        failure without any output as the error it is.
+        """
+        self._task = asyncio.current_task()
+        async with AsyncExitStack() as stack:
+            context = await self._begin(stack)
+            stream = context.stream
+            closing: list[Event] = []
+            failure: StatecarError | None = None
+            try:
+                async with aclosing(self._round(context)) as batches:
+                    async for events in batches:
+                        yield events
+                closing = stream.finish(int(self._services.now()), done=context.done)
+                await self._save(context)
+            except StatecarError as exc:
+                failure = exc
+            except asyncio.CancelledError:
+                if not self._stopped:
+                    raise
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
+                failure = ShuttingDown()
+            except Exception:
+                log.exception("a turn broke; response %s", stream.response["id"])
+                failure = StatecarError("The server had an error while processing the request.")
+            if failure:
+                if not self._is_told(stream, failure):
+                    raise failure
+                closing += await self._failed(context, failure)
+            yield [*closing, stream.end()]
+            self._note(stream)
+
+    def begin(self) -> list[Event]:
+        """The opening events before the upstream has answered, for an edge that cannot wait longer (wire §2.6)."""
+        stream = self._stream
+        return stream.start() if stream and not stream.started else []
+
+    def keepalive(self) -> Event | None:
+        """An event to send while nothing else comes; None when only a comment is safe (wire §9.9)."""
+        return self._stream.keepalive() if self._stream else None
+
+    def stop(self) -> None:
+        """Ends the turn as failed, because the server ends."""
+        if self._task and not self._stopped:
+            self._stopped = True
+            self._task.cancel()
+
+    # -- context
+
+    async def _begin(self, stack: AsyncExitStack) -> _Context:
+        past = await self._past(stack)
+        minter = ids.Minter(past.tag)
+        given = await self._input(past, minter)
+        upstream = self._services.pool.pick(self._request["model"], past.tag)
+        dialect = self._services.dialects.of(upstream)
+        tools = plan(self._request, dialect)
+        if tools.dropped:
+            log.warning("tools left out, as nothing here can run them: %s", ", ".join(tools.dropped))
+        if "context_management" in self._request:
+            log.warning("context_management is not served yet: nothing is compacted")
+        response = skeleton(self._request, minter.own("resp"), int(self._services.now()))
+        self.facts["response"] = response["id"]
+        self._stream = ResponseStream(
+            response,
+            lambda type_: _minted(minter, type_),
+            ids.new_call_id,
+            allowed=tools.allowed,
+            call_ids=[item["call_id"] for item in (*past.items, *given) if "call_id" in item],
+            think_tags=dialect.think_tags,
+        )
+        return _Context(past, given, minter, upstream, tools, self._stream)
+
+    async def _past(self, stack: AsyncExitStack) -> Past:
+        state, tenant = self._services.state, self._caller.tenant
+        if previous := self._request.get("previous_response_id"):
+            past = await state.responses.history(previous, tenant)
+            if past is None:
+                raise InvalidRequest(
+                    f"Previous response with id '{previous}' not found.",
+                    param="previous_response_id",
+                    code="previous_response_not_found",
+                )
+            return past
+        if conversation := self._request.get("conversation"):
+            if not self._request.get("store", True):
+                return await state.conversations.past(conversation, tenant, param="conversation")
+            wait = self._services.lock_wait
+            turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation")
+            return await stack.enter_async_context(turn)
+        return Past.none(ids.new_tag())
+
+    async def _input(self, past: Past, minter: ids.Minter) -> list[Item]:
+        """This request's own items: references replaced, ids unique in the context (wire §1.9, §7.11)."""
+        taken = {item["id"]: item for item in past.items}
+        own: list[Item] = []
+        for item in await self._resolved(self._request["input"], taken):
+            if not ids.is_path_id(item.get("id")) or item["id"] in taken:
+                item = {**item, "id": _minted(minter, item["type"])}
+            taken[item["id"]] = item
+            own.append(item)
+        return own
+
+    async def _resolved(self, items: list[Item], known: dict[str, Item]) -> list[Item]:
+        given = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
+        wanted = [item["id"] for item in items if _is_reference(item) and item["id"] not in given]
+        found = await self._services.state.responses.items(wanted, self._caller.tenant) if wanted else {}
+        out: list[Item] = []
+        for item in items:
+            if not _is_reference(item):
+                out.append(item)
+            elif item["id"] in found:
+                out.append(found[item["id"]])
+            elif item["id"] not in given:  # else it stands in the context already
+                if "summary" not in item:
+                    raise NotFound(
+                        f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
+                        " Try again with `store` set to true, or remove this item from your input.",
+                        param="input",
+                    )
+                out.append(item)  # another server's thought, without its text
+        return out
+
+    # -- upstream
+
+    async def _round(self, context: _Context) -> AsyncGenerator[list[Event], None]:
+        """One upstream call: its events, a batch per read."""
+        async with AsyncExitStack() as stack:
+            reply = await self._open(stack, context)
+            batches = await stack.enter_async_context(aclosing(reply.batches()))
+            async for batch in batches:
+                yield self._feed(context.stream, batch)
+                if context.stream.failure:
+                    raise context.stream.failure
+                if context.stream.finish_reason is not None:
+                    async for events in self._after_finish(context.stream, batches):
+                        yield events
+                    break
+            context.done = reply.ended
+
+    async def _open(self, stack: AsyncExitStack, context: _Context) -> Reply:
+        dialect = self._services.dialects.of(context.upstream)
+        try:
+            return await stack.enter_async_context(self._asked(context, dialect))
+        except UpstreamError as exc:
+            cured = remedy(exc, dialect)
+            if cured is None:
+                raise
+        reply = await stack.enter_async_context(self._asked(context, cured))
+        self._services.dialects.learn(context.upstream, cured)
+        return reply
+
+    def _asked(self, context: _Context, dialect: Dialect) -> AbstractAsyncContextManager[Reply]:
+        how = self._services.upstream_stream
+        streamed = self._streams or how == "always" or (how == "auto" and not dialect.plain_stops)
+        items = [*context.past.items, *context.given]
+        body = codec.dumps(to_chat(self._request, items, context.tools, dialect, stream=streamed))
+        headers = [*self._caller.headers, ("x-request-id", f"req_{uuid.uuid4().hex}")]
+        return context.upstream.open(body, headers, stream=streamed)
+
+    def _feed(self, stream: ResponseStream, batch: list[dict[str, Any]]) -> list[Event]:
+        """The events of one read. The stream begins with its first payload, unless that is an error (wire §2.6)."""
+        events: list[Event] = []
+        for chunk in batch:
+            if not stream.started and not stream.is_error(chunk):
+                events += stream.start()
+            events += stream.feed(chunk)
+            if stream.failure:
+                break
+        return events
+
+    async def _after_finish(
+        self, stream: ResponseStream, batches: AsyncIterator[list[dict[str, Any]]]
+    ) -> AsyncGenerator[list[Event], None]:
+        """Reads on for the usage, which may come after the finish reason, or never."""
+        late: list[list[Event]] = []
+        try:
+            async with asyncio.timeout(USAGE_WAIT):
+                async for batch in batches:
+                    late.append(self._feed(stream, batch))
+        except TimeoutError:
+            log.warning("the upstream neither ended its stream nor sent usage within %s s", USAGE_WAIT)
+        except UpstreamError as exc:
+            log.warning("the upstream broke off after its finish reason: %s", exc.message)
+        for events in late:
+            yield events
+
+    # -- the end
+
+    def _is_told(self, stream: ResponseStream, failure: StatecarError) -> bool:
+        """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""
+        if self._streams:
+            return stream.started
+        return bool(stream.items) and not isinstance(failure, StoreUnavailable)
+
+    async def _save(self, context: _Context) -> None:
+        if not self._request.get("store", True):
+            return
+        response = context.stream.response
+        draft = Draft(
+            id=response["id"],
+            tenant=self._caller.tenant,
+            status=response["status"],
+            model=response["model"],
+            created_at=response["created_at"],
+            body=shorten(response),
+            input=context.given,
+            output=context.stream.stored_output(),
+            past=context.past,
+            append=response["status"] != "failed",
+            minter=context.minter,
+        )
+        try:
+            await self._services.state.responses.save(draft)
+        except StatecarError as exc:
+            self.facts["save_failed"] = True
+            log.error("response %s is not saved: %s", draft.id, exc.message)
+            raise
+
+    async def _failed(self, context: _Context, failure: StatecarError) -> list[Event]:
+        """Ends the response as failed and keeps it, as far as there is a store to keep it in."""
+        context.stream.fail(failure)
+        if not isinstance(failure, StoreUnavailable):
+            try:
+                await self._save(context)
+            except StatecarError:
+                pass  # logged; the client is told of the first failure
+        return [context.stream.error_event(failure)] if self._services.late_errors == "both" else []
+
+    def _note(self, stream: ResponseStream) -> None:
+        usage = stream.response["usage"] or {}
+        self.facts |= {
+            "response_status": stream.response["status"],
+            "input_tokens": usage.get("input_tokens"),
+            "output_tokens": usage.get("output_tokens"),
+            "usage_missing": stream.usage_missing,
+        }
+
+
+@dataclass
+class _Context:
+    """What a turn works on. ``given``: this request's items; ``done``: the upstream said that it was finished."""
+
+    past: Past
+    given: list[Item]
+    minter: ids.Minter
+    upstream: Upstream
+    tools: ToolPlan
+    stream: ResponseStream
+    done: bool = False
+
+
+def _is_reference(item: Item) -> bool:
+    """An ``item_reference``, or a reasoning item that is nothing but an id."""
+    if item["type"] == "item_reference":
+        return True
+    return (
+        item["type"] == "reasoning"
+        and "id" in item
+        and not any(map(item.get, ("summary", "content", "encrypted_content")))
+    )
+
+
+def _minted(minter: ids.Minter, type_: str) -> str:
+    try:
+        return minter.item(type_)
+    except OverflowError:
+        raise InvalidRequest(
+            f"Invalid 'input': array too long. Expected at most {ids.MAX_ORDINAL} items in one turn.",
+            param="input",
+            code="array_above_max_length",
+        ) from None

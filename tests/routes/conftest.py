@@ -1,0 +1,65 @@
+"""statecar in the test's own loop, on a real socket, between a scripted backend and a real store."""
+
+import signal
+from contextlib import AsyncExitStack
+
+import pytest
+
+from proxy.app import create_app
+from proxy.settings import Settings
+from tests.backend import Backend, serving
+from tests.callers import Caller
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    """The environment of whoever runs the tests names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+async def backend():
+    async with Backend() as backend:
+        yield backend
+
+
+@pytest.fixture
+async def serve(backend, valkey):
+    """Starts a server with these options and gives its URL; ``store`` and ``upstream`` may be others than usual."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    async with AsyncExitStack() as stack:
+
+        async def start(*options, store=None, upstream=None):
+            flags = [f"--store={store or valkey.url}", f"--upstream={upstream or backend.url}", *options]
+            app = create_app(Settings.resolve(flags, {}))
+            return await stack.enter_async_context(serving(app, lifespan="on"))
+
+        yield start
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+async def url(serve):
+    """A server with the usual options."""
+    return await serve()
+
+
+@pytest.fixture
+async def caller(url):
+    """Somebody nobody else shares state with."""
+    async with Caller(url) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def calling(serve):
+    """Starts a server with these options and gives a caller of it."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*options, **rest):
+            return await stack.enter_async_context(Caller(await serve(*options, **rest)))
+
+        yield start
