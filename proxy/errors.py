@@ -149,13 +149,14 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
         type=_type(fields.get("type"), status),
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         code=code,
-        headers={k: v for k, v in (headers or {}).items() if _passes(k)},
+        headers=passed_on(headers or {}),
     )
 
 
-def _passes(header: str) -> bool:
-    header = header.lower()
-    return header in _PASSED_ON or header.startswith(("x-ratelimit-", "openai-"))
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of an upstream's answer that go on to the client, of errors and successes alike (wire §1.5)."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return {k: v for k, v in lowered.items() if k in _PASSED_ON or k.startswith(("x-ratelimit-", "openai-"))}
 
 
 def _status_in(*candidates: Any) -> int | None:

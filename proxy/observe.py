@@ -57,7 +57,7 @@ class AccessLog:
     def _write(
         scope: Scope, facts: dict[str, Any], request_id: str, status: int | None, seconds: list[float | None]
     ) -> None:
-        turn = facts.pop("turn", {})
+        turn, probe = facts.pop("turn", {}), facts.pop("probe", False)
         fields = {
             "method": scope["method"],
             "path": scope["path"],
@@ -68,7 +68,11 @@ class AccessLog:
             **facts,
             **turn,
         }
-        access.info("request", extra={"fields": {k: v for k, v in fields.items() if v not in (None, False)}})
+        access.log(
+            logging.DEBUG if probe and status == 200 else logging.INFO,
+            "request",
+            extra={"fields": {k: v for k, v in fields.items() if v is not None and v is not False}},
+        )
 
 
 def _request_id(scope: Scope) -> str:

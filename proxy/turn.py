@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import codec, ids
-from proxy.errors import InvalidRequest, NotFound, StatecarError, StoreUnavailable, UpstreamError
+from proxy.errors import InvalidRequest, NotFound, StatecarError, StoreUnavailable, UpstreamError, passed_on
 from proxy.state import Draft, Item, Past, State
 from proxy.translate.dialects import Dialect, remedy
 from proxy.translate.items import Event
@@ -78,11 +78,13 @@ class Caller:
 class Turn:
     """The work of one create request. ``request``: as ``wire.create_response`` gives it.
 
-    ``facts`` collects what the access log says of it: ids, status and token counts, never content.
+    ``facts`` collects what the access log says of it: ids, status and token counts, never content. ``headers``: those
+    of the upstream's answer that belong on ours, known when the first event comes.
     """
 
     def __init__(self, services: Services, request: dict[str, Any], caller: Caller) -> None:
         self.facts: dict[str, Any] = {"model": request["model"]}
+        self.headers: dict[str, str] = {}
         self._services, self._request, self._caller = services, request, caller
         self._streams = bool(request.get("stream"))
         self._context: _Context | None = None
@@ -224,6 +226,7 @@ class Turn:
         """One upstream call: its events, a batch per read."""
         async with AsyncExitStack() as stack:
             reply = await self._open(stack, context)
+            self.headers = passed_on(reply.headers)
             batches = await stack.enter_async_context(aclosing(reply.batches()))
             async for batch in batches:
                 yield self._feed(context.stream, batch)

@@ -46,8 +46,9 @@ class Access:
         """Raises Unauthorized for a missing or wrong key."""
         if not self.keys:
             return
-        given = _header(scope, b"authorization").removeprefix("Bearer ") or _header(scope, b"api-key")
-        known = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
+        scheme, _, token = _header(scope, b"authorization").partition(" ")
+        given = (token if scheme.lower() == "bearer" else "") or _header(scope, b"api-key")
+        known = [hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()) for key in self.keys]
         if not any(known):
             told = (
                 "Incorrect API key provided." if given else "You did not provide an API key: send it as a Bearer token."

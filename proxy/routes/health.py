@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from proxy.errors import StatecarError
-from proxy.routes.edge import Resource, answer
+from proxy.routes.edge import Resource, answer, facts
 from proxy.state import State
 from proxy.upstream import Pool
 
@@ -28,9 +28,11 @@ class Health:
         return [Resource(f"{prefix}/health", GET=self.health), Resource(f"{prefix}/ready", GET=self.ready)]
 
     async def health(self, request: Request) -> Response:
+        facts(request.scope)["probe"] = True
         return answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
+        facts(request.scope)["probe"] = True
         store, upstream = await asyncio.gather(self._store(), self.pool.check())
         server = "stopping" if self.stopping() else None
         lacking = {"store": store, "upstream": upstream, "server": server}

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -86,7 +85,7 @@ class JsonReply:
             facts(scope)["left"] = True
             return
         assert last is not None  # a turn ends with its terminal event, or raises
-        await answer(last["response"])(scope, receive, send)
+        await answer(last["response"], headers=self._turn.headers)(scope, receive, send)
 
 
 class SseReply:
@@ -147,7 +146,7 @@ class SseReply:
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         if not self._opened:
             self._opened = True
-            start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
-            await self._send(start)
+            told = [(name.encode(), value.encode("latin-1")) for name, value in self._turn.headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
         self._last = self._clock()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
