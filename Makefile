@@ -36,8 +36,8 @@ export CURL TALK
 run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost:8000/v1 MODEL=name] [PORT=8080] [STORE=embedded]
 	@mkdir -p build
 	@printf '%s\n' "$$TALK" > build/talk.py
-	@printf '\nTwo turns of one conversation:\n\n%s\n\n' "$$CURL"
-	@printf 'The same in Python, as build/talk.py; build/talk.id keeps the place, so the talk goes on after a restart:\n\n%s\n\n' "$$TALK"
+	@printf '\nOnce it serves, in another terminal, two turns of one conversation:\n\n%s\n\n' "$$CURL"
+	@printf 'The same in Python is in build/talk.py; the talk goes on after a restart (remove build/talk.id to begin anew):\n\n%s\n\n' "$$TALK"
 	@printf '%s\n' "$(BIN)/python build/talk.py 'My name is Ada.'" "$(BIN)/python build/talk.py 'What is my name?'" ''
 	@exec $(BIN)/statecar serve --upstream '$(UPSTREAM)' --port '$(PORT)' --store '$(STORE)' $(ARGS)
 

@@ -8,7 +8,6 @@ Exit codes: 0 stopped as asked, 1 could not start, 2 a wrong option.
 import contextlib
 import errno
 import functools
-import json
 import logging
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,7 @@ if not (proxy.__doc__ or "").startswith("statecar"):
 
 from proxy import demo
 from proxy.app import create_app
+from proxy.observe import configure_logging
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 
@@ -232,13 +233,40 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
 
 def _run_workers(settings: Settings, sockets: list[socket.socket]) -> int:
     app = functools.partial(worker_app, settings)
-    supervisor = Multiprocess(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
+    supervisor = _Workers(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
     supervisor.run()
     return 1 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 
 
+class _Workers(Multiprocess):
+    """Spawns workers with SIGINT blocked until ``worker_app``: a Ctrl-C while they import would print tracebacks."""
+
+    def init_processes(self) -> None:
+        resource_tracker.ensure_running()  # before the block, which its start would lift
+        with _ctrl_c_blocked():
+            super().init_processes()
+
+    def keep_subprocess_alive(self) -> None:
+        with _ctrl_c_blocked():
+            super().keep_subprocess_alive()
+
+    def handle_signals(self) -> None:  # SIGHUP and SIGTTIN spawn workers too
+        with _ctrl_c_blocked():
+            super().handle_signals()
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def worker_app(settings: Settings) -> Any:
     """The app in a worker process, which ends when its parent does."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     configure_logging(settings.log_format, settings.log_level)
     threading.Thread(target=_end_with_parent, args=(settings.grace,), name="parent-watcher", daemon=True).start()
     return create_app(settings)
@@ -251,44 +279,3 @@ def _end_with_parent(grace: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace + 10)
         os._exit(1)
-
-
-class _Formatter(logging.Formatter):
-    """One line a record, as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.form = form
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
-        if self.form == "text":
-            pairs = "".join(f" {name}={value}" for name, value in fields.items())
-            return f"{when} {record.levelname} {record.getMessage()}{pairs}{trace and chr(10)}{trace}"
-        line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        return json.dumps(line | fields | ({"exception": trace} if trace else {}), default=str)
-
-
-def configure_logging(form: str, level: str) -> None:
-    """Log lines to stderr: ours from ``level`` on, other packages' from warning on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(form))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
-    for name in ("statecar", "proxy"):
-        logging.getLogger(name).setLevel(level.upper())
-    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Of uvicorn's records: a worker's death, and warnings save those about what happens here by design."""
-    text = record.getMessage()
-    if record.levelno < logging.WARNING:
-        return text.startswith("Child process") and text.endswith("died")
-    upgrade = text.startswith(("Unsupported upgrade", "No supported WebSocket"))  # the app answers these
-    forced = text.rstrip().endswith("CancelledError")  # a second Ctrl-C cuts the app's shutdown short
-    return not upgrade and not forced

@@ -1,0 +1,93 @@
+"""The command line: what is said, and with which exit code. What needs a running server is in live/test_process.py."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import proxy
+from proxy import cli
+
+
+def run(*argv):
+    with pytest.raises(SystemExit) as done:
+        cli.main(argv)
+    return done.value.code
+
+
+@pytest.fixture(autouse=True)
+def no_options_from_outside(monkeypatch):
+    monkeypatch.delenv("STATECAR_UPSTREAM", raising=False)
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("help",), ("-h",)])
+def test_without_a_command_the_commands_are_listed(argv, capsys):
+    assert run(*argv) == 0
+    out = capsys.readouterr().out
+    for command in ("serve", "demo", "version"):
+        assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize("argv", [("version",), ("--version",)])
+def test_the_version_is_the_packages(argv, capsys):
+    assert run(*argv) == 0
+    assert capsys.readouterr().out == f"statecar {proxy.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("sreve",), "no such command: sreve"),
+        (("serve",), "no upstream"),
+        (("serve", "--upstream", "demo", "--port", "x"), "--port='x'"),
+        (("demo", "--port", "x"), "'x'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(argv, words, capsys):
+    assert run(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("statecar: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_every_command_has_help(capsys):
+    for command, option in (("serve", "--upstream URL"), ("demo", "--port PORT")):
+        assert run(command, "--help") == 0
+        assert option in capsys.readouterr().out
+
+
+def test_a_package_overwritten_by_proxy_py_is_told_apart(tmp_path):
+    shutil.copytree(Path(proxy.__file__).parent, tmp_path / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "proxy" / "__init__.py").write_text('"""proxy.py: Fast, Lightweight, Pluggable."""\n')
+    done = subprocess.run([sys.executable, "-m", "proxy", "version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("statecar: ")
+    assert done.stderr.count("\n") == 1
+    assert "virtual environment of its own" in done.stderr
+
+
+def test_all_addresses_of_a_host_share_one_port():
+    sockets = cli.listen("localhost", 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        assert {sock.getsockname()[0] for sock in sockets} <= {"127.0.0.1", "::1"}
+        for sock in sockets:
+            socket.create_connection(sock.getsockname()[:2], timeout=5).close()
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_port_in_use_and_a_host_that_is_none_are_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(cli.CannotListen, match=f"127.0.0.1, port {port}: Address already in use$"):
+            cli.listen("127.0.0.1", port)
+    for host in ("no.such.host.invalid", "x" * 80, "192.0.2.1"):
+        with pytest.raises(cli.CannotListen, match=f"cannot listen on host {host}, port 0: .+"):
+            cli.listen(host, 0)
