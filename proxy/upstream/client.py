@@ -13,10 +13,12 @@ import httpx
 from proxy import __version__
 from proxy.errors import UpstreamError, from_upstream
 from proxy.upstream.address import Address
+from proxy.upstream.failure import Timeouts, failure
 from proxy.upstream.forward import Forwarded, Headers, end_to_end
 from proxy.upstream.reply import Reply, refusal_body
-from proxy.upstream.transport import Timeouts, Transport, failure
+from proxy.upstream.transport import Transport
 
+_KEYS = (b"authorization", b"api-key")  # where a caller's key may stand
 _CHECK = 5.0  # seconds a readiness check may take
 
 log = logging.getLogger(__name__)
@@ -126,7 +128,7 @@ class Upstream:
 
     def _with_key(self, headers: Headers, *, keep_authorization: bool = True) -> Headers:
         if self._api_key or not keep_authorization:
-            headers = [pair for pair in headers if pair[0].lower() != b"authorization"]
+            headers = [pair for pair in headers if pair[0].lower() not in _KEYS]
         if self._api_key:
             headers.append((b"authorization", b"Bearer " + self._api_key.encode()))
         return headers

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterable
 import httpx
 
 from proxy.errors import UpstreamError
-from proxy.upstream.transport import Body, Timeouts, failure
+from proxy.upstream.failure import Timeouts, failure
+from proxy.upstream.transport import Body
 
 Headers = list[tuple[bytes, bytes]]
 

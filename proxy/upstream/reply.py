@@ -11,7 +11,7 @@ import httpx
 
 from proxy import codec, sse
 from proxy.errors import UpstreamError
-from proxy.upstream.transport import Timeouts, failure
+from proxy.upstream.failure import Timeouts, failure
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that are kept in memory at once."""

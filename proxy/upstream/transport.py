@@ -8,11 +8,8 @@ and a netrc entry would collide with the caller's Authorization), wait for one o
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
-import os
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
@@ -26,57 +23,11 @@ from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.upstream.failure import Timeouts
 
 KEEPALIVE = 4.0  # seconds; below the 5 s after which uvicorn, vLLM among its users, drops an idle connection
 _HEAD_LIMIT = 64 * 1024  # bytes of one header line
 _BYTES_AT_ONCE = 1024 * 1024  # above this aiohttp wants a file, so that writing does not hold up the loop
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Limits of one request in seconds, None for none.
-
-    ``connect``: until there is a connection; ``first_byte``: until the answer's head, connecting included; ``idle``:
-    between two reads of the body.
-    """
-
-    connect: float | None
-    first_byte: float | None
-    idle: float | None
-
-
-def failure(exc: Exception, timeouts: Timeouts, *, begun: bool) -> UpstreamError:
-    """What a failed request means, told by its cause: httpx-aiohttp's classes do not tell these apart.
-
-    ``begun``: whether the head of the answer had come. ``UpstreamUnreachable``: nothing was sent, so a retry is safe.
-    """
-    cause = (type(exc) is httpx.TransportError and exc.__cause__) or exc
-    if isinstance(cause, aiohttp.ConnectionTimeoutError):
-        return UpstreamUnreachable(f"The upstream took no connection within {timeouts.connect:g} s.")
-    if isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, httpx.ConnectError)):
-        return UpstreamUnreachable(f"The upstream is not reachable{_reason(cause)}.")
-    if isinstance(cause, (TimeoutError, httpx.TimeoutException)):
-        if begun:
-            return UpstreamTimeout(f"The upstream was silent for {timeouts.idle} s in mid-answer (its idle limit).")
-        return UpstreamTimeout(f"The upstream gave no first byte within {timeouts.first_byte} s.")
-    if begun:
-        return UpstreamError("The upstream closed the stream before it finished.")
-    if isinstance(cause, aiohttp.ClientResponseError):
-        return UpstreamError("The upstream's answer is not valid HTTP.")
-    return UpstreamError("The upstream closed the connection before it answered.")
-
-
-def _reason(cause: Exception) -> str:
-    """Why there was no connection, without the address, which is the operator's affair and stands in the log."""
-    if isinstance(cause, aiohttp.ClientHttpProxyError):
-        return f": its proxy answered {cause.status}"
-    number: int = getattr(cause, "errno", None) or 0
-    if isinstance(cause, aiohttp.ClientSSLError):
-        return ": no secure connection"
-    if number in errno.errorcode:
-        return f": {os.strerror(number)}"
-    return f": {cause.strerror}" if isinstance(cause, aiohttp.ClientConnectorDNSError) else ""
 
 
 class Transport(AiohttpTransport):
@@ -89,10 +40,10 @@ class Transport(AiohttpTransport):
     """
 
     def __init__(self, origin: str, socket: str | None = None) -> None:
-        # without TLS no certificates need be loaded, which takes 30 ms
-        super().__init__(uds=socket, verify=origin.startswith("https:"))
-        self._session: aiohttp.ClientSession | None = None
         self._proxy = None if socket else _proxy_for(httpx.URL(origin))
+        # without TLS on the way no certificates need be loaded, which takes 30 ms
+        super().__init__(uds=socket, verify=origin.startswith("https:") or self._proxy is not None)
+        self._session: aiohttp.ClientSession | None = None
 
     def get_client(self) -> aiohttp.ClientSession:
         """The session; made at the first request, because it belongs to the running loop."""

@@ -315,8 +315,9 @@ async def test_one_callers_cookies_are_never_sent_with_anothers_request(backend)
 )
 async def test_the_callers_key_goes_no_further_than_it_should(backend, api_key, keep, sent):
     async with proxied(backend.url, api_key=api_key, keep_authorization=keep) as front:
-        await exchange(front, "GET", "/v1/models", "authorization: Bearer me")
+        await exchange(front, "GET", "/v1/models", "authorization: Bearer me", "api-key: me too")
     assert backend.requests[0].values("authorization") == sent
+    assert backend.requests[0].values("api-key") == ([] if api_key or not keep else ["me too"])
 
 
 async def test_a_kept_connection_found_dead_is_replaced_once(backend, front):

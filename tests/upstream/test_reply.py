@@ -8,8 +8,8 @@ import pytest
 
 from proxy.errors import UpstreamError
 from proxy.upstream import reply
+from proxy.upstream.failure import Timeouts
 from proxy.upstream.reply import Reply
-from proxy.upstream.transport import Timeouts
 from tests.backend import completion
 
 # as vllm 0.32 sends it, with a text of several bytes a letter put in
