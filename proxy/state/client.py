@@ -116,6 +116,9 @@ class Client:
 
     async def _bounded(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
         """The one guard: bounded in time, sent once more after a lost connection, redis-py's errors into ours."""
+        task = asyncio.current_task()
+        assert task is not None, "coroutines run in tasks"
+        cancels = task.cancelling()
         try:
             async with asyncio.timeout(LIMIT), self._gate:
                 try:
@@ -126,18 +129,25 @@ class Client:
                     return await send()
         except _FAULTS as exc:
             raise _unavailable(name, exc) from exc
+        finally:
+            # redis-py writes inside asyncio.wait_for, which before Python 3.12 loses a cancellation that comes just
+            # as the write is done
+            if task.cancelling() > cancels:
+                raise asyncio.CancelledError
 
 
 # AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.
 _FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError, AttributeError)
 
-_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
+_PASSING = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
 
 
 def _unavailable(name: str, exc: Exception) -> StoreUnavailable:
     """Ours for theirs: what passes by itself is a warning, what somebody must repair is an error in the log."""
+    if isinstance(exc, RedisConnectionError) and isinstance(exc.__cause__, RedisError):
+        exc = exc.__cause__  # over unix sockets, whatever the server said to a new connection
     refused = isinstance(exc, ResponseError | AuthenticationError | AuthorizationError | AttributeError)
-    if refused and not (isinstance(exc, _PASSING) and not isinstance(exc, AuthenticationError | AuthorizationError)):
+    if refused and not isinstance(exc, _PASSING):
         _log.error("the state store refused %s: %s: %s", name, type(exc).__name__, exc)
         return StoreUnavailable("The state store refused the operation; the server's log says why.")
     _log.warning("the state store is not reachable for %s: %s: %s", name, type(exc).__name__, exc)
@@ -149,13 +159,14 @@ def _open(url: str, connections: int) -> Redis | RedisCluster:
     try:
         if cluster:
             # The gate keeps calls below the pool's size; the other half is for connections being closed or discovering.
-            return RedisCluster(
-                **options,
-                max_connections=2 * connections,
-                require_full_coverage=False,  # slots that are served are served
-                reinitialize_steps=0,  # a MOVED moves its slot; starting over would cut other calls' connections
-            )
-        pool = BlockingConnectionPool(**options, max_connections=connections, timeout=None)
+            options |= {
+                "max_connections": 2 * connections,
+                "require_full_coverage": False,  # slots that are served are served
+                "reinitialize_steps": 0,  # a MOVED moves its slot; starting over would cut other calls' connections
+            }
+            return RedisCluster(**options)
+        options |= {"max_connections": connections, "timeout": None}
+        pool = BlockingConnectionPool(**options)
         pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
     except (TypeError, RedisClusterException) as exc:
         raise ValueError(f"The store URL {_shown(url)} has an option Redis clients do not know: {exc}") from None

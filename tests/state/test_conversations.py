@@ -9,7 +9,7 @@ from proxy import ids
 from proxy.errors import InvalidRequest, LockLost, NotFound, StoreUnavailable
 from proxy.state import Page, leases
 from proxy.state.keys import Lineage
-from tests.state.conftest import NOW, Talk, message, opened, texts
+from tests.state.talk import NOW, Talk, message, opened, texts
 
 
 def lineage_of(conversation):
@@ -196,7 +196,8 @@ async def test_a_turn_cancelled_while_it_takes_the_lock_does_not_keep_it(talk):
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task])
+        done, _ = await asyncio.wait([task], timeout=20)
+        assert done, "the cancellation was lost"
         await talk.state.conversations.close()
         assert await talk.state._client.command("EXISTS", lock) == 0
 
@@ -209,7 +210,7 @@ async def test_the_lock_is_renewed_while_the_turn_runs(talk, monkeypatch):
         await talk.state._client.command("PEXPIRE", lock, 5000)
         with anyio.fail_after(20):
             while await talk.state._client.command("PTTL", lock) <= 5000:
-                await asyncio.sleep(0.01)
+                pass
 
 
 async def test_a_lost_lock_appends_nothing_and_leaves_the_new_owner_alone(talk):
@@ -280,6 +281,17 @@ async def test_an_id_that_is_taken_meanwhile_is_minted_anew(talk):
     assert texts(stored) == "theirs q1 q2 a"
     assert [item["id"] for item in stored[1:]] == [item["id"] for item in draft.input + draft.output]
     assert len({item["id"] for item in stored}) == 4
+
+
+async def test_two_input_items_with_one_id_are_told_apart(talk):
+    made = await talk.conversation()
+    async with talk.state.conversations.turn(made.id, talk.tenant) as past:
+        draft = talk.draft(past, "q1 q2 a")
+        draft.input[0]["id"] = draft.input[1]["id"] = "mine"
+        await talk.state.responses.save(draft)
+    stored = (await talk.state.conversations.past(made.id, talk.tenant)).items
+    assert texts(stored) == "q1 q2 a"
+    assert stored[0]["id"] == "mine" and len({item["id"] for item in stored}) == 3
 
 
 async def test_added_items_keep_their_ids_only_once(talk):

@@ -9,6 +9,8 @@ local r = redis.call('HMGET', KEYS[1], 's', 'e')
 local start, finish = tonumber(r[1]), tonumber(r[2])
 if ARGV[3] ~= '1' and redis.call('LLEN', KEYS[2]) == finish then
   local floor = tonumber(redis.call('HGET', KEYS[3], 'f:' .. ARGV[2]) or '0')
+  -- first, because a full store refuses LSET as the first write of a script, and deleting is how it gets emptier
+  redis.call('DEL', KEYS[1])
   for i = math.max(start, floor), finish - 1 do redis.call('LSET', KEYS[2], i, '') end
 end
 redis.call('DEL', KEYS[1])

@@ -1,0 +1,82 @@
+"""The scripts themselves: complete, strict about slots, safe to send twice."""
+
+from importlib import resources
+
+from proxy.state import Page, client, conversations, index, leases, responses
+from proxy.state.client import Client, Script
+from proxy.state.keys import Lineage
+from tests.state.talk import Talk, message, opened
+
+SCRIPTS = {
+    one.name: one
+    for module in (responses, conversations, index, leases)
+    for one in vars(module).values()
+    if isinstance(one, Script)
+}
+
+
+def files():
+    folder = resources.files("proxy.state").joinpath("scripts")
+    return {entry.name.removesuffix(".lua"): entry.read_text("utf-8") for entry in folder.iterdir()}
+
+
+def test_every_script_is_used_and_says_what_it_guarantees():
+    texts = files()
+    assert set(SCRIPTS) == set(texts) - {"prelude"}
+    for name, text in texts.items():
+        assert text.startswith("-- "), name
+        assert name == "prelude" or "-- KEYS 1" in text and "-- ARGV 1" in text, name
+
+
+async def every_script(talk):
+    """Sends every script at least once."""
+    state, tenant = talk.state, talk.tenant
+    a = await talk.turn(body={"instructions": "x" * 600})
+    b = await talk.turn(await talk.turn(a), append=False)
+    assert await talk.read(b) == "q a q a q a"
+    made = await talk.conversation("one two")
+    one, two = await state.conversations.add_items(made.id, tenant, [message("three"), message("four", "mine")])
+    c = await talk.converse(made, "q a")
+    async with state.conversations.turn(made.id, tenant):
+        pass
+    await state.conversations.list_items(made.id, tenant, Page())
+    await state.conversations.item(made.id, tenant, one["id"])
+    await state.conversations.update(made.id, tenant, {"a": "b"})
+    await state.conversations.delete_item(made.id, tenant, two["id"])
+    await state._client.command("EXPIRE", keys_of(a).record(a.minter.turn), 100)
+    await state.responses.items([a.output[0]["id"], one["id"]], tenant)
+    assert await talk.read(c) == "one two three four q a"
+    await state.responses.load(a.id, tenant)
+    await state.responses.list(tenant, Page(), None)
+    await state.responses.delete(b.id, tenant)
+    await state.conversations.delete(made.id, tenant)
+
+
+def keys_of(draft):
+    return Lineage(draft.minter.tag)
+
+
+async def test_no_script_touches_a_foreign_slot(cluster, monkeypatch):
+    sent = set()
+    evaluate = Client._evaluate
+
+    async def recorded(self, script, args):
+        sent.add(script.name)
+        return await evaluate(self, script, args)
+
+    for script in SCRIPTS.values():  # in this dialect a Cluster refuses them
+        strict = f"#!lua\n{script.text}"
+        monkeypatch.setattr(script, "text", strict)
+        monkeypatch.setattr(script, "sha", client.hashlib.sha1(strict.encode()).hexdigest())
+    monkeypatch.setattr(Client, "_evaluate", recorded)
+    async with opened(cluster.url) as state:
+        for _ in range(6):  # lineages in several slots
+            await every_script(Talk(state))
+    assert sent == set(SCRIPTS)
+
+
+async def test_no_script_needs_to_be_known_to_the_server(valkey):
+    async with opened(valkey.url) as state:
+        for _ in range(2):
+            await state._client.command("SCRIPT", "FLUSH")
+            await every_script(Talk(state))
