@@ -172,7 +172,7 @@ class Turn:
 
     async def _past(self, stack: AsyncExitStack) -> Past:
         state, tenant = self._services.state, self._caller.tenant
-        if previous := self._request.get("previous_response_id"):
+        if (previous := self._request.get("previous_response_id")) is not None:
             past = await state.responses.history(previous, tenant)
             if past is None:
                 raise InvalidRequest(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from math import inf
 
 from starlette.types import Receive, Scope, Send
 
@@ -115,11 +116,21 @@ class SseReply:
     # -- the clock's side (Ticking)
 
     def due_in(self) -> float | None:
+        """The stream may open while its watcher sleeps, which therefore looks again within a keepalive's time."""
+        due = self._due()
+        if not self._opened and self._pace.keepalive:
+            due = min(due, self._clock() + self._pace.keepalive)
+        return max(0.0, due - self._clock()) if due < inf else None
+
+    def _due(self) -> float:
+        """When the silence is to be filled."""
         wait = self._pace.keepalive if self._opened else self._pace.early
-        return max(0.0, self._last + wait - self._clock()) if wait else None
+        return self._last + wait if wait else inf
 
     async def tick(self) -> None:
         """Fills a silence. Skipped while something is being sent: then there is none, and events keep their order."""
+        if self._clock() < self._due():
+            return
         if self._sending.locked():
             self._last = self._clock()
             return

@@ -1,7 +1,8 @@
 """statecar in the test's own loop, on a real socket, between a scripted backend and a real store."""
 
+import asyncio
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -34,11 +35,25 @@ async def serve(backend, valkey):
         async def start(*options, store=None, upstream=None):
             flags = [f"--store={store or valkey.url}", f"--upstream={upstream or backend.url}", *options]
             app = create_app(Settings.resolve(flags, {}))
-            return await stack.enter_async_context(serving(app, lifespan="on"))
+            await stack.enter_async_context(alive(app))
+            return await stack.enter_async_context(serving(app))
 
         yield start
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def alive(app):
+    """An application between the start and the end of its life, as a server goes through them."""
+    inbox, outbox = asyncio.Queue(), asyncio.Queue()
+    task = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
+    for stage in ("startup", "shutdown"):
+        await inbox.put({"type": f"lifespan.{stage}"})
+        assert await outbox.get() == {"type": f"lifespan.{stage}.complete"}
+        if stage == "startup":
+            yield
+    await task
 
 
 @pytest.fixture
