@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 import orjson
 
@@ -19,7 +20,7 @@ def loads(data: bytes | str) -> Any:
         if "surrogate" not in str(exc) and "hex escape" not in str(exc):
             raise
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("the JSON text is nested too deeply") from None
 
@@ -35,5 +36,10 @@ def dumps(value: Any) -> bytes:
             raise ValueError("the value is nested too deeply for JSON") from None
 
 
-def _refuse(constant: str) -> Any:
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")

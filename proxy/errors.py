@@ -17,6 +17,7 @@ StatecarError              500  our own fault
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,6 +125,8 @@ class UpstreamTimeout(UpstreamError):
 
 
 _OVERFLOW = ("maximum context length", "context size", "exceeds the context", "context length", "context window")
+_OPENAI_TYPE = re.compile(r"[a-z0-9_]+\Z")
+_FOREIGN_TYPES = ("exceed_context_size_error", "not_found_error")
 _PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry")
 
 
@@ -138,7 +141,7 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
     code = fields.get("code")
     if status < 400:
         status = _status_in(code, fields.get("status_code")) or 502
-    if not isinstance(code, str) or code.isdigit():
+    if not isinstance(code, str) or code.isdecimal():
         code = None
     message = _message(payload, error)
     if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == "exceed_context_size_error":
@@ -161,7 +164,7 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _status_in(*candidates: Any) -> int | None:
     for value in candidates:
-        if isinstance(value, str) and value.isdigit():
+        if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if isinstance(value, int) and 400 <= value <= 599:
             return value
@@ -180,21 +183,21 @@ def _message(payload: Any, error: Any) -> str:
 
 def _detail(detail: Any) -> str | None:
     if isinstance(detail, list):
-        return "; ".join(
-            f"{'.'.join(map(str, d.get('loc', ())))}: {d.get('msg', '')}" if isinstance(d, dict) else str(d)
-            for d in detail
-        )
+        return "; ".join(map(_fault, detail))
     return detail if isinstance(detail, str) else None
 
 
+def _fault(fault: Any) -> str:
+    """One of FastAPI's faults: where it lies and what is wrong."""
+    if not isinstance(fault, dict):
+        return str(fault)
+    place = fault.get("loc")
+    return f"{'.'.join(map(str, place)) if isinstance(place, list) else place}: {fault.get('msg', '')}"
+
+
 def _type(given: Any, status: int) -> str:
-    if status in (401, 403) and isinstance(given, str):
-        return given
-    if (
-        isinstance(given, str)
-        and given.endswith("_error")
-        and given not in ("exceed_context_size_error", "not_found_error")
-    ):
+    """The error's own type if it is one of OpenAI's kind; vLLM and llama.cpp have names that no client knows."""
+    if isinstance(given, str) and (status in (401, 403) or _OPENAI_TYPE.match(given)) and given not in _FOREIGN_TYPES:
         return given
     if status == 429:
         return "rate_limit_error"

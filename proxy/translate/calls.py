@@ -29,10 +29,9 @@ class Call:
 
 @dataclass
 class Delta:
-    """What one entry of ``delta.tool_calls`` adds: ``new`` when it begins ``call``."""
+    """What one entry of ``delta.tool_calls`` adds to ``call``; no arguments when it says again what is known."""
 
     call: Call
-    new: bool
     arguments: str
 
 
@@ -43,14 +42,13 @@ class Assembler:
         self.calls: list[Call] = []
         self._by_index: dict[int, Call] = {}
 
-    def feed(self, entry: dict[str, Any]) -> Delta | None:
-        """The call an entry belongs to and the arguments it adds; None for a resend of what is known."""
-        function = entry.get("function") or {}
+    def feed(self, entry: dict[str, Any]) -> Delta:
+        """The call an entry belongs to and the arguments it adds. What is of a wrong type counts as missing."""
+        function = entry["function"] if isinstance(entry.get("function"), dict) else {}
         index = entry["index"] if isinstance(entry.get("index"), int) else None
-        id_, name = entry.get("id") or "", function.get("name") or ""
+        id_, name = _string(entry.get("id")), _string(function.get("name"))
         arguments = _text(function.get("arguments"))
         call = self._known(index, id_, name, arguments)
-        new = call is None
         if call is None:
             call = Call()
             self.calls.append(call)
@@ -62,10 +60,10 @@ class Assembler:
         call.name = call.name or name
         call.extras.update({k: v for k, v in entry.items() if k not in ("index", "id", "type", "function")})
         if arguments and arguments == call.text and is_complete(arguments):
-            return None
+            return Delta(call, "")
         if arguments:
             call.arguments.append(arguments)
-        return Delta(call, new, arguments)
+        return Delta(call, arguments)
 
     def _known(self, index: int | None, id_: str, name: str, arguments: str) -> Call | None:
         """The call this entry goes on with, or None when it begins another."""
@@ -93,6 +91,10 @@ def is_complete(arguments: str) -> bool:
         return isinstance(codec.loads(arguments), dict)
     except ValueError:
         return False
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _text(arguments: Any) -> str:

@@ -140,7 +140,8 @@ def _spoken(items: list[Item]) -> list[_Spoken]:
 
 
 def _call(item: Item) -> _Call:
-    id_, name, extras = item.get("call_id") or item.get("id") or "", item["name"], item.get("x_upstream") or {}
+    id_, name = str(item.get("call_id") or item.get("id") or ""), str(item.get("name") or "")
+    extras = item["x_upstream"] if isinstance(item.get("x_upstream"), dict) else {}
     if item["type"] == "custom_tool_call":
         return _Call(id_, name, codec.dumps({"input": item.get("input") or ""}).decode(), extras)
     arguments = _object_text(item.get("arguments") or "")
@@ -267,7 +268,7 @@ def _outputs(calls: list[_Call], dialect: Dialect) -> list[Message]:
     tools: list[Message] = []
     images: list[dict[str, Any]] = []
     for call in calls:
-        text, others = parts.of_output(call.output)
+        text, others = parts.of_output(call.output, openai_like=dialect.openai_like)
         tools.append({"role": "tool", "tool_call_id": _call_id(call.id, dialect), "content": text})
         images += others
     return [*tools, {"role": "user", "content": images}] if images else tools

@@ -99,9 +99,8 @@ class Message(OutputItem):
         yield from super().close(status)
 
     def cut(self) -> None:
-        if self._kind:
-            self._pieces.append(self._halves.flush())
-            self._parts.append(self._part())
+        self._pieces.append(self._halves.flush())
+        self._parts.append(self._part())  # one is open as long as the message is
         self.item["content"] = self._parts
         super().cut()
 
@@ -209,9 +208,8 @@ class ReasoningSummary(OutputItem):
         yield from super().close(status)
 
     def cut(self) -> None:
-        if self._open:
-            self._pieces.append(self._halves.flush())
-            self._parts.append(self._part())
+        self._pieces.append(self._halves.flush())
+        self._parts.append(self._part())  # one is open as long as the item is
         self.item["summary"] = self._parts
         super().cut()
 

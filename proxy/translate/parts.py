@@ -30,8 +30,8 @@ def said_by_model(content: str | list[Part]) -> tuple[str, str]:
     """(text, refusal) of an assistant message; its text parts are one text."""
     if isinstance(content, str):
         return content, ""
-    text = "".join(part.get("text") or "" for part in content if part.get("type") != "refusal")
-    return text, "".join(part.get("refusal") or "" for part in content if part.get("type") == "refusal")
+    text = "".join(_text(part) for part in content if part.get("type") != "refusal")
+    return text, "".join(_text(part) for part in content if part.get("type") == "refusal")
 
 
 def said_by_user(content: str | list[Part], *, openai_like: bool) -> str | list[Part]:
@@ -47,14 +47,15 @@ def said_by_user(content: str | list[Part], *, openai_like: bool) -> str | list[
     return sent
 
 
-def of_output(output: Any) -> tuple[str, list[Part]]:
-    """(text for the tool message, images and files for a user message after it): tool messages hold only text."""
-    if isinstance(output, str):
-        return output, []
+def of_output(output: Any, *, openai_like: bool) -> tuple[str, list[Part]]:
+    """(text for the tool message, images and files for a user message after it): tool messages hold only text.
+
+    Raises InvalidRequest for a part that no chat backend takes.
+    """
     if not isinstance(output, list):
-        return "", []
-    others = [_chat_part(part, True) for part in output if isinstance(part, dict) and not _text(part)]
-    return plain_text([part for part in output if isinstance(part, dict)]), [p for p in others if p["type"] != "text"]
+        return (output if isinstance(output, str) else ""), []
+    sent = [_chat_part(part, openai_like) for part in output if isinstance(part, dict)]
+    return plain_text([part for part in sent if part["type"] == "text"]), [p for p in sent if p["type"] != "text"]
 
 
 def _text(part: Part) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 Item = dict[str, Any]
@@ -26,19 +27,19 @@ def delta_of(choice: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     return delta if isinstance(delta, dict) else {}
 
 
-def reasoning_of(delta: dict[str, Any]) -> tuple[str, int | None]:
+def thoughts_of(delta: dict[str, Any]) -> list[tuple[str, int | None]]:
     """(thought, its number if the upstream counts them); the first non-empty spelling, as some send two (§8.4)."""
     for key in ("reasoning_content", "reasoning", "thinking"):
         text = delta.get(key)
         if text and isinstance(text, str):
-            return text, None
-    details = delta.get("reasoning_details")
-    if not isinstance(details, list):
-        return "", None
-    entries = [entry for entry in details if isinstance(entry, dict)]
-    text = "".join(entry.get("text") or entry.get("summary") or "" for entry in entries)
-    number = entries[0].get("index") if entries else None
-    return text, number if isinstance(number, int) else None
+            return [(text, None)]
+    if not delta.get("reasoning_details"):
+        return []
+    details = groupby(_entries(delta["reasoning_details"]), lambda entry: _integer(entry.get("index")))
+    return [
+        ("".join(_string(entry.get("text")) or _string(entry.get("summary")) for entry in entries), number)
+        for number, entries in details
+    ]
 
 
 def text_of(delta: dict[str, Any]) -> tuple[str, str]:
@@ -50,19 +51,16 @@ def text_of(delta: dict[str, Any]) -> tuple[str, str]:
         text = "".join(_part_text(part, "text", "text") for part in content)
         return text, "".join(_part_text(part, "thinking", "thinking") for part in content)
     audio = delta.get("audio")
-    transcript = audio.get("transcript") if isinstance(audio, dict) else None
-    return (transcript if isinstance(transcript, str) else ""), ""
+    return (_string(audio.get("transcript")) if isinstance(audio, dict) else ""), ""
 
 
 def refusal_of(delta: dict[str, Any]) -> str:
-    refusal = delta.get("refusal")
-    return refusal if isinstance(refusal, str) else ""
+    return _string(delta.get("refusal"))
 
 
 def calls_of(delta: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries of ``tool_calls``; the legacy ``function_call`` as one of them."""
-    calls = delta.get("tool_calls")
-    entries = [entry for entry in calls if isinstance(entry, dict)] if isinstance(calls, list) else []
+    entries = _entries(delta.get("tool_calls"))
     if isinstance(legacy := delta.get("function_call"), dict):
         entries.append({"index": -1, "function": legacy})
     return entries
@@ -71,38 +69,34 @@ def calls_of(delta: dict[str, Any]) -> list[dict[str, Any]]:
 def annotations_of(delta: dict[str, Any]) -> list[Item]:
     """Url citations, flattened to the Responses form (wire §6.4)."""
     given = delta.get("annotations")
-    if not isinstance(given, list):
+    if not given:
         return []
-    cited = [a["url_citation"] for a in given if isinstance(a, dict) and isinstance(a.get("url_citation"), dict)]
     return [
         {
             "type": "url_citation",
-            "url": citation.get("url") or "",
-            "title": citation.get("title") or "",
-            "start_index": citation.get("start_index") or 0,
-            "end_index": citation.get("end_index") or 0,
+            "url": _string(citation.get("url")),
+            "title": _string(citation.get("title")),
+            "start_index": _integer(citation.get("start_index")) or 0,
+            "end_index": _integer(citation.get("end_index")) or 0,
         }
-        for citation in cited
+        for citation in (entry.get("url_citation") for entry in _entries(given))
+        if isinstance(citation, dict)
     ]
 
 
 def logprobs_of(logprobs: Any) -> list[Item]:
     """Log probabilities of the chunk's tokens in the item form (wire §6.5)."""
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return []
+    entries = _entries(logprobs.get("content")) if isinstance(logprobs, dict) else []
     return [
-        {**_token(entry), "top_logprobs": [_token(top) for top in entry.get("top_logprobs") or []]}
-        for entry in content
-        if isinstance(entry, dict)
+        {**_token(entry), "top_logprobs": list(map(_token, _entries(entry.get("top_logprobs"))))} for entry in entries
     ]
 
 
 def _token(entry: dict[str, Any]) -> Item:
-    token = entry.get("token") or ""
-    given = entry.get("bytes")
-    as_bytes = given if isinstance(given, list) else list(token.encode("utf-8", "surrogatepass"))
-    return {"token": token, "logprob": entry.get("logprob", 0.0), "bytes": as_bytes}
+    token, logprob, given = _string(entry.get("token")), entry.get("logprob"), entry.get("bytes")
+    whole = isinstance(given, list) and all(type(byte) is int for byte in given)
+    as_bytes = given if whole else list(token.encode("utf-8", "surrogatepass"))
+    return {"token": token, "logprob": logprob if type(logprob) in (int, float) else 0.0, "bytes": as_bytes}
 
 
 def _part_text(part: Any, type_: str, key: str) -> str:
@@ -113,4 +107,16 @@ def _part_text(part: Any, type_: str, key: str) -> str:
     value = part.get(key)
     if isinstance(value, list):
         return "".join(_part_text(inner, "text", "text") for inner in value)
+    return _string(value)
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _integer(value: Any) -> int | None:
+    return value if type(value) is int else None  # a boolean is none

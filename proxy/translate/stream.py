@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from proxy.errors import StatecarError, UpstreamError, from_upstream
@@ -96,7 +97,7 @@ class ResponseStream:
 
     def end_round(self) -> tuple[list[Event], list[FunctionCall]]:
         """Closes what is open and returns the calls of this upstream call; then the next round may be fed."""
-        events = self._emit(self._close("completed"))
+        events = self._emit(chain(self._drain(), self._close("completed")))
         calls = [item for item in self._calls.values() if item]
         self._usage = self._figures()
         self._begin_round()
@@ -160,6 +161,7 @@ class ResponseStream:
         self._assembler = Assembler()
         self._calls: dict[Call, FunctionCall | None] = {}
         self._blank: list[tuple[str, list[Item]]] = []
+        self._blank_thought = ""
         self._round_usage: dict[str, Any] | None = None
         self._fed = False
         self._blank_finish = False
@@ -184,12 +186,12 @@ class ResponseStream:
             self.finish_reason = str(reason)
 
     def _delta(self, delta: dict[str, Any], logprobs: Any) -> Iterator[Event]:
-        thought, number = reply.reasoning_of(delta)
-        text, thought_beside = reply.text_of(delta)
+        text, beside = reply.text_of(delta)
         if self._tags and text:
-            thought_beside, text = self._tags.feed(text)
-        if thought := thought or thought_beside:
-            yield from self._think(thought, number)
+            beside, text = self._tags.feed(text)
+        for thought, number in reply.thoughts_of(delta) or [(beside, None)]:
+            if thought:
+                yield from self._think(thought, number)
         if text:
             yield from self._write(text, reply.logprobs_of(logprobs) if logprobs else [])
         if refusal := reply.refusal_of(delta):
@@ -199,11 +201,15 @@ class ResponseStream:
             message = yield from self._message()
             yield from message.annotation(annotation)
         for entry in reply.calls_of(delta):
-            if (change := self._assembler.feed(entry)) is not None:
-                yield from self._call(change)
+            yield from self._call(self._assembler.feed(entry))
 
     def _think(self, thought: str, number: int | None) -> Iterator[Event]:
+        """Blank thought opens no item: transformers send it where the model does not think at all."""
         if not isinstance(self._text, Reasoning | ReasoningSummary):
+            if thought.isspace():
+                self._blank_thought += thought
+                return
+            thought = self._blank_thought + thought
             yield from self._close("completed", keep=_is_begun)
             kind = ReasoningSummary if self._summary else Reasoning
             self._text = kind(len(self.items), self._new_item_id("reasoning"))
@@ -247,6 +253,7 @@ class ResponseStream:
             yield from item.delta(arguments)
 
     def _open_call(self, call: Call) -> Iterator[Event]:
+        yield from self._drain()
         yield from self._close("completed", keep=_is_unfinished)
         if not call.id or call.id in self._call_ids:
             call.id = self._new_call_id()
@@ -265,7 +272,7 @@ class ResponseStream:
 
         ``keep``: which calls stay open, by their arguments so far; those of parallel calls may alternate.
         """
-        self._text, self._blank = None, []
+        self._text, self._blank, self._blank_thought = None, [], ""
         for item in self.items:
             if item.closed:
                 continue
@@ -273,9 +280,13 @@ class ResponseStream:
                 continue
             yield from item.close(last if item is self.items[-1] else "completed")
 
-    def _wrap_up(self, last: str) -> Iterator[Event]:
+    def _drain(self) -> Iterator[Event]:
+        """What was held back because it might have become a tag."""
         if self._tags and (rest := self._tags.flush()):
             yield from self._think(rest, None) if self._tags.thinking else self._write(rest, [])
+
+    def _wrap_up(self, last: str) -> Iterator[Event]:
+        yield from self._drain()
         if not self.items:
             yield from self._message()
         yield from self._close(last)

@@ -92,7 +92,7 @@ def _function_call(item: Item, at: str) -> Item:
 def _as_json(value: Item, at: str) -> str:
     try:
         return codec.dumps(value).decode()
-    except RecursionError:  # what can be read may still be too deep to be written
+    except ValueError:  # what can be read may still be too deep to be written
         raise InvalidRequest(f"Invalid '{at}': nested too deeply.", code="invalid_value", param=at) from None
 
 

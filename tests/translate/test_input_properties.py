@@ -1,0 +1,82 @@
+"""What holds for the messages of every history, however clients put it together (wire §7.5)."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy import wire
+from proxy.errors import InvalidRequest
+from proxy.translate.dialects import Dialect
+from proxy.translate.input import to_messages
+
+IDS = st.sampled_from("abc")
+ITEMS = st.one_of(
+    st.just({"role": "user", "content": "u"}),
+    st.just({"role": "assistant", "content": "t"}),
+    st.just({"role": "developer", "content": "d"}),
+    st.just({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "r"}]}),
+    *[st.builds(lambda id_: {"type": "function_call", "call_id": id_, "name": "f", "arguments": "{}"}, IDS)] * 3,
+    *[st.builds(lambda id_: {"type": "function_call_output", "call_id": id_, "output": "o"}, IDS)] * 3,
+    st.just({"type": "mcp_call", "id": "mcp_1", "server_label": "s", "name": "n", "arguments": "{}", "output": "x"}),
+    st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
+)
+DIALECTS = st.builds(
+    Dialect,
+    openai_like=st.booleans(),
+    system_messages=st.sampled_from(["merge", "keep", "user"]),
+    reasoning_replay=st.sampled_from(["always", "tool_turns", "never"]),
+    tool_call_ids=st.sampled_from(["any", "mistral9"]),
+    repair_tool_history=st.booleans(),
+)
+
+
+def numbered(items):
+    """The items as stored, each with a text of its own; outputs that no call came before are left out."""
+    own, called = [], set()
+    for at, item in enumerate(items):
+        if item.get("type") == "function_call":
+            called.add(item["call_id"])
+        if item.get("type") != "function_call_output" or item["call_id"] in called:
+            texts = {key: f"{item[key]}{at}" for key in ("content", "output") if isinstance(item.get(key), str)}
+            own.append(item | texts)
+    return wire.create_response({"model": "m", "input": own})["input"]
+
+
+def told(items, role):
+    return [item["content"][0]["text"] for item in items if item.get("role") == role]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ITEMS, max_size=12).map(numbered), DIALECTS)
+def test_every_history_is_refused_or_in_the_order_that_backends_demand(items, dialect):
+    try:
+        sent = to_messages(None, items, dialect)
+    except InvalidRequest as exc:
+        assert exc.param == "input"
+        return
+    waiting = []
+    for message in sent:
+        if message["role"] == "tool":
+            assert message["tool_call_id"] == waiting.pop(0), "tool messages stand in the order of their calls"
+            continue
+        assert not waiting, "nothing comes between a call and its output"
+        waiting = [call["id"] for call in message.get("tool_calls", ())]
+    assert not waiting, "every call is answered"
+    assert_nothing_is_lost(items, sent, dialect)
+
+
+def assert_nothing_is_lost(items, sent, dialect):
+    said = "\n".join(message["content"] or "" for message in sent if message["role"] == "assistant")
+    assert [line for line in said.splitlines() if line] == told(items, "assistant")
+    asked = [message["content"] for message in sent if message["role"] == "user"]
+    assert [text for text in asked if text.startswith("u")] == told(items, "user")
+    calls = [call for message in sent for call in message.get("tool_calls", ())]
+    assert len(calls) == sum(item["type"] in ("function_call", "mcp_call") for item in items)
+    given = {item["output"] for item in items if item["type"] == "function_call_output"}
+    outputs = [message["content"] for message in sent if message["role"] == "tool"]
+    outputs = [text for text in outputs if text.startswith("o")]
+    assert given.issuperset(outputs)
+    assert len(outputs) == len(set(outputs))
+    if dialect.reasoning_replay == "never":
+        assert not any("reasoning_content" in message for message in sent)
+    if dialect.system_messages == "merge":
+        assert all(message["role"] != "system" for message in sent[1:])
