@@ -18,6 +18,8 @@ from proxy.translate.dialects import Dialect
 
 Item = dict[str, Any]
 Message = dict[str, Any]
+Kinded = tuple[str, Item]
+"""An item and its kind, decided once."""
 
 _SYNTHETIC_OUTPUT = "No output was given for this call."
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
@@ -31,7 +33,8 @@ def to_messages(instructions: str | None, items: list[Item], dialect: Dialect) -
     Raises InvalidRequest for an output without its call, a call of the newest turn without an output, and parts that no
     chat backend takes (wire §2.4, §7.3).
     """
-    system, rest = _system(instructions, [item for item in items if _kind(item)], dialect)
+    sent = [(kind, item) for item in items if (kind := _kind(item))]
+    system, rest = _system(instructions, sent, dialect)
     blocks = _blocks(rest)
     _pair(blocks, dialect.repair_tool_history)
     _move_late_calls(blocks)
@@ -57,16 +60,16 @@ def _kind(item: Item) -> str:
     return "output" if type_ in _OUTPUTS else ""
 
 
-def _system(instructions: str | None, items: list[Item], dialect: Dialect) -> tuple[list[Message], list[Item]]:
+def _system(instructions: str | None, items: list[Kinded], dialect: Dialect) -> tuple[list[Message], list[Kinded]]:
     """(the leading system message, if any; the other items). Many templates allow one, at the front only (§7.2)."""
     texts, roles = ([instructions], {"system"}) if instructions else ([], set())
-    rest: list[Item] = []
-    for item in items:
-        if _kind(item) == "system" and (not rest or dialect.system_messages == "merge"):
+    rest: list[Kinded] = []
+    for kind, item in items:
+        if kind == "system" and (not rest or dialect.system_messages == "merge"):
             texts.append(parts.plain_text(item["content"]))
             roles.add(item["role"])
         else:
-            rest.append(item)
+            rest.append((kind, item))
     if not texts:
         return [], rest
     role = "developer" if dialect.openai_like and roles == {"developer"} else "system"
@@ -107,10 +110,9 @@ class _Block:
     live: bool = True
 
 
-def _blocks(items: list[Item]) -> list[_Block]:
+def _blocks(items: list[Kinded]) -> list[_Block]:
     blocks: list[_Block] = []
-    for item in items:
-        kind = _kind(item)
+    for kind, item in items:
         if not blocks or kind != blocks[-1].kind or kind in ("user", "system"):
             blocks.append(_Block(kind, []))
         blocks[-1].items.append(item)

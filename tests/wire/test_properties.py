@@ -98,7 +98,7 @@ def nulls_in_parts(item):
     return [key for parts in lists for part in parts for key, value in part.items() if value is None]
 
 
-@settings(PATIENT, max_examples=400)
+@settings(PATIENT, max_examples=200)
 @given(ITEM)
 def test_an_item_in_stored_form_comes_out_equal(item):
     try:
@@ -109,7 +109,7 @@ def test_an_item_in_stored_form_comes_out_equal(item):
     assert list(wire.input_item(kept, "input[0]")) == list(kept)
 
 
-@settings(PATIENT, max_examples=200)
+@settings(PATIENT, max_examples=100)
 @given(ITEM)
 def test_a_stored_item_has_a_type_and_no_nulls_in_itself_or_its_parts(item):
     try:
@@ -122,7 +122,7 @@ def test_a_stored_item_has_a_type_and_no_nulls_in_itself_or_its_parts(item):
         assert nulls_in_parts(kept) == []
 
 
-@settings(PATIENT, max_examples=200)
+@settings(PATIENT, max_examples=100)
 @given(BODY)
 def test_a_checked_request_passes_again_unchanged(body):
     try:
@@ -132,7 +132,7 @@ def test_a_checked_request_passes_again_unchanged(body):
     assert wire.create_response(request) == request
 
 
-@settings(PATIENT, max_examples=300)
+@settings(PATIENT, max_examples=150)
 @given(st.sampled_from([wire.create_response, wire.create_conversation, wire.update_conversation, wire.create_items]),
        JSON | BODY | st.fixed_dictionaries({"items": JSON | st.lists(ITEM, max_size=3), "metadata": JSON}))  # fmt: skip
 def test_nothing_but_an_invalid_request_is_ever_raised(call, body):
@@ -140,7 +140,7 @@ def test_nothing_but_an_invalid_request_is_ever_raised(call, body):
         call(body)
 
 
-@settings(PATIENT, max_examples=200)
+@settings(PATIENT, max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(["limit", "order", "after", "before", "include[]"]), STRING), max_size=4))
 def test_nothing_but_an_invalid_request_is_ever_raised_by_a_query(query):
     with suppress(InvalidRequest):
