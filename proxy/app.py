@@ -23,18 +23,19 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import codec
-from proxy.errors import NotFound, StatecarError, UpgradeRequired
+from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
 from proxy.observe import AccessLog
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
+from proxy.routes.open import OpenRequests
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.responses import Responses
-from proxy.routes.streaming import OpenTurns, Pace
+from proxy.routes.streaming import Pace
 from proxy.settings import Settings
 from proxy.state import State, open_state
 from proxy.translate.dialects import for_upstream
-from proxy.turn import Dialects, Services
+from proxy.turn import Dialects, Services, ShuttingDown
 from proxy.upstream import Pool, Upstream
 
 log = logging.getLogger("statecar")
@@ -67,7 +68,8 @@ def create_app(settings: Settings) -> ASGIApp:
         exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key)
-    return AccessLog(Door(own, passthrough, access, settings.own_prefix), enabled=settings.access_log)
+    door = Door(own, passthrough, access, settings.own_prefix, life.requests)
+    return AccessLog(door, enabled=settings.access_log)
 
 
 def _routes(settings: Settings, state: State, pool: Pool, access: Access, life: Life) -> list[BaseRoute]:
@@ -80,8 +82,13 @@ def _routes(settings: Settings, state: State, pool: Pool, access: Access, life: 
         lock_wait=settings.conversation_lock_wait,
         late_errors=settings.late_errors,
     )
-    pace = Pace(settings.sse_keepalive_seconds, settings.early_stream_after_seconds, settings.sse_comments)
-    responses = Responses(services, access, life.turns, pace, settings.body_limit)
+    pace = Pace(
+        keepalive=settings.sse_keepalive_seconds,
+        early=settings.early_stream_after_seconds,
+        stall=settings.client_stall_timeout,
+        comments=settings.sse_comments,
+    )
+    responses = Responses(services, access, life.requests, pace, settings.body_limit)
     conversations = Conversations(state, access, time.time, settings.body_limit)
     health = Health(state, pool, lambda: life.stopping)
     return [
@@ -101,11 +108,23 @@ class Door:
     passthrough: ASGIApp
     access: Access
     own_prefix: str
+    requests: OpenRequests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.own(scope, receive, send)
             return
+        with self.requests.counted():
+            try:
+                await self._route(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.requests.stopped:
+                    raise
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
+                if not facts(scope).get("begun"):
+                    await _error(ShuttingDown())(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
         own = _OWN.match(path)
         health = path in (f"{self.own_prefix}/health", f"{self.own_prefix}/ready")
@@ -129,10 +148,10 @@ class Door:
 
 @dataclass
 class Life:
-    """The end of a process: open turns get ``grace`` seconds, then end as failed, never as a bare end of stream."""
+    """The end of a process: open requests get ``grace`` seconds; then turns end as failed, never as a bare EOF."""
 
     grace: float
-    turns: OpenTurns = field(default_factory=OpenTurns)
+    requests: OpenRequests = field(default_factory=OpenRequests)
     stopping: bool = False
 
     def watch_signals(self) -> None:
@@ -153,22 +172,26 @@ class Life:
     def _begin_stop(self) -> None:
         if not self.stopping:
             self.stopping = True
-            asyncio.get_running_loop().call_later(self.grace, self.turns.stop)
+            asyncio.get_running_loop().call_later(self.grace, self.requests.stop)
 
     async def ended(self) -> None:
-        """Waits a little for the turns that are being ended, so that their last write finds the store open."""
+        """Waits a little for the requests that are being ended, so that their last write finds the store open."""
         try:
             async with asyncio.timeout(5):
-                await self.turns.none_open()
+                await self.requests.none_open()
         except TimeoutError:
-            log.warning("%d turns did not end", len(self.turns))
+            log.warning("%d requests did not end", len(self.requests))
 
 
 @asynccontextmanager
 async def _lifespan(state: State, pool: Pool, life: Life) -> AsyncIterator[None]:
     life.watch_signals()
-    for warning in await state.warnings():
-        log.warning("%s", warning)
+    try:
+        await state.ping()
+        for warning in await state.warnings():
+            log.warning("%s", warning)
+    except StoreUnavailable as exc:
+        log.error("not ready: %s Serving goes on without it.", exc.message)  # it may come up later
     try:
         yield
     finally:

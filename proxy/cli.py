@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -99,28 +100,43 @@ def _demo(args: list[str]) -> int:
     parser.add_argument("--port", default=8081, type=int, help="port to listen on (default %(default)s)")
     options = parser.parse_args(args)
     configure_logging("text", "info")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = _AskedToEnd()
     sockets = listen(options.host, options.port)
     log.info("demo backend on %s/v1", _url(sockets[0]))
-    return _run_here(_config(demo.app, lifespan="off"), sockets)
+    return _run_here(_config(demo.app, lifespan="off"), sockets, asked)
 
 
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until a server takes it: end as by Ctrl-C
+    asked = _AskedToEnd()
     with contextlib.ExitStack() as stack:
         sockets = listen(settings.host, settings.port)
         for sock in sockets:
             stack.callback(sock.close)
         ready = stack.enter_context(_with_backends(settings))
+        if asked.so:
+            return 0
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
         log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
         if settings.workers == 1:
-            return _run_here(_config(functools.partial(create_app, ready), grace=settings.grace, factory=True), sockets)
-        return _run_workers(ready, sockets)
+            app = functools.partial(create_app, ready)
+            return _run_here(_config(app, grace=settings.grace, factory=True), sockets, asked)
+        return _run_workers(ready, sockets, asked)
+
+
+class _AskedToEnd:
+    """Notes SIGINT and SIGTERM until a server takes them: an exception at any point would leave things half started."""
+
+    def __init__(self) -> None:
+        self.so = False
+        for sig in SIGNALS:
+            signal.signal(sig, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.so = True
 
 
 def _store_in_words(settings: Settings) -> str:
@@ -219,11 +235,13 @@ def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", **rest: Any) -> u
     )
 
 
-def _run_here(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
+def _run_here(config: uvicorn.Config, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
     server = uvicorn.Server(config)
     for sig in SIGNALS:
         # uvicorn puts this one back when it has ended and raises the signal once more: that must change nothing.
         signal.signal(sig, server.handle_exit)
+    if asked.so:
+        return 0
     try:
         server.run(sockets=sockets)
     except SystemExit:  # uvicorn has logged why the app could not start
@@ -231,9 +249,11 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
     return 0 if server.started else 1
 
 
-def _run_workers(settings: Settings, sockets: list[socket.socket]) -> int:
+def _run_workers(settings: Settings, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
     app = functools.partial(worker_app, settings)
     supervisor = _Workers(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
+    if asked.so:
+        return 0
     supervisor.run()
     return 1 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 

@@ -126,7 +126,8 @@ class UpstreamTimeout(UpstreamError):
 
 _OVERFLOW = ("maximum context length", "context size", "exceeds the context", "context length", "context window")
 _OPENAI_TYPE = re.compile(r"[a-z0-9_]+\Z")
-_FOREIGN_TYPES = ("exceed_context_size_error", "not_found_error")
+_OVERFLOW_TYPE = "exceed_context_size_error"
+_FOREIGN_TYPES = (_OVERFLOW_TYPE, "not_found_error")
 _PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry")
 
 
@@ -141,10 +142,10 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
     code = fields.get("code")
     if status < 400:
         status = _status_in(code, fields.get("status_code")) or 502
-    if not isinstance(code, str) or code.isdecimal():
-        code = None
+    if not isinstance(code, str) or _status_in(code):
+        code = None  # vLLM and llama.cpp put the status there
     message = _message(payload, error)
-    if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == "exceed_context_size_error":
+    if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == _OVERFLOW_TYPE:
         code = "context_length_exceeded"
     return UpstreamError(
         message or f"The upstream answered {status} without a message.",
@@ -196,7 +197,7 @@ def _fault(fault: Any) -> str:
 
 
 def _type(given: Any, status: int) -> str:
-    """The error's own type if it is one of OpenAI's kind; vLLM and llama.cpp have names that no client knows."""
+    """The error's own type if it is of OpenAI's kind; vLLM and llama.cpp have names that no client knows (§2.2)."""
     if isinstance(given, str) and (status in (401, 403) or _OPENAI_TYPE.match(given)) and given not in _FOREIGN_TYPES:
         return given
     if status == 429:

@@ -43,7 +43,7 @@ class AccessLog:
         async def watched(message: Message) -> None:
             nonlocal status, first
             if message["type"] == "http.response.start":
-                status, first = message["status"], time.perf_counter()
+                status, first, facts["begun"] = message["status"], time.perf_counter(), True
                 if not facts.get("passed_on"):
                     headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
                     message = {**message, "headers": headers}
@@ -60,7 +60,7 @@ class AccessLog:
     def _write(
         scope: Scope, facts: dict[str, Any], request_id: str, status: int | None, seconds: list[float | None]
     ) -> None:
-        turn, probe = facts.pop("turn", {}), facts.pop("probe", False)
+        turn, probe, _ = facts.pop("turn", {}), facts.pop("probe", False), facts.pop("begun", False)
         fields = {
             "method": scope["method"],
             "path": scope["path"],

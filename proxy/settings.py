@@ -60,6 +60,8 @@ def _host(text: str) -> str:
 def _own_prefix(text: str) -> str:
     if text and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
         raise ValueError("must be a path that starts with / and does not end with one, as /statecar")
+    if text == "/v1" or text.startswith("/v1/"):
+        raise ValueError("must not lie under /v1, where the API is; /statecar would do")
     return text
 
 
@@ -92,6 +94,8 @@ def _store(text: str) -> str:
     parts = _split(text, right)
     if not (parts.path.strip("/") if parts.scheme == "unix" else parts.scheme in _STORES and parts.hostname):
         raise ValueError(right)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+        raise ValueError(f"{right}; what follows the port is the number of a database")
     return text
 
 
@@ -162,6 +166,7 @@ class Settings:
 
     sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent; 0 sends none")
     sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")
+    client_stall_timeout: float = _option(300.0, "streams", "seconds a client may take nothing of its stream before it counts as gone; 0 waits")
     early_stream_after_seconds: float = _option(25.0, "streams", "seconds of upstream silence after which a stream begins without it; 0 waits")
     late_errors: Literal["failed", "both"] = _option("failed", "streams", "how an error in mid-stream is told; both sends an error event before response.failed")
 

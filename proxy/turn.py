@@ -15,7 +15,7 @@ from proxy.errors import InvalidRequest, NotFound, StatecarError, StoreUnavailab
 from proxy.state import Draft, Item, Past, State
 from proxy.translate.dialects import Dialect, remedy
 from proxy.translate.items import Event
-from proxy.translate.request import to_chat
+from proxy.translate.request import to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import ToolPlan, plan
@@ -90,7 +90,7 @@ class Turn:
         self._context: _Context | None = None
         self._stream: ResponseStream | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._stopped = False
+        self._stopped, self._interruptible = False, True
 
     # -- what an edge may call
 
@@ -110,7 +110,12 @@ class Turn:
             try:
                 async with aclosing(self._round(context)) as batches:
                     async for events in batches:
+                        self._interruptible = False  # while the edge sends, and at the end while we save
                         yield events
+                        if self._stopped:
+                            raise ShuttingDown
+                        self._interruptible = True
+                self._interruptible = False
                 closing = stream.finish(int(self._services.now()), done=context.done)
                 await self._save(context)
             except StatecarError as exc:
@@ -140,15 +145,18 @@ class Turn:
         return self._stream.keepalive() if self._stream else None
 
     def stop(self) -> None:
-        """Ends the turn as failed, because the server ends."""
+        """Ends the turn as failed, because the server ends: at once where it waits, else when the edge comes back."""
         if self._task and not self._stopped:
             self._stopped = True
-            self._task.cancel()
+            if self._interruptible:
+                self._task.cancel()
 
     # -- context
 
     async def _begin(self, stack: AsyncExitStack) -> _Context:
         past = await self._past(stack)
+        if self._request.get("store", True):
+            await self._services.state.check()  # before the model works for nothing
         minter = ids.Minter(past.tag)
         given = await self._input(past, minter)
         upstream = self._services.pool.pick(self._request["model"], past.tag)
@@ -167,6 +175,7 @@ class Turn:
             allowed=tools.allowed,
             call_ids=[item["call_id"] for item in (*past.items, *given) if "call_id" in item],
             think_tags=dialect.think_tags,
+            logprobs=wants_logprobs(self._request),
         )
         return _Context(past, given, minter, upstream, tools, self._stream)
 

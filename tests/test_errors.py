@@ -115,7 +115,7 @@ SHAPES = [
         "Mistral, without a wrapper",
         400,
         {"object": "error", "message": MISTRAL, "type": "invalid_function_call", "code": "3280"},
-        *(MISTRAL, 400, "invalid_function_call", None, None),
+        *(MISTRAL, 400, "invalid_function_call", None, "3280"),
     ),
     shape(
         "OpenAI",

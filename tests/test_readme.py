@@ -1,4 +1,4 @@
-"""The README and the changelog say what the code says. ``python -m tests.test_readme`` writes the options table anew."""
+"""The README and the changelog say what the code says. ``python -m tests.test_readme`` writes the options table."""
 
 import re
 from pathlib import Path

@@ -46,8 +46,7 @@ class Access:
         """Raises Unauthorized for a missing or wrong key."""
         if not self.keys:
             return
-        scheme, _, token = _header(scope, b"authorization").partition(" ")
-        given = (token if scheme.lower() == "bearer" else "") or _header(scope, b"api-key")
+        given = _key(scope)
         known = [hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()) for key in self.keys]
         if not any(known):
             told = (
@@ -72,6 +71,8 @@ class Access:
             given = _header(scope, name.lower().encode())
             if not given:
                 raise Unauthorized(f"The header '{name}' that names the tenant is missing.")
+        elif self.keys:  # one key is one tenant, however it is presented
+            given = f"Bearer {_key(scope)}"
         else:
             given = _header(scope, b"authorization") or _header(scope, b"api-key")
         fixed = hashlib.sha256(self.secret.encode()).digest() if self.secret else None
@@ -214,6 +215,12 @@ async def _watch(receive: Receive, ticking: Ticking | None) -> None:
         else:
             if message["type"] == "http.disconnect":
                 return
+
+
+def _key(scope: Scope) -> str:
+    """The key a caller presents, as Bearer token or in ``api-key``."""
+    scheme, _, token = _header(scope, b"authorization").partition(" ")
+    return (token.strip() if scheme.lower() == "bearer" else "") or _header(scope, b"api-key")
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 from proxy import ids
 from proxy.errors import InvalidRequest, NotBuilt, NotFound, UpgradeRequired
 from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
-from proxy.routes.streaming import JsonReply, OpenTurns, Pace, SseReply
+from proxy.routes.open import OpenRequests
+from proxy.routes.streaming import JsonReply, Pace, SseReply
 from proxy.state import State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn
@@ -26,7 +27,7 @@ class Responses:
 
     services: Services
     access: Access
-    turns: OpenTurns
+    requests: OpenRequests
     pace: Pace
     body_limit: int
 
@@ -55,8 +56,8 @@ class Responses:
         body = create_response(await json_body(request, self.body_limit))
         turn = Turn(self.services, body, caller)
         if body.get("stream"):
-            return SseReply(turn, self.turns, self.pace, done=done)
-        return JsonReply(turn, self.turns)
+            return SseReply(turn, self.requests, self.pace, done=done)
+        return JsonReply(turn, self.requests)
 
     async def list(self, request: Request) -> Response:
         """Not in OpenAI's API; newest first, each with its own ``input`` (wire §3)."""

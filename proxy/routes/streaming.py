@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from math import inf
 
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy import sse
 from proxy.routes.edge import ClientGone, answer, attended, facts
+from proxy.routes.open import OpenRequests
 from proxy.translate.items import Event
 from proxy.turn import Turn
 
@@ -27,58 +27,30 @@ _HEADERS = [
 ]
 
 
-class OpenTurns:
-    """The turns being answered by this process, so that it can end them before it ends."""
-
-    def __init__(self) -> None:
-        self._turns: set[Turn] = set()
-        self._none = asyncio.Event()
-        self._none.set()
-
-    @contextmanager
-    def counted(self, turn: Turn) -> Iterator[None]:
-        self._turns.add(turn)
-        self._none.clear()
-        try:
-            yield
-        finally:
-            self._turns.discard(turn)
-            if not self._turns:
-                self._none.set()
-
-    async def none_open(self) -> None:
-        """Returns when the last of them has ended."""
-        await self._none.wait()
-
-    def __len__(self) -> int:
-        return len(self._turns)
-
-    def stop(self) -> None:
-        """Ends them all as failed: every stream gets its terminal event."""
-        for turn in tuple(self._turns):
-            turn.stop()
-
-
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of silence before a keepalive, and before a stream begins without its upstream; 0 is never."""
+    """Seconds of silence before a keepalive, and before a stream begins without its upstream; 0 is never.
+
+    ``stall``: seconds a client may take nothing of what is sent to it, before it counts as gone.
+    """
 
     keepalive: float = 15.0
     early: float = 25.0
+    stall: float = 300.0
     comments: bool = True
 
 
 class JsonReply:
     """An ASGI answer: the last event's response. Errors before it are raised, so that they keep their HTTP status."""
 
-    def __init__(self, turn: Turn, turns: OpenTurns) -> None:
-        self._turn, self._turns = turn, turns
+    def __init__(self, turn: Turn, requests: OpenRequests) -> None:
+        self._turn, self._requests = turn, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts(scope)["turn"] = self._turn.facts
         last: Event | None = None
         try:
-            with self._turns.counted(self._turn):
+            with self._requests.ended_by(self._turn.stop):
                 async with aclosing(self._turn.run()) as batches, attended(receive):
                     async for events in batches:
                         last = events[-1] if events else last
@@ -92,9 +64,9 @@ class JsonReply:
 class SseReply:
     """An ASGI answer: the events, framed as they come. The status line waits for the first of them (wire §2.6)."""
 
-    def __init__(self, turn: Turn, turns: OpenTurns, pace: Pace, *, done: bool) -> None:
+    def __init__(self, turn: Turn, requests: OpenRequests, pace: Pace, *, done: bool) -> None:
         """``done``: whether ``data: [DONE]`` ends the stream (wire §9.1)."""
-        self._turn, self._turns, self._pace, self._done = turn, turns, pace, done
+        self._turn, self._requests, self._pace, self._done = turn, requests, pace, done
         self._sending = asyncio.Lock()
         self._opened = False
         self._clock = asyncio.get_running_loop().time
@@ -104,7 +76,7 @@ class SseReply:
         self._send = send
         facts(scope)["turn"] = self._turn.facts
         try:
-            with self._turns.counted(self._turn):
+            with self._requests.ended_by(self._turn.stop):
                 async with aclosing(self._turn.run()) as batches, attended(receive, self):
                     async for events in batches:
                         if events:
@@ -116,11 +88,14 @@ class SseReply:
     # -- the clock's side (Ticking)
 
     def due_in(self) -> float | None:
-        """The stream may open while its watcher sleeps, which therefore looks again within a keepalive's time."""
-        due = self._due()
-        if not self._opened and self._pace.keepalive:
-            due = min(due, self._clock() + self._pace.keepalive)
-        return max(0.0, due - self._clock()) if due < inf else None
+        """The stream may open, or its client stall, while the watcher sleeps: it looks again now and then."""
+        pause = min(self._pace.keepalive or inf, self._pace.stall or inf)
+        if self._sending.locked():
+            due = self._last + (self._pace.stall or inf)
+        else:
+            due = self._due()
+        pause = min(pause, max(0.0, due - self._clock()))
+        return pause if pause < inf else None
 
     def _due(self) -> float:
         """When the silence is to be filled."""
@@ -128,11 +103,12 @@ class SseReply:
         return self._last + wait if wait else inf
 
     async def tick(self) -> None:
-        """Fills a silence. Skipped while something is being sent: then there is none, and events keep their order."""
-        if self._clock() < self._due():
-            return
+        """Fills a silence. While something is being sent there is none, and events must keep their order."""
         if self._sending.locked():
-            self._last = self._clock()
+            if self._pace.stall and self._clock() - self._last >= self._pace.stall:
+                raise ClientGone  # it is there and takes nothing: its turn must not hold a conversation for ever
+            return
+        if self._clock() < self._due():
             return
         if not self._opened:
             if events := self._turn.begin():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from proxy.state import keys
-from proxy.state.client import Client
+from proxy.state.client import Client, Script
 from proxy.state.conversations import Conversation, Conversations
 from proxy.state.leases import Lock
 from proxy.state.page import Page, cut
@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+_PROBE = Script("probe")
+_FRESH = 1.0
+
+
 class State:
     """Responses and conversations in one store."""
 
@@ -41,8 +45,13 @@ class State:
         self.conversations = Conversations(client, lifetimes)
 
     async def ping(self) -> None:
-        """Returns when the store answers. Raises StoreUnavailable."""
-        await self._client.command("EXISTS", keys.SECRET)
+        """Returns when the store runs a script that writes. Raises StoreUnavailable."""
+        await self._client.script(_PROBE, [keys.PROBE])
+
+    async def check(self) -> None:
+        """Like ``ping``, but content with a response saved within the last second."""
+        if not self.responses.saved_within(_FRESH):
+            await self.ping()
 
     async def tenant_secret(self) -> bytes:
         """The 32 bytes that key the tenant hash, the same for every process on this store. Raises StoreUnavailable."""
@@ -59,6 +68,7 @@ class State:
 
     async def close(self) -> None:
         """Releases what is being released, then closes every connection."""
+        await self._secret.close()
         await self.conversations.close()
         await self._client.close()
 

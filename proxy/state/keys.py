@@ -17,6 +17,9 @@ CONVERSATION_LOG = "c"
 SECRET = "sc:secret"  # noqa: S105 (the key's name)
 """The secret of the tenant hash, 32 bytes."""
 
+PROBE = "sc:probe"
+"""What a readiness check writes."""
+
 
 def tenant_index(tenant: str) -> str:
     """ZSET of a tenant's responses: member = the 22 bytes of tag and turn, score = created at, in microseconds."""

@@ -49,8 +49,12 @@ class Locks:
         The release is a task of its own: it is done even when the body was cancelled and goes on being cancelled.
         """
         renewing = asyncio.create_task(self._renew(lock))
+        reachable = True
         try:
             yield
+        except StoreUnavailable:
+            reachable = False  # then nobody waits for the release as well
+            raise
         finally:
             renewing.cancel()
             if lock.held:
@@ -58,7 +62,8 @@ class Locks:
                 releasing = asyncio.create_task(self._release(lock))
                 self._releasing.add(releasing)
                 releasing.add_done_callback(self._releasing.discard)
-                await asyncio.shield(releasing)
+                if reachable:
+                    await asyncio.shield(releasing)
 
     async def close(self) -> None:
         """Waits for releases under way."""

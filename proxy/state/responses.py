@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 from proxy import codec, ids
@@ -31,6 +32,7 @@ class Responses:
         self._client = client
         self._lifetimes = lifetimes
         self._index = TenantIndex(client, lifetimes)
+        self._saved = -inf
 
     async def history(self, id_: str, tenant: str) -> Past | None:
         """What a turn continues from that names this response; None when there is none.
@@ -54,8 +56,13 @@ class Responses:
         listing = asyncio.create_task(self._index.add(draft))
         try:
             await self._write(draft)
+            self._saved = asyncio.get_running_loop().time()
         finally:
             await listing
+
+    def saved_within(self, seconds: float) -> bool:
+        """Whether a save has succeeded so recently that the store need not be asked whether it takes one."""
+        return asyncio.get_running_loop().time() - self._saved < seconds
 
     async def load(self, id_: str, tenant: str) -> Stored | None:
         """The response with its own items; None when there is none."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import time
 
 from proxy.errors import StoreUnavailable
 from proxy.state.client import Client
 from proxy.state.keys import SECRET
 
-_AGE = 60.0  # seconds until it is offered again, so that replicas agree soon after the store was emptied
+_AGE = 5.0  # seconds until it is offered again, so that replicas agree soon after the store was emptied
 
 
 class TenantSecret:
@@ -19,18 +19,34 @@ class TenantSecret:
         self._client = client
         self._value: bytes | None = None
         self._until = 0.0
+        self._offering: asyncio.Task[bytes] | None = None
 
     async def get(self) -> bytes:
-        """The secret. Raises StoreUnavailable when it was never read and cannot be."""
-        if self._value is not None and time.monotonic() < self._until:
-            return self._value
-        offer = self._value or secrets.token_bytes(32)
+        """The secret. Raises StoreUnavailable when it was never read and cannot be.
+
+        Once known it costs no waiting: it is offered again beside the requests, which go on with the copy.
+        """
+        if self._value is None:
+            return await self._offer()
+        now = asyncio.get_running_loop().time()
+        if now >= self._until:
+            self._until = now + _AGE
+            self._offering = asyncio.create_task(self._offer())
+        return self._value
+
+    async def close(self) -> None:
+        """Ends an offer under way."""
+        if self._offering is not None:
+            self._offering.cancel()
+            await asyncio.wait([self._offering])
+
+    async def _offer(self) -> bytes:
         try:
-            await self._client.command("SET", SECRET, offer, "NX")
-            self._value = await self._client.command("GET", SECRET)
+            await self._client.command("SET", SECRET, self._value or secrets.token_bytes(32), "NX")
+            value: bytes = await self._client.command("GET", SECRET)
         except StoreUnavailable:
             if self._value is None:
                 raise
-        self._until = time.monotonic() + _AGE
-        assert self._value is not None, "it was set or stood there, and has no expiry"
-        return self._value
+            return self._value  # logged
+        self._value, self._until = value, asyncio.get_running_loop().time() + _AGE
+        return value

@@ -24,6 +24,7 @@ Kinded = tuple[str, Item]
 _SYNTHETIC_OUTPUT = "No output was given for this call."
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 _CALLS = ("function_call", "custom_tool_call", "mcp_call")
+_ANSWERED = -1
 _NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
 
 
@@ -88,7 +89,7 @@ class _Call:
     arguments: str
     extras: dict[str, Any]
     output: Any = None
-    answered_in: int | None = None
+    answered_in: int | None = None  # or _ANSWERED, when it holds its output itself
 
 
 @dataclass
@@ -130,7 +131,8 @@ def _spoken(items: list[Item]) -> list[_Spoken]:
     for item in items:
         last = out[-1]
         is_text = item["type"] == "message"
-        if (item["type"] == "reasoning" and (last.texts or last.calls)) or (is_text and last.texts and not last.calls):
+        is_new = is_text and (last.texts if not last.calls else last.calls[-1].answered_in == _ANSWERED)
+        if is_new or (item["type"] == "reasoning" and (last.texts or last.calls)):
             out.append(last := _Spoken())
         if is_text:
             last.texts.append(item)
@@ -148,8 +150,14 @@ def _call(item: Item) -> _Call:
         return _Call(id_, name, codec.dumps({"input": item.get("input") or ""}).decode(), extras)
     arguments = _object_text(item.get("arguments") or "")
     if item["type"] == "mcp_call":
-        return _Call(id_, f"{item.get('server_label', '')}__{name}", arguments, extras, item.get("output") or "", -1)
+        output = item.get("output") or _error_text(item.get("error"))
+        return _Call(id_, f"{item.get('server_label', '')}__{name}", arguments, extras, output, _ANSWERED)
     return _Call(id_, name, arguments, extras)
+
+
+def _error_text(error: Any) -> str:
+    """What a failed tool said, for the model to read."""
+    return codec.dumps(error).decode() if error else ""
 
 
 def _object_text(arguments: str) -> str:
@@ -177,7 +185,7 @@ def _pair(blocks: list[_Block], repair: bool) -> None:
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
             if at == newest and not repair:
                 raise InvalidRequest(f"No tool output found for function call {call.id}.", param="input")
-            call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, -1
+            call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, _ANSWERED
 
 
 def _answer(candidates: list[_Call], output: Item, at: int) -> None:
@@ -201,7 +209,7 @@ def _move_late_calls(blocks: list[_Block]) -> None:
         if block.kind != "model":
             continue
         for spoken in block.spoken:
-            late = [call for call in spoken.calls if call.answered_in not in (-1, at + 1)]
+            late = [call for call in spoken.calls if call.answered_in not in (_ANSWERED, at + 1)]
             if not late:
                 continue
             spoken.calls = [call for call in spoken.calls if call not in late]

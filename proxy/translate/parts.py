@@ -16,6 +16,7 @@ _TEXT_NAME = re.compile(
     r".*\.(txt|md|markdown|csv|tsv|json|jsonl|xml|ya?ml|html?|log|ini|toml|py|js|ts|sql|sh)\Z", re.I
 )
 _TEXT_TYPE = re.compile(r"(text/|application/(json|xml|yaml|x-yaml|x-ndjson|csv)\b)", re.I)
+_BINARY_TYPE = re.compile(r"(application/(pdf|zip)|image/|audio/|video/)", re.I)
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)\Z", re.S)
 
 
@@ -41,6 +42,8 @@ def said_by_user(content: str | list[Part], *, openai_like: bool) -> str | list[
     """
     if isinstance(content, str):
         return content
+    if not content:
+        return ""
     sent = [_chat_part(part, openai_like) for part in content]
     if len(sent) == 1 and sent[0]["type"] == "text":
         return str(sent[0]["text"])
@@ -105,7 +108,9 @@ def _file(part: Part, openai_like: bool) -> Part:
 def _decoded(data: str, name: str) -> str | None:
     """The text of a text file, None for any other: vLLM and the like take no file parts."""
     match = _DATA_URL.match(data)
-    if not (_TEXT_TYPE.match(match[1]) if match and match[1] else _TEXT_NAME.match(name)):
+    type_ = match[1] if match else ""
+    named = _TEXT_NAME.match(name) and not _BINARY_TYPE.match(type_)  # browsers give text files generic types
+    if not (named or _TEXT_TYPE.match(type_)):
         return None
     try:
         if match and "base64" not in match[2]:

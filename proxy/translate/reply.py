@@ -22,7 +22,7 @@ def first_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
 def delta_of(choice: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     """What the choice adds. Some servers repeat the whole ``message`` in the last chunk: used only when ``fresh``."""
     delta = choice.get("delta")
-    if delta is None and fresh:
+    if not delta and fresh:
         delta = choice.get("message")
     return delta if isinstance(delta, dict) else {}
 

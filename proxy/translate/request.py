@@ -66,8 +66,13 @@ def _text(text: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def wants_logprobs(request: dict[str, Any]) -> bool:
+    """Whether log probabilities were asked for, in one way or the other (wire §4.1)."""
+    return bool(request.get("top_logprobs")) or _LOGPROBS in (request.get("include") or ())
+
+
 def _logprobs(request: dict[str, Any]) -> dict[str, Any]:
-    top = request.get("top_logprobs") or 0
-    if not top and _LOGPROBS not in (request.get("include") or ()):
+    if not wants_logprobs(request):
         return {}
+    top = request.get("top_logprobs") or 0
     return {"logprobs": True, "top_logprobs": top} if top else {"logprobs": True}

@@ -41,9 +41,11 @@ class ResponseStream:
         allowed: frozenset[str] | None = None,
         call_ids: Iterable[str] = (),
         think_tags: bool = False,
+        logprobs: bool = False,
     ) -> None:
         """``response``: the skeleton. ``new_item_id``: item type to a fresh id. ``allowed``: names of the functions
         whose calls may pass, None for all (wire §7.9). ``call_ids``: those that stand in the context already.
+        ``think_tags``: split them off. ``logprobs``: they were asked for.
         """
         self.response = response
         self.started = False
@@ -52,7 +54,7 @@ class ResponseStream:
         self.finish_reason: str | None = None
         self._new_item_id, self._new_call_id = new_item_id, new_call_id
         self._allowed, self._call_ids = allowed, set(call_ids)
-        self._think_tags = think_tags
+        self._think_tags, self._logprobs = think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
         self._model: str | None = None
         self._tier: str | None = None
@@ -84,7 +86,7 @@ class ResponseStream:
         choice = reply.first_choice(chunk)
         if choice is None:
             return []
-        delta = reply.delta_of(choice, fresh=not self._fed)
+        delta = reply.delta_of(choice, fresh=len(self.items) == self._round_start and not self._blank)
         self._fed = True
         events = self._emit(self._delta(delta, choice.get("logprobs")))
         self._read_finish(choice)
@@ -162,8 +164,10 @@ class ResponseStream:
         self._calls: dict[Call, FunctionCall | None] = {}
         self._blank: list[tuple[str, list[Item]]] = []
         self._blank_thought = ""
+        self._annotations: list[Item] = []
         self._round_usage: dict[str, Any] | None = None
         self._fed = False
+        self._round_start = len(self.items)
         self._blank_finish = False
         self.finish_reason = None
 
@@ -183,7 +187,7 @@ class ResponseStream:
         elif reason == "":
             self._blank_finish = True  # some send it instead of null on every chunk
         elif reason is not None and self.finish_reason is None:
-            self.finish_reason = str(reason)
+            self.finish_reason = str(reason).lower()
 
     def _delta(self, delta: dict[str, Any], logprobs: Any) -> Iterator[Event]:
         text, beside = reply.text_of(delta)
@@ -193,13 +197,15 @@ class ResponseStream:
             if thought:
                 yield from self._think(thought, number)
         if text:
-            yield from self._write(text, reply.logprobs_of(logprobs) if logprobs else [])
+            yield from self._write(text, reply.logprobs_of(logprobs) if self._logprobs and logprobs else [])
         if refusal := reply.refusal_of(delta):
             message = yield from self._message()
             yield from message.refusal(refusal)
         for annotation in reply.annotations_of(delta):
-            message = yield from self._message()
-            yield from message.annotation(annotation)
+            if isinstance(self._text, Message):
+                yield from self._text.annotation(annotation)
+            else:
+                self._annotations.append(annotation)
         for entry in reply.calls_of(delta):
             yield from self._call(self._assembler.feed(entry))
 
@@ -225,7 +231,7 @@ class ResponseStream:
         yield from message.text(text, logprobs)
 
     def _message(self) -> Generator[Event, None, Message]:
-        """The open message, opened now if need be, with the blank text that was held."""
+        """The open message, opened now if need be, with the blank text and the citations that were held for it."""
         if isinstance(self._text, Message):
             return self._text
         held = self._blank
@@ -235,6 +241,9 @@ class ResponseStream:
         if held:
             text = "".join(piece for piece, _ in held)
             yield from message.text(text, [entry for _, entries in held for entry in entries])
+        for annotation in self._annotations:
+            yield from message.annotation(annotation)
+        self._annotations = []
         return message
 
     def _call(self, change: Delta) -> Iterator[Event]:

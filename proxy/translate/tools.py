@@ -103,7 +103,8 @@ def _named(choice: dict[str, Any], names: list[str]) -> str:
 
 def _allowed(choice: dict[str, Any], functions: list[Tool], dialect: Dialect, dropped: list[str]) -> ToolPlan:
     known = [tool["function"]["name"] for tool in functions]
-    names = [_named(tool, known) for tool in choice.get("tools") or []]
+    listed_tools = [tool for tool in choice.get("tools") or [] if tool.get("type") not in dropped]
+    names = [_named(tool, known) for tool in listed_tools]
     if not names:
         raise InvalidRequest("'allowed_tools' must name at least one tool.", param="tool_choice.tools")
     mode = choice.get("mode") or "auto"

@@ -10,8 +10,9 @@ import httpx
 
 from proxy.errors import NotFound
 
-_OWN = ("/responses", "/conversations")
-_SLASHES = re.compile("/{2,}")
+_OWN = re.compile(r"(?:^|/v\d+)/(?:responses|conversations)(?:/|$)")
+_SLASHES = re.compile(r"[/\\]+")
+_PARAMETERS = re.compile(";[^/]*")
 
 
 class Address:
@@ -41,12 +42,13 @@ class Address:
         self._path = url.raw_path.rstrip(b"/")
         self.url = self.origin + self._path.decode()
 
-    def target(self, given: bytes) -> bytes:
+    def target(self, given: bytes, *, harmless: bool = False) -> bytes:
         """The request target for a caller's path and query, every byte behind the mapped prefix as it came.
 
         ``/v1/x`` and ``/v1/openai/v1/x`` are ``<base>/x``; any other ``/y`` lies beside a trailing ``/v1`` of the base.
         Raises NotFound for what names the upstream's own responses or conversations, whose state is not ours, and for
-        what climbs out of the base by dot segments: both as a server would read it, decoded and resolved.
+        what climbs out of the base by dot segments: both as a server would read it, decoded and resolved. ``harmless``:
+        the method neither reads nor changes state, so that every name may be asked.
         """
         path, query, rest = given.partition(b"?")
         root = self._path.removesuffix(b"/v1")
@@ -57,10 +59,13 @@ class Address:
         else:
             mapped = root + path
         meant = _resolved(mapped)
-        base = _resolved(self._path)
-        own = any(meant == base + name or meant.startswith(f"{base}{name}/") for name in _OWN)
-        if own or not path.startswith(b"/") or not f"{meant}/".startswith(f"{_resolved(root)}/"):
-            raise NotFound(f"There is nothing at {path.decode('latin-1')} here.")
+        inside = f"{meant}/".startswith(f"{_resolved(root)}/")
+        lenient = _PARAMETERS.sub("", meant.lower())
+        own = _OWN.search(lenient) or _OWN.search(lenient.removeprefix(_resolved(self._path).lower()))
+        if (own and not harmless) or not path.startswith(b"/") or not inside:
+            raise NotFound(
+                f"There is nothing at {path.decode('latin-1')} here. (Responses and conversations are under /v1.)"
+            )
         return mapped + query + rest
 
 

@@ -95,7 +95,7 @@ class Upstream:
         bytes when it is all there, else its parts. Only connecting has a time limit. Raises on entry: NotFound,
         UpstreamUnreachable, UpstreamError.
         """
-        mapped = self._address.target(target)
+        mapped = self._address.target(target, harmless=method == "OPTIONS")
         timeouts = replace(self._timeouts, first_byte=None, idle=None)
         # expect: our server has answered it, and aiohttp would wait for an upstream that does not
         pairs = [pair for pair in end_to_end(headers) if pair[0].lower() not in (b"host", b"expect")]

@@ -16,8 +16,8 @@ from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 class Timeouts:
     """Limits of one request in seconds, None for none.
 
-    ``connect``: until there is a connection; ``first_byte``: until the answer's head, connecting included; ``idle``:
-    between two reads of the body.
+    ``connect``: until there is a connection; ``first_byte``: until the answer's head, connecting included, and from
+    there to the first byte of its body; ``idle``: between two reads of the body.
     """
 
     connect: float | None
@@ -25,10 +25,11 @@ class Timeouts:
     idle: float | None
 
 
-def failure(exc: Exception, timeouts: Timeouts, *, begun: bool) -> UpstreamError:
+def failure(exc: Exception, timeouts: Timeouts, *, begun: bool, silent: bool = False) -> UpstreamError:
     """What a failed request means, told by its cause: httpx-aiohttp's classes do not tell these apart.
 
-    ``begun``: whether the head of the answer had come. ``UpstreamUnreachable``: nothing was sent, so a retry is safe.
+    ``begun``: whether the head of the answer had come; ``silent``: and nothing of its body. ``UpstreamUnreachable``:
+    nothing was sent, so a retry is safe.
     """
     cause = (type(exc) is httpx.TransportError and exc.__cause__) or exc
     if isinstance(cause, aiohttp.ConnectionTimeoutError):
@@ -36,7 +37,7 @@ def failure(exc: Exception, timeouts: Timeouts, *, begun: bool) -> UpstreamError
     if isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, httpx.ConnectError)):
         return UpstreamUnreachable(f"The upstream is not reachable{_reason(cause)}.")
     if isinstance(cause, (TimeoutError, httpx.TimeoutException)):
-        if begun:
+        if begun and not silent:
             return UpstreamTimeout(f"The upstream was silent for {timeouts.idle} s in mid-answer (its idle limit).")
         return UpstreamTimeout(f"The upstream gave no first byte within {timeouts.first_byte} s.")
     if begun:

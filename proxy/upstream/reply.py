@@ -30,10 +30,11 @@ class Reply:
         self.headers = response.headers
         self.ended = False
         self._timeouts = timeouts
+        self._silent = True
         self._bytes = response.aiter_bytes()
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         json = kind == "application/json" or kind.endswith("+json")
-        self._is_stream = kind == "text/event-stream" or (stream and not json)
+        self._is_stream = kind == "text/event-stream" or (stream and not json and kind != "text/html")
 
     async def batches(self) -> AsyncGenerator[list[dict[str, Any]], None]:
         """The chunks of the answer, one list a socket read, none of them empty (wire §11.3, §11.4).
@@ -77,9 +78,11 @@ class Reply:
     async def _read(self) -> bytes:
         """What the socket gave, b"" at the end."""
         try:
-            return await anext(self._bytes, b"")
+            data = await anext(self._bytes, b"")
         except httpx.HTTPError as exc:
-            raise failure(exc, self._timeouts, begun=True) from exc
+            raise failure(exc, self._timeouts, begun=True, silent=self._silent) from exc
+        self._silent = False
+        return data
 
     async def _whole(self) -> dict[str, Any]:
         parts: list[bytes] = []

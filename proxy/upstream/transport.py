@@ -92,12 +92,13 @@ class Transport(AiohttpTransport):
         assert link is not None  # there is an answer, so there was a connection
         if response.connection is not None and response.connection.protocol is not None:
             link.content = response.content
-            response.connection.protocol.read_timeout = timeouts.idle
+            # a head that comes before the model has read its prompt is no beginning: the idle limit waits for a byte
+            response.connection.protocol.read_timeout = timeouts.first_byte
             response.connection.protocol.start_timeout()
         return httpx.Response(
             response.status,
             headers=list(response.raw_headers),
-            stream=Body(response, link),
+            stream=Body(response, link, timeouts.idle),
             request=request,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode("latin-1")},
         )
@@ -111,9 +112,11 @@ class Transport(AiohttpTransport):
 class Body(httpx.AsyncByteStream):
     """The bytes of an answer, one item a socket read; closing it before its end cuts the connection at once."""
 
-    def __init__(self, response: aiohttp.ClientResponse, link: _Link) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, link: _Link, idle: float | None) -> None:
         self._response = response
         self._link = link
+        self._idle = idle
+        self._begun = False
 
     @property
     def ended(self) -> bool:
@@ -130,6 +133,12 @@ class Body(httpx.AsyncByteStream):
             raise httpx.TransportError(str(exc)) from exc
         if not data:
             raise StopAsyncIteration
+        if not self._begun:
+            self._begun = True
+            connection = self._response.connection
+            if connection is not None and connection.protocol is not None:
+                connection.protocol.read_timeout = self._idle
+                connection.protocol.start_timeout()
         return data
 
     async def aclose(self) -> None:

@@ -94,11 +94,12 @@ async def test_a_head_request_gets_the_head_of_a_get(caller):
 async def test_options_on_our_paths_are_the_upstreams_to_answer(calling, backend):
     caller = await calling("--api-key=secret")
     headers = ("access-control-allow-origin: *", "access-control-allow-methods: POST")
-    backend.script(reply(b"", status=204, headers=headers, length=False))
-    answer = await caller.http.options("/models", headers={"authorization": ""})
-    assert answer.status_code == 204
-    assert answer.headers["access-control-allow-methods"] == "POST"
-    assert backend.requests[0].method == "OPTIONS"
+    for path in ("/responses", "/conversations/conv_x", "/models"):
+        backend.script(reply(b"", status=204, headers=headers, length=False))
+        answer = await caller.http.options(path, headers={"authorization": ""})
+        assert answer.status_code == 204
+        assert answer.headers["access-control-allow-methods"] == "POST"
+        assert (backend.requests[-1].method, backend.requests[-1].target) == ("OPTIONS", f"/v1{path}")
 
 
 TRICKS = [

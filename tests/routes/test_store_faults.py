@@ -142,3 +142,24 @@ async def test_a_conversation_is_free_again_after_its_turn_lost_the_store(callin
     texts = await caller.texts(conversation)
     assert texts[-2:] == ["Next", "Hi"]
     assert texts[:-2] in ([], ["Lost", "Hel"])  # a paused store may do later what it was sent
+
+
+@pytest.mark.parametrize("trouble", [("CONFIG", "SET", "maxmemory", "1"), ("REPLICAOF", "127.0.0.1", "1")])
+async def test_a_store_that_takes_no_writes_is_not_ready_and_costs_no_generation(calling, backend, own_store, trouble):
+    caller = await calling(store=own_store.url)
+    with own_store.admin() as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.execute_command(*trouble)
+    ready = await caller.http.get(str(caller.http.base_url.join("/ready")))
+    assert ready.status_code == 503 and ready.json()["upstream"] == "ok" and ready.json()["store"] != "ok"
+    asked = len(backend.requests)
+    assert is_unavailable(await caller.ask())
+    assert [request.method for request in backend.requests[asked:]] == []
+
+
+async def test_a_server_starts_without_its_store_and_finds_it_later(calling, own_store):
+    own_store.stop()
+    caller = await calling(store=own_store.url)
+    assert is_unavailable(await caller.ask())
+    own_store.start()
+    await recovered(caller)

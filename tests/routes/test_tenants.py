@@ -108,6 +108,22 @@ async def test_every_form_of_key_is_a_tenant_of_its_own(url):
             assert statuses == [200 if form is other else 404 for other, _ in made]
 
 
+async def test_one_of_our_own_keys_is_one_tenant_however_it_is_presented(calling):
+    caller = await calling("--api-key=k1,k2")
+    made = ok(
+        await caller.http.post(
+            "/responses", json={"model": "m", "input": "x"}, headers={"api-key": "k1", "authorization": ""}
+        )
+    )
+    for headers, status in (
+        ({"authorization": "Bearer k1"}, 200),
+        ({"authorization": "bearer  k1"}, 200),
+        ({"authorization": "", "api-key": "k1"}, 200),
+        ({"authorization": "Bearer k2"}, 404),
+    ):
+        assert (await caller.http.get(f"/responses/{made['id']}", headers=headers)).status_code == status
+
+
 async def test_tenant_off_shares_all(calling):
     caller = await calling("--tenant=off")
     made = await caller.create()

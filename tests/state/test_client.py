@@ -317,6 +317,7 @@ async def test_replicas_agree_on_the_secret_and_keep_it_when_the_store_is_down(o
         own.start()  # empty: the old secret is offered again
         one._secret._until = two._secret._until = 0
         assert await two.tenant_secret() == values[0]
+        await two._secret._offering
         async with opened(own.url) as three:
             assert await three.tenant_secret() == values[0]
 

@@ -259,7 +259,7 @@ def test_log_probabilities_go_with_the_text_of_their_chunk():
     chunks = [chunk({"content": "He"}), chunk({"content": "y"}), chunk({}, "stop")]
     for one, content in zip(chunks, ([he], [y], [{"token": "<end>", "logprob": 0.0}]), strict=True):
         one["choices"][0]["logprobs"] = {"content": content, "refusal": None}
-    result = read(chunks)
+    result = read(chunks, logprobs=True)
     deltas = [event["logprobs"] for event in result.events if event["type"] == "response.output_text.delta"]
     assert deltas == [[he_told], [y_told]]
     assert result.response["output"][0]["content"][0]["logprobs"] == [he_told, y_told]
@@ -269,8 +269,15 @@ def test_held_blank_text_keeps_its_log_probabilities():
     first, second = chunk({"content": "\n"}), chunk({"content": "Hi"})
     for one, token in ((first, "\n"), (second, "Hi")):
         one["choices"][0]["logprobs"] = {"content": [{"token": token, "logprob": -1.0}]}
-    (item,) = read([first, second, STOP]).response["output"]
+    (item,) = read([first, second, STOP], logprobs=True).response["output"]
     assert [entry["token"] for entry in item["content"][0]["logprobs"]] == ["\n", "Hi"]
+
+
+def test_log_probabilities_that_nobody_asked_for_are_left_out():
+    one = chunk({"content": "Hi"})
+    one["choices"][0]["logprobs"] = {"content": [{"token": "Hi", "logprob": -1.0}]}
+    result = read([one, STOP])
+    assert result.response["output"][0]["content"][0]["logprobs"] == []
 
 
 # -- reasoning
@@ -589,3 +596,25 @@ def test_the_story_of_a_response_has_every_kind_of_item():
     result = read([*thoughts("a"), *texts("b"), calls(A), STOP])
     assert [told.type for told in output_of(result.response)] == ["reasoning", "message", "function_call"]
     assert isinstance(output_of(result.response)[0], Told)
+
+
+# -- odd endings
+
+
+@pytest.mark.parametrize("begun", [[], [chunk({"role": "assistant", "content": ""})]])
+@pytest.mark.parametrize("delta", [{}, {"delta": {}}, {"delta": None}])
+def test_a_message_in_the_last_chunk_counts_when_nothing_was_streamed(begun, delta):
+    """Wire §11.5, step 5."""
+    last = {"choices": [{"index": 0, "message": {"content": "whole"}, "finish_reason": "stop", **delta}]}
+    (item,) = read([*begun, last]).response["output"]
+    assert item["content"][0]["text"] == "whole"
+
+
+def test_a_citation_waits_for_its_text_and_makes_no_message_of_its_own():
+    """Wire §9.5."""
+    cited = {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1}}
+    chunks = [chunk({"annotations": [cited]}), *thoughts("Hm"), *texts("x"), STOP]
+    thought, message = read(chunks).response["output"]
+    assert thought["type"] == "reasoning" and message["content"][0]["annotations"][0]["url"] == "u"
+    late = [*texts("x"), calls(entry(0, "c", "f", "{}")), chunk({"annotations": [cited]}), chunk({}, "tool_calls")]
+    assert [item["type"] for item in read(late).response["output"]] == ["message", "function_call"]

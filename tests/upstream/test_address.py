@@ -24,9 +24,8 @@ MAPPED = [
     ("http://h/v1", b"/v1/files/a%2Fb%zz/../c//d?q=%2F&&e=", b"/v1/files/a%2Fb%zz/../c//d?q=%2F&&e="),
     ("http://h/v1", b"/v1/models?", b"/v1/models?"),
     ("http://h/v1", b"/v1/models?a=/v1/responses", b"/v1/models?a=/v1/responses"),
-    ("http://h/v1", b"/v1/Responses", b"/v1/Responses"),
     ("http://h/v1", b"/v1/responses2", b"/v1/responses2"),
-    ("http://h/v1", b"/responses", b"/responses"),
+    ("http://h/v1", b"/v1/files/responses", b"/v1/files/responses"),
     ("http://h/v1", b"/v1/models/\xff", b"/v1/models/\xff"),
 ]
 
@@ -46,6 +45,14 @@ REFUSED = [
     b"/%76%31/responses",
     b"/v1/models/%2e%2e/responses/resp_1",
     b"/v1/models%2F..%2Fconversations",
+    b"/responses",
+    b"/openai/v1/responses",
+    b"/v1/openai/v1/openai/v1/responses",
+    b"/v1/Responses",
+    b"/V1/responses",
+    b"/v1/responses;a=b",
+    b"/v1\\responses",
+    b"/v1/x%5c..%5cresponses",
     b"*",
     b"http://other/v1/models",
 ]
@@ -69,7 +76,12 @@ def test_the_guard_knows_a_base_without_v1():
         address.target(b"/v1/responses")
     with pytest.raises(NotFound):
         address.target(b"/responses")
-    assert address.target(b"/v1/v1/responses") == b"/api/v3/v1/responses"
+    with pytest.raises(NotFound):
+        address.target(b"/v1/v1/responses")
+
+
+def test_a_preflight_may_ask_for_every_name():
+    assert Address("http://h/v1").target(b"/v1/responses", harmless=True) == b"/v1/responses"
 
 
 @pytest.mark.parametrize("given", [b"/v1/../../other/v1/models", b"/%2e%2e/other", b"/v1/../../team2/v1/models"])

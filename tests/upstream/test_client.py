@@ -219,6 +219,23 @@ async def test_silence_in_mid_stream_is_a_timeout_after_the_chunks_before_it(bac
         await backend.requests[0].gone.wait()
 
 
+async def test_a_head_without_a_body_is_no_beginning(backend, connect):
+    """vLLM sends its head before it has read the prompt: the first byte's limit goes on."""
+    thought = asyncio.Event()
+    backend.script(STREAM_HEAD, thought, chunked(sse({"a": 1})), STREAM_END)
+    asyncio.get_running_loop().call_later(0.3, thought.set)
+    async with connect(backend.url, idle_timeout=0.05).open(b"{}", [], stream=True) as answer:
+        assert [chunk async for batch in answer.batches() for chunk in batch] == [{"a": 1}]
+
+
+async def test_a_head_and_nothing_after_it_is_no_first_byte(backend, connect):
+    backend.script(STREAM_HEAD, asyncio.Event())
+    with pytest.raises(UpstreamTimeout, match=r"no first byte within 0\.2 s"):
+        async with connect(backend.url, first_byte_timeout=0.2).open(b"{}", [], stream=True) as answer:
+            async for _ in answer.batches():
+                pass
+
+
 async def test_each_timeout_counts_in_its_own_phase_only(backend, connect):
     thought, spoken = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,62 @@
+"""The requests a process is answering, so that it can end them before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class OpenRequests:
+    """Each request by its task, with what ends it: cancellation, or something gentler while that is known.
+
+    ``stopped``: they have been told to end.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._ends: dict[asyncio.Task[object], Callable[[], object]] = {}
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts the running task's request while the block runs."""
+        task = _current()
+        self._ends[task] = task.cancel
+        self._none.clear()
+        try:
+            yield
+        finally:
+            del self._ends[task]
+            if not self._ends:
+                self._none.set()
+
+    @contextmanager
+    def ended_by(self, end: Callable[[], object]) -> Iterator[None]:
+        """Within the block the request is ended by this call: a stream gets its terminal event."""
+        task = _current()
+        self._ends[task] = end
+        try:
+            yield
+        finally:
+            self._ends[task] = task.cancel
+
+    def stop(self) -> None:
+        """Ends them all."""
+        self.stopped = True
+        for end in tuple(self._ends.values()):
+            end()
+
+    async def none_open(self) -> None:
+        """Returns when the last of them has ended."""
+        await self._none.wait()
+
+
+def _current() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None, "coroutines run in tasks"
+    return task
