@@ -87,7 +87,6 @@ class Turn:
         self.headers: dict[str, str] = {}
         self._services, self._request, self._caller = services, request, caller
         self._streams = bool(request.get("stream"))
-        self._context: _Context | None = None
         self._stream: ResponseStream | None = None
         self._task: asyncio.Task[Any] | None = None
         self._stopped, self._interruptible = False, True
@@ -190,7 +189,7 @@ class Turn:
                     code="previous_response_not_found",
                 )
             return past
-        if conversation := self._request.get("conversation"):
+        if (conversation := self._request.get("conversation")) is not None:
             if not self._request.get("store", True):
                 return await state.conversations.past(conversation, tenant, param="conversation")
             wait = self._services.lock_wait

@@ -112,16 +112,22 @@ class SseReply:
             return
         if not self._opened:
             if events := self._turn.begin():
-                async with self._sending:
-                    await self._write(events)
+                await self._fill(b"".join(map(sse.encode, events)))
             else:  # still at its history: look again soon
                 self._last = self._clock() - self._pace.early + 1
             return
         event = self._turn.keepalive()
         self._last = self._clock()
         if event or self._pace.comments:
-            async with self._sending:
-                await self._body(sse.encode(event) if event else sse.KEEPALIVE)
+            await self._fill(sse.encode(event) if event else sse.KEEPALIVE)
+
+    async def _fill(self, data: bytes) -> None:
+        """Sends for the clock, which cannot watch over itself meanwhile."""
+        try:
+            async with asyncio.timeout(self._pace.stall or None), self._sending:
+                await self._body(data)
+        except TimeoutError:
+            raise ClientGone from None
 
     # -- sending
 
