@@ -1,4 +1,7 @@
-"""One turn: history, chat body, upstream round, events, saved. Whoever wants the events pulls them."""
+"""One turn: history, chat body, upstream round, events, saved. Whoever wants the events pulls them.
+
+Long for its size mark because the order of these steps is one promise, and is read in one place.
+"""
 
 from __future__ import annotations
 
@@ -241,8 +244,7 @@ class Turn:
                 if context.stream.failure:
                     raise context.stream.failure
                 if context.stream.finish_reason is not None:
-                    async for events in self._after_finish(context.stream, batches):
-                        yield events
+                    yield await self._after_finish(context.stream, batches)
                     break
             context.done = reply.ended
 
@@ -277,21 +279,18 @@ class Turn:
                 break
         return events
 
-    async def _after_finish(
-        self, stream: ResponseStream, batches: AsyncIterator[list[dict[str, Any]]]
-    ) -> AsyncGenerator[list[Event], None]:
+    async def _after_finish(self, stream: ResponseStream, batches: AsyncIterator[list[dict[str, Any]]]) -> list[Event]:
         """Reads on for the usage, which may come after the finish reason, or never."""
-        late: list[list[Event]] = []
+        events: list[Event] = []
         try:
             async with asyncio.timeout(USAGE_WAIT):
                 async for batch in batches:
-                    late.append(self._feed(stream, batch))
+                    events += self._feed(stream, batch)
         except TimeoutError:
             log.warning("the upstream neither ended its stream nor sent usage within %s s", USAGE_WAIT)
         except UpstreamError as exc:
             log.warning("the upstream broke off after its finish reason: %s", exc.message)
-        for events in late:
-            yield events
+        return events
 
     # -- the end
 

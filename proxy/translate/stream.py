@@ -1,4 +1,7 @@
-"""Chat-completion chunks in, Responses events out (wire §8, §9, §11.5–11.7). No I/O, no clock, no randomness."""
+"""Chat-completion chunks in, Responses events out (wire §8, §9, §11.5–11.7). No I/O, no clock, no randomness.
+
+One state machine, kept whole: what may be open, held or counted is known here and nowhere else.
+"""
 
 from __future__ import annotations
 
