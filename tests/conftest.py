@@ -6,11 +6,27 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.backend import Backend
 
 
 @pytest.fixture(scope="session")
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    """The environment of whoever runs the tests names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+async def backend():
+    """A scripted backend."""
+    async with Backend() as backend:
+        yield backend
 
 
 @pytest.fixture(scope="session")

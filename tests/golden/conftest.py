@@ -1,5 +1,5 @@
 """The server of the routes' tests, in the test's own loop between a scripted backend and a real store."""
 
-from tests.routes.conftest import backend, caller, calling, no_environment, serve, url
+from tests.routes.conftest import caller, calling, serve, url
 
-__all__ = ["backend", "caller", "calling", "no_environment", "serve", "url"]
+__all__ = ["caller", "calling", "serve", "url"]

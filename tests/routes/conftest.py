@@ -8,22 +8,8 @@ import pytest
 
 from proxy.app import create_app
 from proxy.settings import Settings
-from tests.backend import Backend, serving
+from tests.backend import serving
 from tests.callers import Caller
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
-    """The environment of whoever runs the tests names no proxy."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-async def backend():
-    async with Backend() as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from tests.backend import (
     RESET,
     STREAM_END,
     STREAM_HEAD,
-    Backend,
     chunked,
     converse,
     reply,
@@ -44,18 +43,6 @@ async def proxied(url, *, api_key=None, keep_authorization=True, **options):
     async with serving(application(upstream, keep_authorization=keep_authorization), **options) as front:
         yield front
     await upstream.aclose()
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
-    monkeypatch.delenv("HTTP_PROXY", raising=False)
-    monkeypatch.delenv("http_proxy", raising=False)
-
-
-@pytest.fixture
-async def backend():
-    async with Backend() as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -1,23 +1,8 @@
-"""A scripted backend, and upstreams that speak to it."""
+"""Upstreams that speak to the scripted backend."""
 
 import pytest
 
 from proxy.upstream import Upstream
-from tests.backend import Backend
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
-    """The environment of whoever runs the tests names no proxy."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-async def backend():
-    async with Backend() as backend:
-        yield backend
 
 
 @pytest.fixture
