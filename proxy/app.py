@@ -35,7 +35,7 @@ from proxy.routes.streaming import Pace
 from proxy.settings import Settings
 from proxy.state import State, open_state
 from proxy.translate.dialects import for_upstream
-from proxy.turn import Dialects, Services, ShuttingDown
+from proxy.turn import Manners, Services, ShuttingDown
 from proxy.upstream import Pool, Upstream
 
 log = logging.getLogger("statecar")
@@ -76,7 +76,7 @@ def _routes(settings: Settings, state: State, pool: Pool, access: Access, life: 
     services = Services(
         state=state,
         pool=pool,
-        dialects=Dialects(lambda url: for_upstream(url, settings)),
+        manners=Manners(lambda url: for_upstream(url, settings)),
         now=time.time,
         upstream_stream=settings.upstream_stream,
         lock_wait=settings.conversation_lock_wait,

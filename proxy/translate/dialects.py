@@ -17,10 +17,16 @@ class Dialect:
     """How one upstream wants its requests (wire §7, §11, §12).
 
     ``openai_like``: it is strict about unknown keys, takes ``developer``, ``refusal``, ``file`` parts.
-    ``plain_stops``: closing a plain (not streamed) request stops the generation, so plain requests may stay plain.
+    ``custom_tools``: it takes tools of type ``custom``. ``strict_tools``, ``parallel_tool_calls``: it takes those keys.
+    ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops the generation, so plain requests may stay plain.
     """
 
+    kind: str = "generic"
     openai_like: bool = False
+    custom_tools: bool = False
+    strict_tools: bool = True
+    parallel_tool_calls: bool = True
+    developer_role: bool = False
     plain_stops: bool = False
     max_tokens_field: str = "max_tokens"
     system_messages: str = "merge"
@@ -42,7 +48,10 @@ def for_upstream(base_url: str, settings: Settings) -> Dialect:
     )
     tokens = settings.max_tokens_field
     return Dialect(
+        kind="openai" if openai else "generic",
         openai_like=openai,
+        custom_tools=openai,
+        developer_role=openai,
         plain_stops=openai,
         max_tokens_field=tokens if tokens != "auto" else ("max_completion_tokens" if openai else "max_tokens"),
         system_messages=settings.system_messages,

@@ -7,75 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any
 
-from proxy import codec, ids
-from proxy.errors import InvalidRequest, NotFound, StatecarError, StoreUnavailable, UpstreamError, passed_on
-from proxy.state import Draft, Item, Past, State
-from proxy.translate.dialects import Dialect, remedy
+from proxy import ids
+from proxy.errors import StatecarError, StoreUnavailable, UpstreamError, passed_on
+from proxy.state import Draft, Item, Past
+from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
 from proxy.translate.request import to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import ToolPlan, plan
-from proxy.upstream import Pool, Reply, Upstream
+from proxy.turn.asking import asked
+from proxy.turn.context import input_of, minted_id, past_of
+from proxy.turn.services import Caller, Services, ShuttingDown
+from proxy.upstream import Reply, Upstream
 
 log = logging.getLogger("statecar.turn")
 
 USAGE_WAIT = 5.0
 """Seconds an upstream gets to send its usage after the finish reason (wire §11.5)."""
-
-
-class ShuttingDown(StatecarError):
-    """The server stops and the turn's time to end is over."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("The server is shutting down. Please retry.", headers={"retry-after": "1"})
-
-
-class Dialects:
-    """The dialect of each upstream, with what its refusals have taught this process."""
-
-    def __init__(self, first: Callable[[str], Dialect]) -> None:
-        """``first``: base URL to the dialect to begin with."""
-        self._first = first
-        self._known: dict[str, Dialect] = {}
-
-    def of(self, upstream: Upstream) -> Dialect:
-        if upstream.base_url not in self._known:
-            self._known[upstream.base_url] = self._first(upstream.base_url)
-        return self._known[upstream.base_url]
-
-    def learn(self, upstream: Upstream, dialect: Dialect) -> None:
-        log.warning("the upstream needs other manners than assumed: from now on %s", dialect)
-        self._known[upstream.base_url] = dialect
-
-
-@dataclass(frozen=True)
-class Services:
-    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds."""
-
-    state: State
-    pool: Pool
-    dialects: Dialects
-    now: Callable[[], float]
-    upstream_stream: str = "auto"
-    lock_wait: float = 0.0
-    late_errors: str = "failed"
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the tenant whose state it is, and the headers that go upstream with its requests."""
-
-    tenant: str
-    headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Turn:
@@ -156,13 +110,15 @@ class Turn:
     # -- context
 
     async def _begin(self, stack: AsyncExitStack) -> _Context:
-        past = await self._past(stack)
-        if self._request.get("store", True):
-            await self._services.state.check()  # before the model works for nothing
+        request, services, caller = self._request, self._services, self._caller
+        storing = request.get("store", True)
+        past = await past_of(request, services, caller, stack, storing=storing)
+        if storing:
+            await services.state.check()  # before the model works for nothing
         minter = ids.Minter(past.tag)
-        given = await self._input(past, minter)
-        upstream = self._services.pool.pick(self._request["model"], past.tag)
-        dialect = self._services.dialects.of(upstream)
+        given = await input_of(request, past, minter, services, caller)
+        upstream = services.pool.pick(request["model"], past.tag)
+        dialect = await services.manners.of(upstream, request["model"])
         tools = plan(self._request, dialect)
         if tools.dropped:
             log.warning("tools left out, as nothing here can run them: %s", ", ".join(tools.dropped))
@@ -172,7 +128,7 @@ class Turn:
         self.facts["response"] = response["id"]
         self._stream = ResponseStream(
             response,
-            lambda type_: _minted(minter, type_),
+            lambda type_: minted_id(minter, type_),
             ids.new_call_id,
             allowed=tools.allowed,
             call_ids=[item["call_id"] for item in (*past.items, *given) if "call_id" in item],
@@ -180,56 +136,6 @@ class Turn:
             logprobs=wants_logprobs(self._request),
         )
         return _Context(past, given, minter, upstream, tools, self._stream)
-
-    async def _past(self, stack: AsyncExitStack) -> Past:
-        state, tenant = self._services.state, self._caller.tenant
-        if (previous := self._request.get("previous_response_id")) is not None:
-            past = await state.responses.history(previous, tenant)
-            if past is None:
-                raise InvalidRequest(
-                    f"Previous response with id '{previous}' not found.",
-                    param="previous_response_id",
-                    code="previous_response_not_found",
-                )
-            return past
-        if (conversation := self._request.get("conversation")) is not None:
-            if not self._request.get("store", True):
-                return await state.conversations.past(conversation, tenant, param="conversation")
-            wait = self._services.lock_wait
-            turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation")
-            return await stack.enter_async_context(turn)
-        return Past.none(ids.new_tag())
-
-    async def _input(self, past: Past, minter: ids.Minter) -> list[Item]:
-        """This request's own items: references replaced, ids unique in the context (wire §1.9, §7.11)."""
-        taken = {item["id"]: item for item in past.items}
-        own: list[Item] = []
-        for item in await self._resolved(self._request["input"], taken):
-            if not ids.is_path_id(item.get("id")) or item["id"] in taken:
-                item = {**item, "id": _minted(minter, item["type"])}
-            taken[item["id"]] = item
-            own.append(item)
-        return own
-
-    async def _resolved(self, items: list[Item], known: dict[str, Item]) -> list[Item]:
-        given = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
-        wanted = [item["id"] for item in items if _is_reference(item) and item["id"] not in given]
-        found = await self._services.state.responses.items(wanted, self._caller.tenant) if wanted else {}
-        out: list[Item] = []
-        for item in items:
-            if not _is_reference(item):
-                out.append(item)
-            elif item["id"] in found:
-                out.append(found[item["id"]])
-            elif item["id"] not in given:  # else it stands in the context already
-                if "summary" not in item:
-                    raise NotFound(
-                        f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
-                        " Try again with `store` set to true, or remove this item from your input.",
-                        param="input",
-                    )
-                out.append(item)  # another server's thought, without its text
-        return out
 
     # -- upstream
 
@@ -249,24 +155,16 @@ class Turn:
             context.done = reply.ended
 
     async def _open(self, stack: AsyncExitStack, context: _Context) -> Reply:
-        dialect = self._services.dialects.of(context.upstream)
-        try:
-            return await stack.enter_async_context(self._asked(context, dialect))
-        except UpstreamError as exc:
-            cured = remedy(exc, dialect)
-            if cured is None:
-                raise
-        reply = await stack.enter_async_context(self._asked(context, cured))
-        self._services.dialects.learn(context.upstream, cured)
-        return reply
+        def written(dialect: Dialect) -> dict[str, Any]:
+            streamed = self._is_streamed_in(dialect)
+            return to_chat(self._request, context.items, context.tools, dialect, stream=streamed)
 
-    def _asked(self, context: _Context, dialect: Dialect) -> AbstractAsyncContextManager[Reply]:
+        return await asked(stack, self._services, self._caller, context.upstream, self._request["model"], written)
+
+    def _is_streamed_in(self, dialect: Dialect) -> bool:
+        """Whether the upstream streams: when the client does, and where a plain call could not be stopped."""
         how = self._services.upstream_stream
-        streamed = self._streams or how == "always" or (how == "auto" and not dialect.plain_stops)
-        items = [*context.past.items, *context.given]
-        body = codec.dumps(to_chat(self._request, items, context.tools, dialect, stream=streamed))
-        headers = [*self._caller.headers, ("x-request-id", f"req_{uuid.uuid4().hex}")]
-        return context.upstream.open(body, headers, stream=streamed)
+        return self._streams or how == "always" or (how == "auto" and not dialect.plain_stops)
 
     def _feed(self, stream: ResponseStream, batch: list[dict[str, Any]]) -> list[Event]:
         """The events of one read. The stream begins with its first payload, unless that is an error (wire §2.6)."""
@@ -356,24 +254,7 @@ class _Context:
     stream: ResponseStream
     done: bool = False
 
-
-def _is_reference(item: Item) -> bool:
-    """An ``item_reference``, or a reasoning item that is nothing but an id."""
-    if item["type"] == "item_reference":
-        return True
-    return (
-        item["type"] == "reasoning"
-        and "id" in item
-        and not any(map(item.get, ("summary", "content", "encrypted_content")))
-    )
-
-
-def _minted(minter: ids.Minter, type_: str) -> str:
-    try:
-        return minter.item(type_)
-    except OverflowError:
-        raise InvalidRequest(
-            f"Invalid 'input': array too long. Expected at most {ids.MAX_ORDINAL} items in one turn.",
-            param="input",
-            code="array_above_max_length",
-        ) from None
+    @property
+    def items(self) -> list[Item]:
+        """All that the model sees, oldest first."""
+        return [*self.past.items, *self.given]

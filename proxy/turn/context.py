@@ -1,0 +1,98 @@
+"""What a request continues from and what it brings: history, references, ids (wire §7.11, §10.1, §10.4)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from proxy import ids
+from proxy.errors import InvalidRequest, NotFound
+from proxy.state import Item, Past
+from proxy.turn.services import Caller, Services
+
+
+async def past_of(
+    request: dict[str, Any], services: Services, caller: Caller, stack: AsyncExitStack, *, storing: bool
+) -> Past:
+    """What the request continues from. ``storing``: it will write there, so a conversation is locked.
+
+    Raises InvalidRequest for an unknown response or a busy conversation, NotFound for an unknown conversation.
+    """
+    state, tenant = services.state, caller.tenant
+    if (previous := request.get("previous_response_id")) is not None:
+        past = await state.responses.history(previous, tenant)
+        if past is None:
+            raise InvalidRequest(
+                f"Previous response with id '{previous}' not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        return past
+    if (conversation := request.get("conversation")) is not None:
+        if not storing:
+            return await state.conversations.past(conversation, tenant, param="conversation")
+        wait = services.lock_wait
+        turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation")
+        return await stack.enter_async_context(turn)
+    return Past.none(ids.new_tag())
+
+
+async def input_of(
+    request: dict[str, Any], past: Past, minter: ids.Minter, services: Services, caller: Caller
+) -> list[Item]:
+    """This request's own items: references replaced, ids unique in the context (wire §1.9, §7.11).
+
+    Raises NotFound for a reference to nothing.
+    """
+    taken = {item["id"]: item for item in past.items}
+    own: list[Item] = []
+    for item in await _resolved(request["input"], taken, services, caller):
+        if not ids.is_path_id(item.get("id")) or item["id"] in taken:
+            item = {**item, "id": minted_id(minter, item["type"])}
+        taken[item["id"]] = item
+        own.append(item)
+    return own
+
+
+async def _resolved(items: list[Item], known: dict[str, Item], services: Services, caller: Caller) -> list[Item]:
+    given = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
+    wanted = [item["id"] for item in items if _is_reference(item) and item["id"] not in given]
+    found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
+    out: list[Item] = []
+    for item in items:
+        if not _is_reference(item):
+            out.append(item)
+        elif item["id"] in found:
+            out.append(found[item["id"]])
+        elif item["id"] not in given:  # else it stands in the context already
+            if "summary" not in item:
+                raise NotFound(
+                    f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
+                    " Try again with `store` set to true, or remove this item from your input.",
+                    param="input",
+                )
+            out.append(item)  # another server's thought, without its text
+    return out
+
+
+def _is_reference(item: Item) -> bool:
+    """An ``item_reference``, or a reasoning item that is nothing but an id."""
+    if item["type"] == "item_reference":
+        return True
+    return (
+        item["type"] == "reasoning"
+        and "id" in item
+        and not any(map(item.get, ("summary", "content", "encrypted_content")))
+    )
+
+
+def minted_id(minter: ids.Minter, type_: str) -> str:
+    """A fresh id for an item of that type. Raises InvalidRequest when the turn holds too many."""
+    try:
+        return minter.item(type_)
+    except OverflowError:
+        raise InvalidRequest(
+            f"Invalid 'input': array too long. Expected at most {ids.MAX_ORDINAL} items in one turn.",
+            param="input",
+            code="array_above_max_length",
+        ) from None

@@ -1,0 +1,41 @@
+"""What turns share: the outside world, who calls, and the end of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from proxy.errors import StatecarError
+from proxy.state import State
+from proxy.turn.manners import Manners
+from proxy.upstream import Pool
+
+
+class ShuttingDown(StatecarError):
+    """The server stops and the turn's time to end is over."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please retry.", headers={"retry-after": "1"})
+
+
+@dataclass(frozen=True)
+class Services:
+    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds."""
+
+    state: State
+    pool: Pool
+    manners: Manners
+    now: Callable[[], float]
+    upstream_stream: str = "auto"
+    lock_wait: float = 0.0
+    late_errors: str = "failed"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the tenant whose state it is, and the headers that go upstream with its requests."""
+
+    tenant: str
+    headers: list[tuple[str, str]] = field(default_factory=list)
