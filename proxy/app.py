@@ -32,9 +32,9 @@ from proxy.routes.open import OpenRequests
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.responses import Responses
 from proxy.routes.streaming import Pace
+from proxy.seal import Sealer
 from proxy.settings import Settings
 from proxy.state import State, open_state
-from proxy.translate.dialects import for_upstream
 from proxy.turn import Manners, Services, ShuttingDown
 from proxy.upstream import Pool, Upstream
 
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> ASGIApp:
         settings.store,
         response_ttl=settings.response_ttl,
         conversation_ttl=settings.conversation_ttl,
+        lesson_ttl=settings.lesson_ttl,
         connections=settings.store_connections,
     )
     upstream = Upstream(
@@ -61,10 +62,11 @@ def create_app(settings: Settings) -> ASGIApp:
         idle_timeout=settings.upstream_idle_timeout,
     )
     pool, life = Pool(upstream), Life(settings.grace)
+    manners = Manners(settings, state.lessons)
     access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
     own = Starlette(
-        routes=_routes(settings, state, pool, access, life),
-        lifespan=lambda app: _lifespan(state, pool, life),
+        routes=_routes(settings, state, pool, manners, access, life),
+        lifespan=lambda app: _lifespan(state, pool, manners, life),
         exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key)
@@ -72,15 +74,19 @@ def create_app(settings: Settings) -> ASGIApp:
     return AccessLog(door, enabled=settings.access_log)
 
 
-def _routes(settings: Settings, state: State, pool: Pool, access: Access, life: Life) -> list[BaseRoute]:
+def _routes(
+    settings: Settings, state: State, pool: Pool, manners: Manners, access: Access, life: Life
+) -> list[BaseRoute]:
     services = Services(
         state=state,
         pool=pool,
-        manners=Manners(lambda url: for_upstream(url, settings)),
+        manners=manners,
         now=time.time,
         upstream_stream=settings.upstream_stream,
         lock_wait=settings.conversation_lock_wait,
         late_errors=settings.late_errors,
+        sealer=Sealer(settings.seal_key) if settings.seal_key else None,
+        count_by_generation=settings.count_by_generation,
     )
     pace = Pace(
         keepalive=settings.sse_keepalive_seconds,
@@ -184,8 +190,9 @@ class Life:
 
 
 @asynccontextmanager
-async def _lifespan(state: State, pool: Pool, life: Life) -> AsyncIterator[None]:
+async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life) -> AsyncIterator[None]:
     life.watch_signals()
+    manners.begin(pool.all())
     try:
         await state.ping()
         for warning in await state.warnings():
@@ -196,6 +203,7 @@ async def _lifespan(state: State, pool: Pool, life: Life) -> AsyncIterator[None]
         yield
     finally:
         await life.ended()
+        await manners.close()
         await pool.aclose()
         await state.close()
 

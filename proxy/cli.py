@@ -5,6 +5,7 @@ and serves: by itself with one worker, by spawned processes with several. Valkey
 Exit codes: 0 stopped as asked, 1 could not start, 2 a wrong option.
 """
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -37,8 +38,9 @@ if not (proxy.__doc__ or "").startswith("statecar"):
         " package name): install statecar in a virtual environment of its own"
     )
 
-from proxy import demo
+from proxy import demo, doctor
 from proxy.app import create_app
+from proxy.errors import StatecarError
 from proxy.observe import configure_logging
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
@@ -50,6 +52,7 @@ usage: statecar COMMAND [options]
 
 commands:
   serve     serve the Responses and Conversations APIs in front of a chat-completions server
+  doctor    try what a backend can do, and print it
   demo      serve the demo backend alone: chat completions without a model
   version   print the version
 
@@ -67,7 +70,12 @@ class CannotListen(RuntimeError):
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. ``argv``: without the program's name. Always raises SystemExit."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "demo": _demo, "version": _version}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "serve": _serve,
+        "doctor": _doctor,
+        "demo": _demo,
+        "version": _version,
+    }
     commands |= {name: _help for name in ("help", "-h", "--help")} | {"--version": _version}
     try:
         if args and args[0] not in commands:
@@ -104,6 +112,35 @@ def _demo(args: list[str]) -> int:
     sockets = listen(options.host, options.port)
     log.info("demo backend on %s/v1", _url(sockets[0]))
     return _run_here(_config(demo.app, lifespan="off"), sockets, asked)
+
+
+def _doctor(args: list[str]) -> int:
+    parser = Parser(
+        "statecar doctor",
+        usage="%(prog)s --upstream URL [--model NAME] [--json] [options of serve]",
+        description="Try what a backend can do, one request each, and print it. Exit code 1: it lacks what is needed.",
+        epilog="Options of serve that say how the upstream is asked count too, in all three places.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", default="", metavar="NAME", help="model to ask for (default: the first it lists)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options, rest = parser.parse_known_args(args)
+    settings = Settings.resolve(rest, os.environ)
+    configure_logging("text", "error")
+    with contextlib.ExitStack() as stack:
+        named = settings.upstream
+        if named == DEMO:
+            settings = replace(settings, upstream=stack.enter_context(_demo_backend()))
+        try:
+            report = asyncio.run(doctor.examine(settings, options.model))
+        except KeyboardInterrupt:
+            return 1
+        except StatecarError as exc:
+            print(f"statecar: {redacted(named)}: {exc.message}", file=sys.stderr)
+            return 1
+        report.upstream = redacted(named)
+    print(report.as_json() if options.json else report.as_text())
+    return 0 if report.ok else 1
 
 
 def _serve(args: list[str]) -> int:

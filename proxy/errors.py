@@ -7,7 +7,7 @@ StatecarError              500  our own fault
 ├── MethodNotAllowed       405  a known path, another method
 ├── TooLarge               413  a body above the limit
 ├── UpgradeRequired        426  a WebSocket where none is served
-├── NotBuilt               501  a documented endpoint this server does not have yet
+├── NotBuilt               501  what neither this server nor its upstream can do
 ├── StoreUnavailable       503  Redis is down, slow or refusing
 ├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
 └── UpstreamError          502  the backend failed; carries the backend's own status when it gave one
@@ -79,6 +79,9 @@ class UpgradeRequired(StatecarError):
 class NotBuilt(StatecarError):
     status, code = 501, "not_implemented"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})  # SDKs retry every other 5xx (wire §1.7)
+
 
 class StoreUnavailable(StatecarError):
     status, code = 503, "store_unavailable"
@@ -124,7 +127,14 @@ class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
 
 
-_OVERFLOW = ("maximum context length", "context size", "exceeds the context", "context length", "context window")
+_OVERFLOW = (
+    "context length",
+    "context size",
+    "context window",
+    "exceeds the context",
+    "exceeds the maximum number of tokens allowed",  # Gemini
+    "prompt is too long",  # Anthropic, behind gateways
+)
 _OPENAI_TYPE = re.compile(r"[a-z0-9_]+\Z")
 _OVERFLOW_TYPE = "exceed_context_size_error"
 _FOREIGN_TYPES = (_OVERFLOW_TYPE, "not_found_error")
@@ -137,6 +147,8 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
     ``payload``: the decoded JSON body, or the raw text of one that is no JSON. ``status``: the HTTP status; below 400
     (an error inside a 200) the error's own integer ``code`` counts when it is one of 400..599, else 502.
     """
+    if isinstance(payload, list) and len(payload) == 1 and isinstance(payload[0], dict):
+        payload = payload[0]  # Gemini wraps it so
     error = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields = error if isinstance(error, dict) else {}
     code = fields.get("code")
@@ -177,6 +189,8 @@ def _message(payload: Any, error: Any) -> str:
     if isinstance(payload, dict):
         candidates += [payload.get("message"), _detail(payload.get("detail"))]
     for text in candidates:
+        if isinstance(text, dict):
+            text = _detail(text.get("detail"))  # Mistral
         if isinstance(text, str) and text.strip():
             return text.strip()[:2000]
     return ""

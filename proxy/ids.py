@@ -41,6 +41,13 @@ PREFIXES = {
     "shell_call": "sh",
     "local_shell_call": "lsh",
     "apply_patch_call": "apc",
+    "computer_call_output": "cuo",
+    "shell_call_output": "sho",
+    "local_shell_call_output": "lsho",
+    "apply_patch_call_output": "apco",
+    "tool_search_call": "tsc",
+    "tool_search_output": "tso",
+    "additional_tools": "at",
 }
 """Item type to id prefix (wire §1.9); other types get ``item``."""
 

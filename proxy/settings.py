@@ -65,6 +65,12 @@ def _own_prefix(text: str) -> str:
     return text
 
 
+def _seal_key(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("must be 16 characters or longer, as openssl rand -base64 32 gives")
+    return text
+
+
 def _upstream(text: str) -> str:
     right = "must be the base URL up to and including /v1, as http://localhost:8000/v1, or demo"
     if text == DEMO:
@@ -147,7 +153,8 @@ class Settings:
 
     upstream: str = _option(MISSING, "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo", check=_upstream, metavar="URL")
     upstream_api_key: str = _option("", "upstream", "key sent upstream instead of the caller's; @FILE reads it", secret=True, metavar="KEY")
-    upstream_kind: Literal["auto", "openai", "generic"] = _option("auto", "upstream", "manners of the upstream; auto goes by its host name")
+    upstream_kind: Literal["auto", "vllm", "sglang", "ollama", "llamacpp", "openai", "azure", "deepseek", "openrouter", "mistral", "gemini", "generic"] = _option("auto", "upstream", "whose manners the upstream has; auto goes by its host name, then asks it")
+    lesson_ttl: int = _option(86400, "upstream", "seconds what the upstream's refusals taught is kept, for each model", low=1)
     upstream_stream: Literal["auto", "always", "never"] = _option("auto", "upstream", "whether the upstream is streamed when the caller is not")
     upstream_connect_timeout: float = _option(5.0, "upstream", "seconds to connect", low=0.001)
     upstream_first_byte_timeout: float = _option(600.0, "upstream", "seconds until the answer begins", low=0.001)
@@ -155,6 +162,7 @@ class Settings:
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
     tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=_tenant, metavar="HOW")
+    seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=_seal_key, metavar="KEY")
     tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
 
     store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster", check=_store, metavar="URL")
@@ -170,15 +178,16 @@ class Settings:
     early_stream_after_seconds: float = _option(25.0, "streams", "seconds of upstream silence after which a stream begins without it; 0 waits")
     late_errors: Literal["failed", "both"] = _option("failed", "streams", "how an error in mid-stream is told; both sends an error event before response.failed")
 
-    system_messages: Literal["merge", "keep", "user"] = _option("merge", "translation", "system messages: merged at the top, kept in place, or sent as user messages")
-    reasoning_replay: Literal["always", "tool_turns", "never"] = _option("tool_turns", "translation", "which earlier reasoning goes back to the model")
-    reasoning_field: Literal["auto", "reasoning_content", "reasoning", "both"] = _option("auto", "translation", "field that carries reasoning upstream")
+    system_messages: Literal["auto", "merge", "keep", "user"] = _option("auto", "translation", "later system messages: merged at the top, kept in place, or sent as user messages; auto keeps them for OpenAI and Azure and merges them for others")
+    reasoning_replay: Literal["auto", "always", "tool_turns", "never"] = _option("auto", "translation", "which earlier reasoning goes back to the model; auto: that of the running tool calls, none to OpenAI, Azure, Mistral and Gemini")
+    reasoning_field: Literal["auto", "reasoning_content", "reasoning", "both"] = _option("auto", "translation", "field that carries reasoning upstream; auto: the one the upstream's kind reads, both where it is not known")
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = _option("auto", "translation", "field that carries max_output_tokens upstream")
     unsupported_tools: Literal["auto", "drop", "reject"] = _option("auto", "translation", "what becomes of tools that cannot be offered upstream")
-    tool_call_ids: Literal["any", "mistral9"] = _option("any", "translation", "form of tool call ids sent upstream")
+    tool_call_ids: Literal["auto", "any", "mistral9"] = _option("auto", "translation", "form of tool call ids sent upstream; auto: nine characters for Mistral")
     repair_tool_history: bool = _option(False, "translation", "answer unanswered tool calls with an empty output instead of refusing them")
     parse_think_tags: bool = _option(False, "translation", "take <think> text out of the answer as reasoning")
-    send_stream_options: bool = _option(True, "translation", "ask the upstream for usage in streams")
+    send_stream_options: bool = _option(True, "translation", "ask the upstream for usage in streams, if its kind takes that")
+    count_by_generation: bool = _option(False, "translation", "count input tokens by asking for an answer of one token, where the upstream has no tokenizer")
     vendor_keys: tuple[str, ...] = _option(tuple(_VENDOR_KEYS.split(",")), "translation", "request fields passed upstream as they are", metavar="NAMES")
     # fmt: on
 
@@ -332,7 +341,7 @@ def _value(f: Field[Any], where: str, given: Any) -> Any:
         if option.secret:
             texts = _secrets(texts)
         if _is_list(f):
-            return tuple(texts)
+            return tuple(map(option.check, texts)) if option.check else tuple(texts)
         if len(texts) > 1:
             raise ValueError("must be one key")
         return _single(f, option, texts[0])

@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1] / "proxy"
 FLOORS = [
     {"codec"},
-    {"errors", "ids", "sse", "settings", "demo"},
+    {"errors", "ids", "seal", "sse", "settings", "demo"},
     {"translate", "wire"},
     {"state", "upstream", "hosted"},
     {"turn"},
-    {"runs", "observe"},
+    {"runs", "observe", "doctor"},
     {"routes"},
     {"app"},
     {"cli"},
@@ -38,6 +38,7 @@ DOORS = {
     "uvicorn": {"app", "cli"},
     "yaml": {"settings"},
     "orjson": {"codec"},
+    "cryptography": {"seal"},
 }
 """Foreign library to the only rooms that know it."""
 

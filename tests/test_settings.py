@@ -35,7 +35,8 @@ def samples(name):
     if kind in (int, float):
         return ["11", "12", "13"], [kind(11), kind(12), kind(13)]
     if get_origin(kind) is tuple:
-        return ["a1", "b1,b2", "c1"], [("a1",), ("b1", "b2"), ("c1",)]
+        a, b, c, d = (letter * 16 for letter in "abcd")  # as long as a seal key must be
+        return [a, f"{b},{c}", d], [(a,), (b, c), (d,)]
     texts = SAMPLES[name]
     return texts, [Path(text) if kind is Path else text for text in texts]
 
@@ -105,6 +106,7 @@ WRONG_FLAGS = {
     ("--upstream", ""): ["--upstream=''", "base URL"],
     ("--api-key", ""): ["--api-key:", "not empty"],
     ("--api-key", "@/does/not/exist"): ["--api-key:", "cannot read /does/not/exist"],
+    ("--seal-key", "fifteen letters"): ["--seal-key:", "16 characters"],
     ("--data-dir", ""): ["--data-dir=''", "directory"],
     ("--nonsense", "1"): ["--nonsense"],
     ("--por", "1"): ["--por"],

@@ -11,14 +11,14 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from proxy import ids
-from proxy.errors import InvalidRequest, NotBuilt, NotFound, UpgradeRequired
+from proxy.errors import InvalidRequest, NotFound, UpgradeRequired
 from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
 from proxy.routes.open import OpenRequests
-from proxy.routes.streaming import JsonReply, Pace, SseReply
+from proxy.routes.streaming import JsonReply, Pace, SseReply, ValueReply
 from proxy.state import State, Stored, cut
 from proxy.translate.response import public, restore
-from proxy.turn import Services, Turn
-from proxy.wire import create_response, flag
+from proxy.turn import Services, Turn, compact, input_tokens
+from proxy.wire import compact_response, count_input_tokens, create_response, flag
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Responses:
 
         return [
             Resource(at, POST=create, GET=self.list),
-            Resource(f"{at}/compact", POST=self.not_built),
-            Resource(f"{at}/input_tokens", POST=self.not_built),
+            Resource(f"{at}/compact", POST=self.compact),
+            Resource(f"{at}/input_tokens", POST=self.input_tokens),
             Resource(f"{at}/{{id}}", GET=self.retrieve, DELETE=self.delete),
             Resource(f"{at}/{{id}}/cancel", POST=self.cancel),
             Resource(f"{at}/{{id}}/input_items", GET=self.input_items),
@@ -96,9 +96,22 @@ class Responses:
         rows, has_more = cut(items, page)
         return listed([public(item) for item in rows], has_more=has_more)
 
-    async def not_built(self, request: Request) -> Response:
-        await self.access.caller(request)
-        raise NotBuilt(f"{request.url.path} is not implemented by this server.")
+    async def compact(self, request: Request) -> ASGIApp:
+        caller = await self.access.caller(request)
+        body = compact_response(await json_body(request, self.body_limit))
+        facts(request.scope)["model"] = body["model"]
+        return ValueReply(lambda: compact(body, self.services, caller))
+
+    async def input_tokens(self, request: Request) -> ASGIApp:
+        caller = await self.access.caller(request)
+        body = count_input_tokens(await json_body(request, self.body_limit))
+        facts(request.scope)["model"] = body["model"]
+
+        async def counted() -> tuple[dict[str, Any], dict[str, str]]:
+            tokens = await input_tokens(body, self.services, caller)
+            return {"object": "response.input_tokens", "input_tokens": tokens}, {}
+
+        return ValueReply(counted)
 
     async def _stored(self, request: Request) -> Stored:
         caller, id_ = await self.access.caller(request), _id(request)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -59,6 +61,22 @@ class JsonReply:
             return
         assert last is not None  # a turn ends with its terminal event, or raises
         await answer(last["response"], headers=self._turn.headers)(scope, receive, send)
+
+
+class ValueReply:
+    """An ASGI answer: the JSON value, and the headers, that some work gives; a client that leaves ends the work."""
+
+    def __init__(self, work: Callable[[], Awaitable[tuple[Any, dict[str, str]]]]) -> None:
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with attended(receive):
+                value, headers = await self._work()
+        except ClientGone:
+            facts(scope)["left"] = True
+            return
+        await answer(value, headers=headers)(scope, receive, send)
 
 
 class SseReply:

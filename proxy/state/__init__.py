@@ -9,6 +9,7 @@ from proxy.state import keys
 from proxy.state.client import Client, Script
 from proxy.state.conversations import Conversation, Conversations
 from proxy.state.leases import Lock
+from proxy.state.lessons import Lessons
 from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past
 from proxy.state.records import Draft, Stored
@@ -20,6 +21,7 @@ __all__ = [
     "Conversations",
     "Draft",
     "Item",
+    "Lessons",
     "Lock",
     "Page",
     "Past",
@@ -36,13 +38,14 @@ _FRESH = 1.0
 
 
 class State:
-    """Responses and conversations in one store."""
+    """Responses, conversations and lessons in one store."""
 
-    def __init__(self, client: Client, lifetimes: keys.Lifetimes) -> None:
+    def __init__(self, client: Client, lifetimes: keys.Lifetimes, lesson_ttl: int) -> None:
         self._client = client
         self._secret = TenantSecret(client)
         self.responses = Responses(client, lifetimes)
         self.conversations = Conversations(client, lifetimes)
+        self.lessons = Lessons(client, lesson_ttl)
 
     async def ping(self) -> None:
         """Returns when the store runs a script that writes. Raises StoreUnavailable."""
@@ -73,10 +76,13 @@ class State:
         await self._client.close()
 
 
-def open_state(url: str, *, response_ttl: int, conversation_ttl: int, connections: int = 32) -> State:
+def open_state(
+    url: str, *, response_ttl: int, conversation_ttl: int, lesson_ttl: int = 86400, connections: int = 32
+) -> State:
     """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``.
 
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
     Raises ValueError for a URL that cannot be right.
     """
-    return State(Client(url, connections=connections), keys.Lifetimes(response_ttl, conversation_ttl))
+    client = Client(url, connections=connections)
+    return State(client, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl)

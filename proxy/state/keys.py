@@ -6,6 +6,7 @@ together. A tenant is never part of a lineage's keys: it stands in the records a
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 SCHEMA = 1
@@ -24,6 +25,12 @@ PROBE = "sc:probe"
 def tenant_index(tenant: str) -> str:
     """ZSET of a tenant's responses: member = the 22 bytes of tag and turn, score = created at, in microseconds."""
     return f"sc:{{t:{tenant}}}:r"
+
+
+def lesson(upstream: str, model: str) -> str:
+    """String: what the refusals of an upstream taught for a model. Hashed: the model's name is a caller's text."""
+    named = f"{upstream}\0{model}".encode("utf-8", "surrogatepass")
+    return f"sc:n:{hashlib.blake2b(named, digest_size=16).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

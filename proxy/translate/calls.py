@@ -7,14 +7,20 @@ from typing import Any
 
 from proxy import codec
 
+_OWN = ("index", "id", "type", "function", "custom")
+
 
 @dataclass(eq=False)
 class Call:
-    """One tool call being assembled. ``held``: arguments that came before its name."""
+    """One tool call being assembled. ``held``: arguments that came before its name.
+
+    ``custom``: the upstream called a tool of type ``custom``, whose arguments are any text.
+    """
 
     ids: set[str] = field(default_factory=set)
     id: str = ""
     name: str = ""
+    custom: bool = False
     arguments: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
@@ -25,6 +31,19 @@ class Call:
         if len(self.arguments) > 1:
             self.arguments = ["".join(self.arguments)]
         return self.arguments[0] if self.arguments else ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come: a whole JSON object. Of a custom call that is never known."""
+        return not self.custom and is_complete(self.text)
+
+    def may_go_on(self) -> bool:
+        """Whether more may come after another call has begun (wire §11.6)."""
+        return not self.ended
+
+    def may_go_on_after_text(self) -> bool:
+        """Whether more may come after text, which ends a call that has no arguments yet."""
+        return bool(self.text) and not self.ended
 
 
 @dataclass
@@ -44,13 +63,15 @@ class Assembler:
 
     def feed(self, entry: dict[str, Any]) -> Delta:
         """The call an entry belongs to and the arguments it adds. What is of a wrong type counts as missing."""
-        function = entry["function"] if isinstance(entry.get("function"), dict) else {}
+        function, custom = entry.get("function"), False
+        if not isinstance(function, dict):
+            function, custom = (entry["custom"], True) if isinstance(entry.get("custom"), dict) else ({}, False)
         index = entry["index"] if isinstance(entry.get("index"), int) else None
         id_, name = _string(entry.get("id")), _string(function.get("name"))
-        arguments = _text(function.get("arguments"))
+        arguments = _text(function.get("input" if custom else "arguments"))
         call = self._known(index, id_, name, arguments)
         if call is None:
-            call = Call()
+            call = Call(custom=custom)
             self.calls.append(call)
         if index is not None:
             self._by_index[index] = call
@@ -58,8 +79,8 @@ class Assembler:
             call.ids.add(id_)
             call.id = call.id or id_
         call.name = call.name or name
-        call.extras.update({k: v for k, v in entry.items() if k not in ("index", "id", "type", "function")})
-        if arguments and arguments == call.text and is_complete(arguments):
+        call.extras.update({k: v for k, v in entry.items() if k not in _OWN})
+        if arguments and not call.custom and arguments == call.text and is_complete(arguments):
             return Delta(call, "")
         if arguments:
             call.arguments.append(arguments)
@@ -75,10 +96,10 @@ class Assembler:
         if call is None:
             return None
         if id_ and call.ids and id_ not in call.ids:
-            if name and (index is None or not call.arguments or is_complete(call.text) or name != call.name):
+            if name and (index is None or not call.arguments or call.ended or name != call.name):
                 return None
-        elif name and call.name and (not arguments or arguments.lstrip().startswith("{")) and is_complete(call.text):
-            if not (arguments == call.text and name == call.name):
+        elif name and call.name and (not arguments or arguments.lstrip().startswith("{")) and not call.custom:
+            if is_complete(call.text) and not (arguments == call.text and name == call.name):
                 return None
         return call
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from proxy import codec
 from proxy.errors import InvalidRequest
-from proxy.translate import parts
+from proxy.translate import client_tools, parts
 from proxy.translate.dialects import Dialect
+from proxy.translate.tools import chat_name
 
 Item = dict[str, Any]
 Message = dict[str, Any]
@@ -22,8 +23,9 @@ Kinded = tuple[str, Item]
 """An item and its kind, decided once."""
 
 _SYNTHETIC_OUTPUT = "No output was given for this call."
-_OUTPUTS = ("function_call_output", "custom_tool_call_output")
-_CALLS = ("function_call", "custom_tool_call", "mcp_call")
+_CALLS = ("function_call", "custom_tool_call", "mcp_call", *client_tools.BY_ITEM)
+_CLIENT_OUTPUTS = tuple(f"{type_}_output" for type_ in client_tools.BY_ITEM)
+_OUTPUTS = ("function_call_output", "custom_tool_call_output", *_CLIENT_OUTPUTS)
 _ANSWERED = -1
 _NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
 
@@ -73,7 +75,7 @@ def _system(instructions: str | None, items: list[Kinded], dialect: Dialect) -> 
             rest.append((kind, item))
     if not texts:
         return [], rest
-    role = "developer" if dialect.openai_like and roles == {"developer"} else "system"
+    role = "developer" if dialect.developer_role and roles == {"developer"} else "system"
     return [{"role": role, "content": "\n\n".join(texts)}], rest
 
 
@@ -82,12 +84,16 @@ def _system(instructions: str | None, items: list[Kinded], dialect: Dialect) -> 
 
 @dataclass(eq=False)
 class _Call:
-    """A call in the context and the output found for it; ``answered_in``: that output's block."""
+    """A call in the context and the output found for it; ``answered_in``: that output's block.
+
+    ``input``: of a custom tool's call, whose ``arguments`` are those of the function that may stand for it.
+    """
 
     id: str
     name: str
     arguments: str
     extras: dict[str, Any]
+    input: str | None = None
     output: Any = None
     answered_in: int | None = None  # or _ANSWERED, when it holds its output itself
 
@@ -146,12 +152,18 @@ def _spoken(items: list[Item]) -> list[_Spoken]:
 def _call(item: Item) -> _Call:
     id_, name = str(item.get("call_id") or item.get("id") or ""), str(item.get("name") or "")
     extras = item["x_upstream"] if isinstance(item.get("x_upstream"), dict) else {}
+    if tool := client_tools.BY_ITEM.get(item["type"]):
+        return _Call(id_, tool.type, tool.write(item), extras)
+    if item["type"] != "mcp_call":
+        name = chat_name(name, item["namespace"] if isinstance(item.get("namespace"), str) else None)
     if item["type"] == "custom_tool_call":
-        return _Call(id_, name, codec.dumps({"input": item.get("input") or ""}).decode(), extras)
+        input_ = str(item.get("input") or "")
+        return _Call(id_, name, codec.dumps({"input": input_}).decode(), extras, input_)
     arguments = _object_text(item.get("arguments") or "")
     if item["type"] == "mcp_call":
         output = item.get("output") or _error_text(item.get("error"))
-        return _Call(id_, f"{item.get('server_label', '')}__{name}", arguments, extras, output, _ANSWERED)
+        name = chat_name(name, str(item.get("server_label", "")))
+        return _Call(id_, name, arguments, extras, output=output, answered_in=_ANSWERED)
     return _Call(id_, name, arguments, extras)
 
 
@@ -179,7 +191,7 @@ def _pair(blocks: list[_Block], repair: bool) -> None:
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
             by_id.setdefault(call.id, []).append(call)
         for item in block.items if block.kind == "output" else ():
-            _answer(by_id.get(item["call_id"], []), item, at)
+            _answer(by_id.get(_answered_id(item), []), item, at)
     newest = max((at for at, block in enumerate(blocks) if block.kind == "model"), default=-1)
     for at, block in enumerate(blocks):
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
@@ -188,13 +200,18 @@ def _pair(blocks: list[_Block], repair: bool) -> None:
             call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, _ANSWERED
 
 
+def _answered_id(output: Item) -> str:
+    """Its call's id; of a local shell, whose output has none in its published form, its own."""
+    return str(output.get("call_id") or output.get("id") or "")
+
+
 def _answer(candidates: list[_Call], output: Item, at: int) -> None:
     if not candidates:
         raise InvalidRequest(
-            f"No tool call found for function call output with call_id {output['call_id']}.", param="input"
+            f"No tool call found for function call output with call_id {_answered_id(output)}.", param="input"
         )
     call = next((c for c in reversed(candidates) if c.answered_in is None), candidates[-1])
-    call.output = output.get("output", "")
+    call.output = client_tools.output_text(output) if output["type"] in _CLIENT_OUTPUTS else output.get("output", "")
     if call.answered_in is None:
         call.answered_in = at
 
@@ -233,7 +250,7 @@ def _write(block: _Block, dialect: Dialect) -> list[Message]:
         return [{"role": "user", "content": parts.said_by_user(content, openai_like=dialect.openai_like)}]
     if block.kind == "system":
         role = "user" if dialect.system_messages == "user" else block.items[0]["role"]
-        if role == "developer" and not dialect.openai_like:
+        if role == "developer" and not dialect.developer_role:
             role = "system"
         return [{"role": role, "content": parts.plain_text(block.items[0]["content"])}]
     return [message for spoken in block.spoken for message in _written(spoken, block.live, dialect)]
@@ -270,8 +287,10 @@ def _thought(item: Item) -> str:
 
 
 def _tool_call(call: _Call, dialect: Dialect) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {**call.extras, "id": _call_id(call.id, dialect), "type": "function", "function": function}
+    head = {**call.extras, "id": _call_id(call.id, dialect)}
+    if call.input is not None and dialect.custom_tools:
+        return {**head, "type": "custom", "custom": {"name": call.name, "input": call.input}}
+    return {**head, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _outputs(calls: list[_Call], dialect: Dialect) -> list[Message]:

@@ -6,14 +6,15 @@ counter, ``ResponseStream._emit``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxy.translate.calls import Call
 from proxy.translate.text import Halves
 
 Event = dict[str, Any]
 Item = dict[str, Any]
+Seal = Callable[[str], str]
+"""A whole thought to its opaque form."""
 
 
 class OutputItem:
@@ -23,6 +24,11 @@ class OutputItem:
         self.index = index
         self.item = item
         self.closed = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether it cannot be used as it is when the reply is cut off, even if it is not the last item."""
+        return False
 
     def at(self, type_: str, **fields: Any) -> Event:
         """An event of this item, placed by ``item_id`` and ``output_index``."""
@@ -145,9 +151,10 @@ class Message(OutputItem):
 class Reasoning(OutputItem):
     """The model's thought, shown raw: one ``reasoning_text`` part."""
 
-    def __init__(self, index: int, id_: str) -> None:
+    def __init__(self, index: int, id_: str, seal: Seal | None = None) -> None:
         shell = {"id": id_, "type": "reasoning", "status": "in_progress", "summary": [], "content": []}
         super().__init__(index, shell)
+        self._seal = seal
         self._pieces: list[str] = []
         self._halves = Halves()
 
@@ -169,6 +176,8 @@ class Reasoning(OutputItem):
         yield self.at("response.reasoning_text.done", content_index=0, text=part["text"])
         yield self.at("response.content_part.done", content_index=0, part=part)
         self.item["content"] = [part]
+        if self._seal:
+            self.item["encrypted_content"] = self._seal(part["text"])
         yield from super().close(status)
 
     def cut(self) -> None:
@@ -183,8 +192,9 @@ class Reasoning(OutputItem):
 class ReasoningSummary(OutputItem):
     """The same thought presented as summary parts, when ``reasoning.summary`` was asked for (wire §8.4)."""
 
-    def __init__(self, index: int, id_: str) -> None:
+    def __init__(self, index: int, id_: str, seal: Seal | None = None) -> None:
         super().__init__(index, {"id": id_, "type": "reasoning", "status": "in_progress", "summary": []})
+        self._seal = seal
         self._parts: list[Item] = []
         self._number: int | None = None
         self._open = False
@@ -205,6 +215,8 @@ class ReasoningSummary(OutputItem):
     def close(self, status: str) -> Iterator[Event]:
         yield from self._end_part()
         self.item["summary"] = self._parts
+        if self._seal:
+            self.item["encrypted_content"] = self._seal("".join(part["text"] for part in self._parts))
         yield from super().close(status)
 
     def cut(self) -> None:
@@ -230,49 +242,3 @@ class ReasoningSummary(OutputItem):
 
     def _in_part(self, type_: str, **fields: Any) -> Event:
         return self.at(type_, summary_index=len(self._parts), **fields)
-
-
-class FunctionCall(OutputItem):
-    """A call of one of the client's functions."""
-
-    def __init__(self, index: int, id_: str, call: Call) -> None:
-        shell = {
-            "id": id_,
-            "type": "function_call",
-            "status": "in_progress",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
-        }
-        super().__init__(index, shell)
-        self.call = call
-        self._pieces: list[str] = []
-        self._halves = Halves()
-
-    def delta(self, arguments: str) -> Iterator[Event]:
-        if arguments := self._halves.feed(arguments):
-            self._pieces.append(arguments)
-            yield self.at("response.function_call_arguments.delta", delta=arguments)
-
-    def close(self, status: str) -> Iterator[Event]:
-        rest = self._halves.flush()
-        if not self._pieces and not rest and status == "completed":
-            rest = "{}"  # clients read arguments as JSON; a cut-off call keeps what it has
-        if rest:
-            self._pieces.append(rest)
-            yield self.at("response.function_call_arguments.delta", delta=rest)
-        self.item["arguments"] = "".join(self._pieces)
-        yield self.at(
-            "response.function_call_arguments.done",
-            arguments=self.item["arguments"],
-            name=self.item["name"],
-        )
-        yield from super().close(status)
-
-    def cut(self) -> None:
-        self.item["arguments"] = "".join([*self._pieces, self._halves.flush()])
-        super().cut()
-
-    def stored(self) -> Item:
-        """With the extras some upstreams must get back (Gemini's ``thought_signature``, wire §11.6)."""
-        return {**self.item, "x_upstream": self.call.extras} if self.call.extras else self.item

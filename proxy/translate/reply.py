@@ -92,6 +92,21 @@ def logprobs_of(logprobs: Any) -> list[Item]:
     ]
 
 
+def of_text(entries: list[Item], text: str) -> list[Item]:
+    """The entries that are the text's; a plain answer's also count its thought and the stop token in."""
+    written = text.encode("utf-8", "surrogatepass")
+    for start in range(len(entries)):
+        at = 0
+        for end in range(start, len(entries)):
+            piece = bytes(entries[end]["bytes"])
+            if not written.startswith(piece, at):
+                break
+            at += len(piece)
+            if at == len(written):
+                return entries[start : end + 1]
+    return entries
+
+
 def _token(entry: dict[str, Any]) -> Item:
     token, logprob, given = _string(entry.get("token")), entry.get("logprob"), entry.get("bytes")
     whole = isinstance(given, list) and all(type(byte) is int for byte in given)

@@ -32,7 +32,7 @@ def to_chat(
         body |= {key: request[key] for key in _OPENAI_ONLY if key in request}
     if (limit := request.get("max_output_tokens")) is not None:
         body[dialect.max_tokens_field] = limit
-    body |= _tools(request, plan)
+    body |= _tools(request, plan, dialect)
     body |= _text(request.get("text") or {})
     if effort := (request.get("reasoning") or {}).get("effort"):
         body["reasoning_effort"] = effort
@@ -40,14 +40,14 @@ def to_chat(
     return body | {key: request[key] for key in request.keys() & dialect.vendor_keys if key not in body}
 
 
-def _tools(request: dict[str, Any], plan: ToolPlan) -> dict[str, Any]:
+def _tools(request: dict[str, Any], plan: ToolPlan, dialect: Dialect) -> dict[str, Any]:
     """Backends refuse an empty list, and a choice or ``parallel_tool_calls`` without tools."""
     if not plan.tools:
         return {}
     out: dict[str, Any] = {"tools": plan.tools}
     if plan.choice is not None:
         out["tool_choice"] = plan.choice
-    if "parallel_tool_calls" in request:
+    if "parallel_tool_calls" in request and dialect.parallel_tool_calls:
         out["parallel_tool_calls"] = request["parallel_tool_calls"]
     return out
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from proxy.errors import StatecarError, UpstreamError, from_upstream
 from proxy.translate import reply
-from proxy.translate.calls import Assembler, Call, Delta, is_complete
-from proxy.translate.items import Event, FunctionCall, Item, Message, OutputItem, Reasoning, ReasoningSummary
+from proxy.translate.calls import Assembler, Call, Delta
+from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
 from proxy.translate.response import Response, snapshot, usage
 from proxy.translate.text import ThinkTags
+from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
+from proxy.translate.tools import ToolPlan
 
 _INCOMPLETE = {
     "length": "max_output_tokens",
@@ -35,20 +37,21 @@ class ResponseStream:
     leaves through ``_emit``, the only place that counts.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that a reply is read with
         self,
         response: Response,
         new_item_id: Callable[[str], str],
         new_call_id: Callable[[], str],
         *,
-        allowed: frozenset[str] | None = None,
+        tools: ToolPlan | None = None,
         call_ids: Iterable[str] = (),
         think_tags: bool = False,
         logprobs: bool = False,
+        seal: Seal | None = None,
     ) -> None:
-        """``response``: the skeleton. ``new_item_id``: item type to a fresh id. ``allowed``: names of the functions
-        whose calls may pass, None for all (wire §7.9). ``call_ids``: those that stand in the context already.
-        ``think_tags``: split them off. ``logprobs``: they were asked for.
+        """``response``: the skeleton. ``new_item_id``: item type to a fresh id. ``tools``: the plan that was sent; may
+        be set anew before the first chunk. ``call_ids``: those that stand in the context already. ``think_tags``: split
+        them off. ``logprobs``: they were asked for. ``seal``: gives each thought, as it ends, ``encrypted_content``.
         """
         self.response = response
         self.started = False
@@ -56,7 +59,8 @@ class ResponseStream:
         self.failure: UpstreamError | None = None
         self.finish_reason: str | None = None
         self._new_item_id, self._new_call_id = new_item_id, new_call_id
-        self._allowed, self._call_ids = allowed, set(call_ids)
+        self.tools, self._call_ids = tools or ToolPlan(), set(call_ids)
+        self._seal = seal
         self._think_tags, self._logprobs = think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
         self._model: str | None = None
@@ -100,7 +104,7 @@ class ResponseStream:
         """Whether a payload is an error in the place of a chunk (wire §11.5)."""
         return bool(chunk.get("error")) or chunk.get("object") == "error"
 
-    def end_round(self) -> tuple[list[Event], list[FunctionCall]]:
+    def end_round(self) -> tuple[list[Event], list[ToolCall]]:
         """Closes what is open and returns the calls of this upstream call; then the next round may be fed."""
         events = self._emit(chain(self._drain(), self._close("completed")))
         calls = [item for item in self._calls.values() if item]
@@ -149,6 +153,13 @@ class ResponseStream:
         event = {"type": "error", "sequence_number": 0, "code": told["code"], "message": told["message"], "param": None}
         return self._emit([event])[0]
 
+    def place(self, item: OutputItem, made_by: ResponseStream) -> list[Event]:
+        """The events of an item that comes whole. ``made_by``: the stream of the call behind it; its usage counts."""
+        self.items.append(item)
+        self._usage = [*self._usage, *made_by._figures()]
+        self._round_start = len(self.items)
+        return self._emit(chain(item.open(), item.close("completed")))
+
     def stored_output(self) -> list[Item]:
         """The output items as they are kept."""
         return [item.stored() for item in self.items]
@@ -164,7 +175,7 @@ class ResponseStream:
         self._tags = ThinkTags() if self._think_tags else None
         self._text: Message | Reasoning | ReasoningSummary | None = None
         self._assembler = Assembler()
-        self._calls: dict[Call, FunctionCall | None] = {}
+        self._calls: dict[Call, ToolCall | None] = {}
         self._blank: list[tuple[str, list[Item]]] = []
         self._blank_thought = ""
         self._annotations: list[Item] = []
@@ -200,7 +211,8 @@ class ResponseStream:
             if thought:
                 yield from self._think(thought, number)
         if text:
-            yield from self._write(text, reply.logprobs_of(logprobs) if self._logprobs and logprobs else [])
+            logged = reply.logprobs_of(logprobs) if self._logprobs and logprobs else []
+            yield from self._write(text, reply.of_text(logged, text) if logged else [])
         if refusal := reply.refusal_of(delta):
             message = yield from self._message()
             yield from message.refusal(refusal)
@@ -219,9 +231,9 @@ class ResponseStream:
                 self._blank_thought += thought
                 return
             thought = self._blank_thought + thought
-            yield from self._close("completed", keep=_is_begun)
+            yield from self._close("completed", keep=Call.may_go_on_after_text)
             kind = ReasoningSummary if self._summary else Reasoning
-            self._text = kind(len(self.items), self._new_item_id("reasoning"))
+            self._text = kind(len(self.items), self._new_item_id("reasoning"), self._seal)
             yield from self._open(self._text)
         yield from self._text.delta(thought, number)
 
@@ -238,7 +250,7 @@ class ResponseStream:
         if isinstance(self._text, Message):
             return self._text
         held = self._blank
-        yield from self._close("completed", keep=_is_begun)
+        yield from self._close("completed", keep=Call.may_go_on_after_text)
         self._text = message = Message(len(self.items), self._new_item_id("message"))
         yield from self._open(message)
         if held:
@@ -255,7 +267,7 @@ class ResponseStream:
             if not call.name:
                 call.held.append(arguments)
                 return
-            if self._allowed is not None and call.name not in self._allowed:
+            if self.tools.allowed is not None and call.name not in self.tools.allowed:
                 self._calls[call] = None
                 return
             yield from self._open_call(call)
@@ -266,11 +278,13 @@ class ResponseStream:
 
     def _open_call(self, call: Call) -> Iterator[Event]:
         yield from self._drain()
-        yield from self._close("completed", keep=_is_unfinished)
+        yield from self._close("completed", keep=Call.may_go_on)
         if not call.id or call.id in self._call_ids:
             call.id = self._new_call_id()
         self._call_ids.add(call.id)
-        self._calls[call] = item = FunctionCall(len(self.items), self._new_item_id("function_call"), call)
+        origin = self.tools.origin(call.name, custom=call.custom)
+        item = TOOL_CALLS[origin.item](len(self.items), self._new_item_id(origin.item), call, origin)
+        self._calls[call] = item
         yield from self._open(item)
 
     # -- opening and closing
@@ -279,18 +293,18 @@ class ResponseStream:
         self.items.append(item)
         yield from item.open()
 
-    def _close(self, last: str, keep: Callable[[str], bool] | None = None) -> Iterator[Event]:
-        """Closes the open items in index order, the very last item of all with status ``last``.
+    def _close(self, last: str, keep: Callable[[Call], bool] | None = None) -> Iterator[Event]:
+        """Closes the open items in index order; the very last of all, and any broken one, with status ``last``.
 
-        ``keep``: which calls stay open, by their arguments so far; those of parallel calls may alternate.
+        ``keep``: which calls stay open; the deltas of parallel calls may alternate.
         """
         self._text, self._blank, self._blank_thought = None, [], ""
         for item in self.items:
             if item.closed:
                 continue
-            if keep and isinstance(item, FunctionCall) and keep(item.call.text):
+            if keep and isinstance(item, ToolCall) and keep(item.call):
                 continue
-            yield from item.close(last if item is self.items[-1] else "completed")
+            yield from item.close(last if item is self.items[-1] or item.broken else "completed")
 
     def _drain(self) -> Iterator[Event]:
         """What was held back because it might have become a tag."""
@@ -336,13 +350,3 @@ class ResponseStream:
             self._sequence += 1
             numbered.append(event)
         return numbered
-
-
-def _is_unfinished(arguments: str) -> bool:
-    """No whole JSON object yet: another call may begin in between (wire §11.6)."""
-    return not is_complete(arguments)
-
-
-def _is_begun(arguments: str) -> bool:
-    """Begun but not whole: text in between does not end it; a call without any arguments is ended by text."""
-    return bool(arguments) and not is_complete(arguments)

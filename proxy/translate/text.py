@@ -1,6 +1,13 @@
-"""Text that arrives in pieces: surrogate halves joined, ``<think>`` tags split off. Any cut gives the same text."""
+"""Text that arrives in pieces: surrogate halves joined, ``<think>`` tags split off, a string read out of its JSON.
+
+Any cut gives the same text.
+"""
 
 from __future__ import annotations
+
+import re
+
+from proxy import codec
 
 
 class Halves:
@@ -12,7 +19,7 @@ class Halves:
     def feed(self, piece: str) -> str:
         if not self._held and not "\ud800" <= piece[-1:] <= "\udbff":
             return piece
-        joined = (self._held + piece).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        joined = _joined(self._held + piece)
         if "\ud800" <= joined[-1:] <= "\udbff":
             self._held = joined[-1]
             return joined[:-1]
@@ -69,3 +76,89 @@ class ThinkTags:
         cut = len(self._held) - keep
         thought, self._held = self._held[:cut], self._held[cut:]
         return thought, ""
+
+
+class InputString:
+    """Reads the text out of ``{"input": "<text>"}`` while it is being written (wire §7.7, §9.6).
+
+    Arguments that begin in another way are held until their end: only then is it known whether they are an object with
+    such a string all the same, else they are the text themselves. Within the string, what is no legal JSON stands for
+    itself: raw line ends, unknown escapes, and a quote that neither ends the object nor begins its next key.
+    """
+
+    _HEAD, _BETWEEN = '{"input":"', (0, 1, 8, 9)
+    _STOP, _SPACE = re.compile(r'["\\]'), " \t\r\n"
+    _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))')
+    _QUOTE = re.compile(r'"[ \t\r\n]*(.?)', re.S)
+    _BEGUN = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+    _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+    def __init__(self) -> None:
+        self._read = self._head
+        self._matched = 0
+        self._raw: list[str] = []
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What this piece of the arguments adds to the text."""
+        return self._read(piece)
+
+    def flush(self) -> str:
+        """The rest of the text at the end of the arguments; an escape that was cut off is lost."""
+        if self._read not in (self._head, self._whole):
+            return ""
+        whole = _joined("".join(self._raw))
+        try:
+            given = codec.loads(whole)
+        except ValueError:
+            return whole
+        text = given.get("input") if isinstance(given, dict) else None
+        return text if isinstance(text, str) else whole
+
+    def _head(self, piece: str) -> str:
+        self._raw.append(piece)
+        for at, char in enumerate(piece):
+            if char == self._HEAD[self._matched]:
+                self._matched += 1
+                if self._matched == len(self._HEAD):
+                    self._read = self._string
+                    return self._string(piece[at + 1 :])
+            elif char not in self._SPACE or self._matched not in self._BETWEEN:
+                self._read = self._whole
+                break
+        return ""
+
+    def _whole(self, piece: str) -> str:
+        self._raw.append(piece)
+        return ""
+
+    def _string(self, piece: str) -> str:
+        text, self._held = self._held + piece, ""
+        out: list[str] = []
+        at, escaped = 0, False
+        while stop := self._STOP.search(text, at):
+            out.append(text[at : stop.start()])
+            at = stop.end()
+            if quote := self._QUOTE.match(text, stop.start()):
+                if quote[1] not in ("", ",", "}"):
+                    out.append('"')
+                    continue
+                self._held, at = text[stop.start() :], len(text)
+                self._read = self._done if quote[1] else self._string
+            elif escape := self._ESCAPE.match(text, stop.start()):
+                out.append(self._PLAIN.get(escape[1], escape[1]) if escape[1] else chr(int(escape[2], 16)))
+                at, escaped = escape.end(), escaped or bool(escape[2])
+            elif self._BEGUN.match(text, stop.start()):
+                self._held, at = text[stop.start() :], len(text)
+            else:
+                out.append("\\")
+        out.append(text[at:])
+        return _joined("".join(out)) if escaped else "".join(out)
+
+    def _done(self, piece: str) -> str:
+        return ""
+
+
+def _joined(text: str) -> str:
+    """Surrogate halves that stand next to each other as the character they are."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -1,17 +1,34 @@
-"""Tool declarations and ``tool_choice``: Responses to chat, and what comes back (wire §6.6, §6.7, §7.8, §7.9)."""
+"""Tool declarations and ``tool_choice``: Responses to chat, and what comes back (wire §6.6, §6.7, §7.7–7.9)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy.errors import InvalidRequest
+from proxy.translate.client_tools import BY_TYPE
 from proxy.translate.dialects import Dialect
 
 Tool = dict[str, Any]
+Item = dict[str, Any]
 
 _DROPPABLE = ("web_search", "image_generation", "tool_search")
 _EMPTY_SCHEMA = {"type": "object", "properties": {}}
+_ITEMS = {"function": "function_call", "custom": "custom_tool_call"} | {t.type: t.item for t in BY_TYPE.values()}
+_LONGEST_NAME, _HASH = 64, 8
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The tool that a chat name stands for: the type of item its calls become, and the name they carry."""
+
+    item: str
+    name: str
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -19,36 +36,56 @@ class ToolPlan:
     """What goes upstream for a request's tools.
 
     ``tools`` and ``choice``: chat form, None when the key must not be sent. ``allowed``: the only names whose calls may
-    pass, None for all. ``dropped``: the tool types left out, in order.
+    pass, None for all. ``dropped``: the tool types left out, each once, in order. ``origins``: chat names to what they
+    stand for, where that is not a function of the same name.
     """
 
     tools: list[Tool] | None = None
     choice: Any = None
     allowed: frozenset[str] | None = None
     dropped: list[str] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    def origin(self, name: str, *, custom: bool) -> Origin:
+        """What a call of that chat name is a call of. ``custom``: the upstream called it as a custom tool.
+
+        An unknown name is a function's.
+        """
+        origin = self.origins.get(name) or Origin("function_call", name)
+        return replace(origin, item="custom_tool_call") if custom else origin
 
 
-def plan(request: dict[str, Any], dialect: Dialect) -> ToolPlan:
-    """Raises InvalidRequest for a tool or choice this server cannot honour, before anything is sent or stored."""
+def plan(request: dict[str, Any], items: list[Item], dialect: Dialect) -> ToolPlan:
+    """The plan for a request in its context. ``items``: all of the context, oldest first, the request's input included.
+
+    Raises InvalidRequest for a tool or choice this server cannot honour, before anything is sent or stored.
+    """
     choice = request.get("tool_choice", "auto")
-    functions, dropped = _functions(request.get("tools") or [], choice, dialect.unsupported_tools)
-    names = [tool["function"]["name"] for tool in functions]
+    found, dropped = _collected(request, items, dialect)
+    origins = {name: tool.origin for name, tool in found.items() if tool.origin != Origin("function_call", name)}
+    tools = [tool.chat for tool in found.values()]
     if choice == "none":
-        return ToolPlan(dropped=dropped)
-    if not functions:
+        return ToolPlan(dropped=dropped, origins=origins)
+    if not tools:
         if choice == "required":
             raise InvalidRequest(
                 "Tool choice 'required' must be specified with 'tools' parameter.", param="tool_choice"
             )
         if isinstance(choice, dict):
-            _named(choice, names)
+            _chosen(choice, found)
         return ToolPlan(dropped=dropped)
     if not isinstance(choice, dict):
-        return ToolPlan(functions, choice if "tool_choice" in request else None, None, dropped)
-    if choice.get("type") == "allowed_tools":
-        return _allowed(choice, functions, dialect, dropped)
-    name = _named(choice, names)
-    return ToolPlan(functions, {"type": "function", "function": {"name": name}}, None, dropped)
+        return ToolPlan(tools, choice if "tool_choice" in request else None, None, dropped, origins)
+    if choice["type"] != "allowed_tools":
+        return ToolPlan(tools, _chosen(choice, found).named, None, dropped, origins)
+    chosen = _allowed(choice, found, dropped)
+    mode, allowed = choice.get("mode") or "auto", frozenset(tool.name for tool in chosen)
+    if dialect.openai_like:
+        native = {"mode": mode, "tools": [tool.named for tool in chosen]}
+        return ToolPlan(tools, {"type": "allowed_tools", "allowed_tools": native}, allowed, dropped, origins)
+    few = [tool.chat for name, tool in found.items() if name in allowed]
+    sent: Any = chosen[0].named if mode == "required" and len(few) == 1 else mode
+    return ToolPlan(few, sent, allowed, dropped, origins)
 
 
 def echo(tools: list[Tool]) -> list[Tool]:
@@ -59,61 +96,214 @@ def echo(tools: list[Tool]) -> list[Tool]:
     ]
 
 
-def _functions(tools: list[Tool], choice: Any, policy: str) -> tuple[list[Tool], list[str]]:
-    functions: list[Tool] = []
-    dropped: list[str] = []
+def chat_name(name: str, namespace: str | None) -> str:
+    """The name upstream of a tool in a namespace: ``<namespace>__<name>``, made legal and short enough if it is not.
+
+    The same for the same two names whenever and wherever it is asked for: histories are written with it.
+    """
+    if namespace is None:
+        return name
+    whole = f"{namespace}__{name}"
+    legal = _ILLEGAL.sub("_", whole)
+    if legal == whole and len(whole) <= _LONGEST_NAME:
+        return whole
+    told = f"{namespace}\0{name}".encode("utf-8", "surrogatepass")
+    return f"{legal[: _LONGEST_NAME - _HASH - 1]}_{hashlib.blake2b(told, digest_size=_HASH // 2).hexdigest()}"
+
+
+# -- declarations
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A tool in its chat form, and what its calls are calls of."""
+
+    chat: Tool
+    origin: Origin
+
+    @property
+    def name(self) -> str:
+        return str(self.chat[self.chat["type"]]["name"])
+
+    @property
+    def named(self) -> Tool:
+        """The choice of this tool alone."""
+        return {"type": self.chat["type"], self.chat["type"]: {"name": self.name}}
+
+
+_Found = dict[str, _Declared]
+
+
+def _collected(request: dict[str, Any], items: list[Item], dialect: Dialect) -> tuple[_Found, list[str]]:
+    """(every tool by its chat name, in order of first declaration; the types left out).
+
+    A later list may declare a tool anew. Raises for a name that a list has twice or that two tools come out under.
+    """
+    found: _Found = {}
+    dropped: dict[str, None] = {}
+    choice = request.get("tool_choice")
+    for tools in _lists(request, items):
+        seen: set[str] = set()
+        for place, namespace, tool in tools:
+            if _is_dropped(tool, choice, dialect.unsupported_tools, place, namespace):
+                dropped[tool["type"]] = None
+                continue
+            declared = _declared(tool, namespace, dialect)
+            known = found.get(declared.name)
+            if declared.name in seen or (known and _identity(known) != _identity(declared)):
+                raise InvalidRequest(
+                    f"Invalid '{place}': another tool comes out under the name '{declared.name}' too."
+                    " Names of tools must be unique.",
+                    param=_within(place, "name"),
+                    code="invalid_value",
+                )
+            seen.add(declared.name)
+            found[declared.name] = declared
+    return found, list(dropped)
+
+
+_Placed = tuple[str, Tool | None, Tool]
+"""A tool, its place in the request, and the namespace it is in."""
+
+
+def _lists(request: dict[str, Any], items: list[Item]) -> list[list[_Placed]]:
+    """The lists of tools, oldest first: those of earlier ``additional_tools`` items, ``tools``, those of this input."""
+    own = [
+        (at, item["tools"]) for at, item in enumerate(request.get("input") or ()) if item["type"] == "additional_tools"
+    ]
+    known = [item["tools"] for item in items if item["type"] == "additional_tools"]
+    older = known[: max(0, len(known) - len(own))]
+    return [
+        *[[("input", space, tool) for _, space, tool in _placed(tools, "")] for tools in older],
+        list(_placed(request.get("tools") or [], "tools")),
+        *[list(_placed(tools, f"input[{at}].tools")) for at, tools in own],
+    ]
+
+
+def _placed(tools: list[Tool], at: str) -> Iterator[_Placed]:
     for index, tool in enumerate(tools):
-        type_ = tool["type"]
-        if type_ == "function":
-            functions.append({"type": "function", "function": _declaration(tool)})
-        elif _is_dropped(type_, choice, policy):
-            dropped.append(type_)
+        if tool["type"] != "namespace":
+            yield f"{at}[{index}]", None, tool
         else:
-            raise InvalidRequest(
-                f"Tool type '{type_}' is not supported by this server.",
-                param=f"tools[{index}].type",
-                code="unsupported_parameter",
-            )
-    return functions, dropped
+            yield from ((f"{at}[{index}].tools[{n}]", tool, inner) for n, inner in enumerate(tool["tools"]))
 
 
-def _is_dropped(type_: str, choice: Any, policy: str) -> bool:
-    """Codex sends ``web_search`` with every request: refusing it would lock Codex out (wire §6.6)."""
-    if policy == "reject" or (isinstance(choice, dict) and choice.get("type") == type_):
-        return False
-    return policy == "drop" or type_.startswith(_DROPPABLE)
+def _identity(tool: _Declared) -> tuple[str | None, str]:
+    return tool.origin.namespace, tool.origin.name
 
 
-def _declaration(tool: Tool) -> dict[str, Any]:
-    out: dict[str, Any] = {"name": tool["name"]}
-    if tool.get("description") is not None:
-        out["description"] = tool["description"]
-    out["parameters"] = tool.get("parameters") or _EMPTY_SCHEMA
-    if tool.get("strict") is not None:
+def _is_dropped(tool: Tool, choice: Any, policy: str, place: str, namespace: Tool | None) -> bool:
+    """Whether a tool is left out. Raises for one that can be neither served nor left out in silence.
+
+    Codex sends ``web_search`` with every request: refusing it would lock Codex out (wire §6.6).
+    """
+    type_, unsupported, environment = tool["type"], "unsupported_parameter", None
+    if type_ in _ITEMS and (namespace is None or type_ not in BY_TYPE):
+        environment = tool.get("environment", {}).get("type", "local") if type_ == "shell" else "local"
+        if environment == "local":
+            return False
+    is_chosen = isinstance(choice, dict) and choice.get("type") == type_
+    if policy != "reject" and not is_chosen and (policy == "drop" or type_.startswith(_DROPPABLE)):
+        return True
+    if environment:
+        message = f"Shell environment '{environment}' is not supported by this server, only 'local' is."
+        raise InvalidRequest(message, param=_within(place, "environment.type"), code=unsupported)
+    inside = " in a namespace" if namespace is not None else ""
+    message = f"Tool type '{type_}' is not supported by this server{inside}."
+    raise InvalidRequest(message, param=_within(place, "type"), code=unsupported)
+
+
+def _within(place: str, key: str) -> str:
+    return place if place == "input" else f"{place}.{key}"
+
+
+def _declared(tool: Tool, namespace: Tool | None, dialect: Dialect) -> _Declared:
+    type_ = tool["type"]
+    if type_ in BY_TYPE:
+        return _Declared({"type": "function", "function": BY_TYPE[type_].declaration}, Origin(_ITEMS[type_], type_))
+    space = namespace["name"] if namespace else None
+    head = {"name": chat_name(tool["name"], space)}
+    if (description := _description(tool, namespace)) is not None:
+        head["description"] = description
+    origin = Origin(_ITEMS[type_], tool["name"], space)
+    if type_ == "function":
+        return _Declared({"type": "function", "function": _function(tool, head, dialect)}, origin)
+    if dialect.custom_tools:
+        return _Declared({"type": "custom", "custom": head | _format(tool)}, origin)
+    return _Declared({"type": "function", "function": _emulated(tool, head)}, origin)
+
+
+def _description(tool: Tool, namespace: Tool | None) -> Any:
+    """The tool's own; the first tool of a namespace also says what all of them are for."""
+    own = tool.get("description")
+    if namespace and namespace.get("description") and tool is namespace["tools"][0]:
+        about = f"About all tools named {namespace['name']}__…: {namespace['description']}"
+        return f"{own}\n\n{about}" if own else about
+    return own
+
+
+def _function(tool: Tool, head: Tool, dialect: Dialect) -> Tool:
+    out = {**head, "parameters": tool.get("parameters") or _EMPTY_SCHEMA}
+    if tool.get("strict") is not None and dialect.strict_tools:
         out["strict"] = tool["strict"]
     return out
 
 
-def _named(choice: dict[str, Any], names: list[str]) -> str:
-    name = choice.get("name") or (choice.get("function") or {}).get("name") or choice.get("type")
-    if choice.get("type") != "function" or name not in names:
+def _format(tool: Tool) -> Tool:
+    """A custom tool's format; a grammar is flat here and nested upstream."""
+    format_ = tool.get("format")
+    if not format_:
+        return {}
+    if format_["type"] != "grammar":
+        return {"format": format_}
+    return {"format": {"type": "grammar", "grammar": {key: format_[key] for key in ("syntax", "definition")}}}
+
+
+def _emulated(tool: Tool, head: Tool) -> Tool:
+    """The function with one text that stands for a custom tool (wire §7.7)."""
+    told, about = head.get("description"), "Free-form text."
+    format_ = tool.get("format") or {}
+    if format_.get("type") == "grammar":
+        about = f"Text that follows the {format_['syntax']} grammar in the description of this tool."
+        grammar = f"The input must follow this {format_['syntax']} grammar:\n{format_['definition']}"
+        told = f"{told}\n\n{grammar}" if told else grammar
+    parameters = {
+        "type": "object",
+        "properties": {"input": {"type": "string", "description": about}},
+        "required": ["input"],
+        "additionalProperties": False,
+    }
+    return {**head, **({"description": told} if told else {}), "parameters": parameters}
+
+
+# -- the choice
+
+
+def _chosen(choice: Tool, found: _Found) -> _Declared:
+    """The tool that is named. One in a namespace is named by both names, its chat name, or its own if that is clear."""
+    type_ = choice["type"]
+    name, space, item = choice.get("name") or type_, choice.get("namespace"), _ITEMS.get(type_)
+    same = [tool for tool in found.values() if tool.origin.item == item]
+    exact = [tool for tool in same if _identity(tool) == (space, name)]
+    if not exact and space is None:
+        exact = [tool for tool in same if tool.name == name]
+        inner = [tool for tool in same if tool.origin.name == name]
+        exact = exact or (inner if len(inner) == 1 else [])
+    if not exact:
         raise InvalidRequest(f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice")
-    return str(name)
+    return exact[0]
 
 
-def _allowed(choice: dict[str, Any], functions: list[Tool], dialect: Dialect, dropped: list[str]) -> ToolPlan:
-    known = [tool["function"]["name"] for tool in functions]
-    listed_tools = [tool for tool in choice.get("tools") or [] if tool.get("type") not in dropped]
-    names = [_named(tool, known) for tool in listed_tools]
-    if not names:
+def _allowed(choice: Tool, found: _Found, dropped: list[str]) -> list[_Declared]:
+    """The tools of an allowed set, each once; a namespace stands for all of its tools."""
+    chosen: _Found = {}
+    for given in choice.get("tools") or []:
+        if given["type"] in dropped:
+            continue
+        inner = [tool for tool in found.values() if tool.origin.namespace == given.get("name")]
+        is_space = given["type"] == "namespace" and inner
+        for tool in inner if is_space else [_chosen(given, found)]:
+            chosen[tool.name] = tool
+    if not chosen:
         raise InvalidRequest("'allowed_tools' must name at least one tool.", param="tool_choice.tools")
-    mode = choice.get("mode") or "auto"
-    if dialect.openai_like:
-        listed = [{"type": "function", "function": {"name": name}} for name in names]
-        native = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": listed}}
-        return ToolPlan(functions, native, frozenset(names), dropped)
-    few = [tool for tool in functions if tool["function"]["name"] in names]
-    sent: Any = mode
-    if mode == "required" and len(few) == 1:
-        sent = {"type": "function", "function": {"name": names[0]}}
-    return ToolPlan(few, sent, frozenset(names), dropped)
+    return list(chosen.values())

@@ -1,14 +1,56 @@
-"""What a request continues from and what it brings: history, references, ids (wire §7.11, §10.1, §10.4)."""
+"""What a request continues from and what it brings: history, references, ids (wire §7.11, §10.1, §10.4, §10.8)."""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from proxy import ids
 from proxy.errors import InvalidRequest, NotFound
 from proxy.state import Item, Past
+from proxy.translate.compaction import compacted
+from proxy.translate.sealed import opened
+from proxy.turn.seals import Seals
 from proxy.turn.services import Caller, Services
+from proxy.upstream import Upstream
+
+TRIGGER = "compaction_trigger"
+
+
+@dataclass
+class Context:
+    """What a request is answered from. ``given``: its own items; ``sent``: what the model is to see, oldest first."""
+
+    past: Past
+    given: list[Item]
+    minter: ids.Minter
+    upstream: Upstream
+    seals: Seals
+    sent: list[Item]
+
+    def followed_by(self, *items: Item) -> list[Item]:
+        """What the model sees of all the items there are and these: from the last compaction on, thoughts opened.
+
+        Raises InvalidRequest for a compaction item that cannot be opened.
+        """
+        whole = compacted([*self.past.items, *self.given, *items], self.seals.open_summary)
+        return opened(whole, self.seals.open_thought)
+
+
+async def context_of(
+    request: dict[str, Any], services: Services, caller: Caller, stack: AsyncExitStack, *, storing: bool
+) -> Context:
+    """``storing``: the request will write to what it continues from. Raises as ``past_of`` and ``input_of`` do."""
+    past = await past_of(request, services, caller, stack, storing=storing)
+    if storing:
+        await services.state.check()  # before the model works for nothing
+    minter = ids.Minter(past.tag)
+    given = await input_of(request, past, minter, services, caller)
+    upstream = services.pool.pick(request["model"], past.tag)
+    context = Context(past, given, minter, upstream, Seals(services.sealer, caller.tenant), [])
+    context.sent = context.followed_by()
+    return context
 
 
 async def past_of(
@@ -46,7 +88,8 @@ async def input_of(
     """
     taken = {item["id"]: item for item in past.items}
     own: list[Item] = []
-    for item in await _resolved(request["input"], taken, services, caller):
+    items = [item for item in request["input"] if item["type"] != TRIGGER]  # asks for something, and says nothing
+    for item in await _resolved(items, taken, services, caller):
         if not ids.is_path_id(item.get("id")) or item["id"] in taken:
             item = {**item, "id": minted_id(minter, item["type"])}
         taken[item["id"]] = item

@@ -1,31 +1,165 @@
-"""How each upstream wants to be asked, by model: its dialect to begin with, and what its refusals have taught."""
+"""How each upstream wants to be asked, by model: its kind's dialect, and what its refusals have taught."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from proxy.translate.dialects import Dialect
-from proxy.upstream import Upstream
+from proxy.errors import StoreUnavailable
+from proxy.settings import Settings
+from proxy.state import Lessons
+from proxy.translate.dialects import Dialect, Lesson, for_kind, kind_by_host, lesson_of, taught
+from proxy.upstream import Upstream, by_asking
 
 log = logging.getLogger("statecar.turn")
+
+ASK_AGAIN = 30.0
+"""Seconds until an upstream that could not tell its kind is asked again."""
+
+LOOK_AGAIN = 60.0
+"""Seconds until the store is asked again what others have learnt."""
+
+_PAIRS = 1000  # lessons remembered; the models' names come from callers
+_PATIENCE = 0.3  # seconds a turn waits for the store
+_QUIET = 10.0  # seconds without a look after the store has failed
+
+Headers = Sequence[tuple[str, str]]
 
 
 class Manners:
     """The dialect for an upstream and a model."""
 
-    def __init__(self, first: Callable[[str], Dialect]) -> None:
-        """``first``: base URL to the dialect to begin with."""
-        self._first = first
-        self._known: dict[str, Dialect] = {}
+    def __init__(self, settings: Settings, lessons: Lessons) -> None:
+        self._settings, self._lessons = settings, lessons
+        self._kinds: dict[str, _Kind] = {}
+        self._dialects: dict[str, Dialect] = {}
+        self._learnt: OrderedDict[tuple[str, str], _Learnt] = OrderedDict()
+        self._quiet_until = 0.0
 
-    async def of(self, upstream: Upstream, model: str) -> Dialect:
-        """The dialect to ask this upstream for this model in."""
-        if upstream.base_url not in self._known:
-            self._known[upstream.base_url] = self._first(upstream.base_url)
-        return self._known[upstream.base_url]
+    def begin(self, upstreams: Sequence[Upstream]) -> None:
+        """Starts finding out what the upstreams are; nobody waits for it but their first turns."""
+        for upstream in upstreams:
+            self._kind(upstream).ask(upstream, ())
+
+    async def of(self, upstream: Upstream, model: str, headers: Headers = ()) -> Dialect:
+        """The dialect to ask this upstream for this model in. ``headers``: the caller's, for its key.
+
+        Waits for a question that is under way, 2 s at most: while the upstream's kind is unknown it is ``generic``.
+        """
+        plain = self._profile(await self._kind(upstream).wait(upstream, headers))
+        return taught(plain, await self._lesson(upstream.base_url, model))
 
     async def learn(self, upstream: Upstream, model: str, dialect: Dialect) -> None:
-        """Remembers a dialect in which the upstream has answered after it had refused another."""
-        log.warning("the upstream needs other manners than assumed: from now on %s", dialect)
-        self._known[upstream.base_url] = dialect
+        """Remembers a dialect in which the upstream has answered after it had refused another, for every replica."""
+        lesson = lesson_of(self._profile(dialect.kind), dialect)
+        log.warning("upstream %s wants other manners for model %r: from now on %s", upstream.name, model, lesson)
+        self._remember((upstream.base_url, model), lesson)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._lessons.put(upstream.base_url, model, lesson)
+        except (StoreUnavailable, TimeoutError):
+            log.warning("only this process knows, as the store does not take it")
+
+    async def close(self) -> None:
+        """Ends the questions under way."""
+        for kind in self._kinds.values():
+            await kind.close()
+
+    def _profile(self, kind: str) -> Dialect:
+        if kind not in self._dialects:
+            self._dialects[kind] = for_kind(kind, self._settings)
+        return self._dialects[kind]
+
+    def _kind(self, upstream: Upstream) -> _Kind:
+        if upstream.base_url not in self._kinds:
+            option = self._settings.upstream_kind
+            known = kind_by_host(upstream.base_url) if option == "auto" else option
+            if known and option == "auto":
+                log.info("upstream %s is taken for %s, by its host name", upstream.name, known)
+            self._kinds[upstream.base_url] = _Kind(known)
+        return self._kinds[upstream.base_url]
+
+    async def _lesson(self, base_url: str, model: str) -> Lesson:
+        """What is known of the pair, looked up in the store once in a while. Never raises, never waits long."""
+        pair, now = (base_url, model), asyncio.get_running_loop().time()
+        known = self._learnt.get(pair)
+        if known and (now < known.look_at or now < self._quiet_until):
+            self._learnt.move_to_end(pair)
+            return known.lesson if now < known.ends_at else {}
+        if now < self._quiet_until:
+            return {}
+        if known:
+            known.look_at = now + LOOK_AGAIN  # others go on with what is known
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                lesson = await self._lessons.get(base_url, model)
+        except (StoreUnavailable, TimeoutError):
+            self._quiet_until = now + _QUIET
+            return known.lesson if known and now < known.ends_at else {}
+        self._remember(pair, lesson)
+        return lesson
+
+    def _remember(self, pair: tuple[str, str], lesson: Lesson) -> None:
+        now = asyncio.get_running_loop().time()
+        self._learnt[pair] = _Learnt(lesson, now + LOOK_AGAIN, now + self._settings.lesson_ttl)
+        self._learnt.move_to_end(pair)
+        if len(self._learnt) > _PAIRS:
+            self._learnt.popitem(last=False)
+
+
+@dataclass
+class _Learnt:
+    """A lesson as this process knows it: when to look for a newer one, and when it is too old without one."""
+
+    lesson: Lesson
+    look_at: float
+    ends_at: float
+
+
+class _Kind:
+    """The kind of one upstream, asked for by one task at a time until it is known."""
+
+    def __init__(self, known: str | None) -> None:
+        self._known = known
+        self._task: asyncio.Task[None] | None = None
+        self._again_at = 0.0
+        self._needs_key = False
+
+    def ask(self, upstream: Upstream, headers: Headers) -> None:
+        """Begins to ask, unless that is under way or was done a moment ago.
+
+        An upstream that wants a key, which statecar may not have, is asked again with the first caller's.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._known or (self._task and not self._task.done()):
+            return
+        if now >= self._again_at or (self._needs_key and _has_key(headers)):
+            self._again_at = now + ASK_AGAIN
+            self._task = asyncio.create_task(self._ask(upstream, headers))
+
+    async def wait(self, upstream: Upstream, headers: Headers) -> str:
+        """The kind, as far as it is known when the question under way is answered."""
+        self.ask(upstream, headers)
+        if self._task and not self._task.done():
+            await asyncio.wait([self._task])  # bounded by the question's own limit
+        return self._known or "generic"
+
+    async def close(self) -> None:
+        if self._task and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _ask(self, upstream: Upstream, headers: Headers) -> None:
+        found = await by_asking(upstream, headers)
+        kind = found.kind or "generic"
+        if found.final:
+            self._known = kind
+        self._needs_key = found.needs_key and not _has_key(headers)
+        log.info("upstream %s is taken for %s: %s%s", upstream.name, kind, found.how, "" if found.final else ", so far")
+
+
+def _has_key(headers: Headers) -> bool:
+    return any(name.lower() == "authorization" for name, _ in headers)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.errors import StatecarError
+from proxy.seal import Sealer
 from proxy.state import State
+from proxy.translate.dialects import Dialect
 from proxy.turn.manners import Manners
 from proxy.upstream import Pool
 
@@ -22,7 +24,10 @@ class ShuttingDown(StatecarError):
 
 @dataclass(frozen=True)
 class Services:
-    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds."""
+    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds.
+
+    ``sealer``: None without a key. ``count_by_generation``: tokens may be counted by asking for an answer of one.
+    """
 
     state: State
     pool: Pool
@@ -31,6 +36,12 @@ class Services:
     upstream_stream: str = "auto"
     lock_wait: float = 0.0
     late_errors: str = "failed"
+    sealer: Sealer | None = None
+    count_by_generation: bool = False
+
+    def streams(self, dialect: Dialect) -> bool:
+        """Whether the upstream streams for a caller who does not: where a plain call could not be stopped."""
+        return self.upstream_stream == "always" or (self.upstream_stream == "auto" and not dialect.plain_stops)
 
 
 @dataclass(frozen=True)

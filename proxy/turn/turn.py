@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from proxy import ids
 from proxy.errors import StatecarError, StoreUnavailable, UpstreamError, passed_on
-from proxy.state import Draft, Item, Past
+from proxy.state import Draft, Item
+from proxy.translate.compaction import Compaction, holds_more
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
 from proxy.translate.request import to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
-from proxy.translate.tools import ToolPlan, plan
+from proxy.translate.tools import plan
+from proxy.translate.truncation import SHARES, shorter
 from proxy.turn.asking import asked
-from proxy.turn.context import input_of, minted_id, past_of
+from proxy.turn.compacting import OVERFLOW, compaction_item, summarized
+from proxy.turn.context import TRIGGER, Context, context_of, minted_id
+from proxy.turn.counting import size_of
+from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
-from proxy.upstream import Reply, Upstream
 
 log = logging.getLogger("statecar.turn")
 
-USAGE_WAIT = 5.0
-"""Seconds an upstream gets to send its usage after the finish reason (wire §11.5)."""
+_ENCRYPTED = "reasoning.encrypted_content"
 
 
 class Turn:
@@ -59,12 +62,12 @@ class Turn:
         """
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
-            context = await self._begin(stack)
-            stream = context.stream
+            work = await self._begin(stack)
+            stream = work.stream
             closing: list[Event] = []
             failure: StatecarError | None = None
             try:
-                async with aclosing(self._round(context)) as batches:
+                async with aclosing(self._round(work)) as batches:
                     async for events in batches:
                         self._interruptible = False  # while the edge sends, and at the end while we save
                         yield events
@@ -72,8 +75,8 @@ class Turn:
                             raise ShuttingDown
                         self._interruptible = True
                 self._interruptible = False
-                closing = stream.finish(int(self._services.now()), done=context.done)
-                await self._save(context)
+                closing = stream.finish(int(self._services.now()), done=work.done)
+                await self._save(work)
             except StatecarError as exc:
                 failure = exc
             except asyncio.CancelledError:
@@ -87,7 +90,7 @@ class Turn:
             if failure:
                 if not self._is_told(stream, failure):
                     raise failure
-                closing += await self._failed(context, failure)
+                closing += await self._failed(work, failure)
             yield [*closing, stream.end()]
             self._note(stream)
 
@@ -109,86 +112,127 @@ class Turn:
 
     # -- context
 
-    async def _begin(self, stack: AsyncExitStack) -> _Context:
-        request, services, caller = self._request, self._services, self._caller
+    async def _begin(self, stack: AsyncExitStack) -> _Work:
+        request, services = self._request, self._services
         storing = request.get("store", True)
-        past = await past_of(request, services, caller, stack, storing=storing)
-        if storing:
-            await services.state.check()  # before the model works for nothing
-        minter = ids.Minter(past.tag)
-        given = await input_of(request, past, minter, services, caller)
-        upstream = services.pool.pick(request["model"], past.tag)
-        dialect = await services.manners.of(upstream, request["model"])
-        tools = plan(self._request, dialect)
-        if tools.dropped:
-            log.warning("tools left out, as nothing here can run them: %s", ", ".join(tools.dropped))
-        if "context_management" in self._request:
-            log.warning("context_management is not served yet: nothing is compacted")
-        response = skeleton(self._request, minter.own("resp"), int(self._services.now()))
+        context = await context_of(request, services, self._caller, stack, storing=storing)
+        dialect = await services.manners.of(context.upstream, request["model"], self._caller.headers)
+        response = skeleton(request, context.minter.own("resp"), int(services.now()))
         self.facts["response"] = response["id"]
+        sealing = services.sealer is not None and _ENCRYPTED in request.get("include", ())
         self._stream = ResponseStream(
             response,
-            lambda type_: minted_id(minter, type_),
+            lambda type_: minted_id(context.minter, type_),
             ids.new_call_id,
-            allowed=tools.allowed,
-            call_ids=[item["call_id"] for item in (*past.items, *given) if "call_id" in item],
+            call_ids=[item["call_id"] for item in (*context.past.items, *context.given) if "call_id" in item],
             think_tags=dialect.think_tags,
-            logprobs=wants_logprobs(self._request),
+            logprobs=wants_logprobs(request),
+            seal=context.seals.thought if sealing else None,
         )
-        return _Context(past, given, minter, upstream, tools, self._stream)
+        shares = iter(SHARES if request.get("truncation") == "auto" else ())
+        work = _Work(context, dialect, self._stream, context.sent, shares)
+        self._plan(work, dialect)
+        return work
+
+    def _plan(self, work: _Work, dialect: Dialect) -> None:
+        """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
+        work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
+        if dropped := ", ".join(work.stream.tools.dropped):
+            log.warning("tools left out, as nothing here can run them: %s", dropped)
+            self.headers["statecar-dropped-tools"] = dropped
+        else:
+            self.headers.pop("statecar-dropped-tools", None)
+
+    # -- compaction (wire §10.8)
+
+    async def _is_due(self, work: _Work) -> bool:
+        """Whether the context has passed a threshold of the request."""
+        thresholds = [entry["compact_threshold"] for entry in self._compactions if "compact_threshold" in entry]
+        if not thresholds or not holds_more(work.context.sent):
+            return False
+        size = await size_of(self._request, self._services, self._caller, work.context, work.dialect)
+        return size is not None and size > min(thresholds)
+
+    async def _compact(self, work: _Work) -> list[Event]:
+        """Puts a summary in the place of what the model would see, as the first item of the output."""
+        context, stream = work.context, work.stream
+        summary = await summarized(self._request, self._services, self._caller, context, users_stay=False)
+        item = compaction_item(context, summary, users_stay=False)
+        work.compacted = self.facts["compacted"] = True
+        work.whole = context.sent = context.followed_by(item)
+        events = [] if stream.started else stream.start()
+        return events + stream.place(Compaction(len(stream.items), item, told=self._is_triggered), summary.stream)
+
+    async def _compact_if_possible(self, work: _Work) -> list[Event]:
+        """The same, where the turn can go on without: nothing when the model gives no summary."""
+        try:
+            return await self._compact(work)
+        except UpstreamError as exc:
+            log.warning("the context is not compacted: %s", exc.message)
+            return []
+
+    @property
+    def _is_triggered(self) -> bool:
+        return any(item["type"] == TRIGGER for item in self._request["input"][-1:])
+
+    @property
+    def _compactions(self) -> list[dict[str, Any]]:
+        return [entry for entry in self._request.get("context_management", ()) if entry["type"] == "compaction"]
 
     # -- upstream
 
-    async def _round(self, context: _Context) -> AsyncGenerator[list[Event], None]:
+    async def _round(self, work: _Work) -> AsyncGenerator[list[Event], None]:
+        """The events of the upstream's answer; of a later call's, where the context had to be made shorter first."""
+        if self._is_triggered:
+            yield await self._compact(work)
+            work.stream.finish_reason, work.done = "stop", True
+            return
+        if await self._is_due(work):
+            yield await self._compact_if_possible(work)
+        while True:
+            try:
+                async with aclosing(self._call(work)) as batches:
+                    async for events in batches:
+                        yield events
+                return
+            except UpstreamError as exc:
+                if exc.code != OVERFLOW or len(work.stream.items) > work.compacted:
+                    raise  # not for its length, or the answer has begun
+                work.stream.failure = None
+                told = await self._shorten(work)
+                if told is None:
+                    raise
+                yield told
+
+    async def _shorten(self, work: _Work) -> list[Event] | None:
+        """Makes a context that was refused as too long shorter; gives the events of that, None when nothing helps."""
+        if self._compactions and work.context.sent is work.whole and holds_more(work.whole):
+            if events := await self._compact_if_possible(work):
+                return events
+        less = shorter(work.whole, work.context.sent, work.shares)
+        if less is None:
+            return None
+        work.context.sent = less
+        self.facts["truncated_items"] = len(work.whole) - len(less)
+        return []
+
+    async def _call(self, work: _Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""
-        async with AsyncExitStack() as stack:
-            reply = await self._open(stack, context)
-            self.headers = passed_on(reply.headers)
-            batches = await stack.enter_async_context(aclosing(reply.batches()))
-            async for batch in batches:
-                yield self._feed(context.stream, batch)
-                if context.stream.failure:
-                    raise context.stream.failure
-                if context.stream.finish_reason is not None:
-                    yield await self._after_finish(context.stream, batches)
-                    break
-            context.done = reply.ended
 
-    async def _open(self, stack: AsyncExitStack, context: _Context) -> Reply:
         def written(dialect: Dialect) -> dict[str, Any]:
-            streamed = self._is_streamed_in(dialect)
-            return to_chat(self._request, context.items, context.tools, dialect, stream=streamed)
+            if dialect != work.dialect:
+                self._plan(work, dialect)
+            streamed = self._streams or self._services.streams(dialect)
+            return to_chat(self._request, work.context.sent, work.stream.tools, dialect, stream=streamed)
 
-        return await asked(stack, self._services, self._caller, context.upstream, self._request["model"], written)
-
-    def _is_streamed_in(self, dialect: Dialect) -> bool:
-        """Whether the upstream streams: when the client does, and where a plain call could not be stopped."""
-        how = self._services.upstream_stream
-        return self._streams or how == "always" or (how == "auto" and not dialect.plain_stops)
-
-    def _feed(self, stream: ResponseStream, batch: list[dict[str, Any]]) -> list[Event]:
-        """The events of one read. The stream begins with its first payload, unless that is an error (wire §2.6)."""
-        events: list[Event] = []
-        for chunk in batch:
-            if not stream.started and not stream.is_error(chunk):
-                events += stream.start()
-            events += stream.feed(chunk)
-            if stream.failure:
-                break
-        return events
-
-    async def _after_finish(self, stream: ResponseStream, batches: AsyncIterator[list[dict[str, Any]]]) -> list[Event]:
-        """Reads on for the usage, which may come after the finish reason, or never."""
-        events: list[Event] = []
-        try:
-            async with asyncio.timeout(USAGE_WAIT):
-                async for batch in batches:
-                    events += self._feed(stream, batch)
-        except TimeoutError:
-            log.warning("the upstream neither ended its stream nor sent usage within %s s", USAGE_WAIT)
-        except UpstreamError as exc:
-            log.warning("the upstream broke off after its finish reason: %s", exc.message)
-        return events
+        async with AsyncExitStack() as stack:
+            upstream, model = work.context.upstream, self._request["model"]
+            reply = await asked(stack, self._services, self._caller, upstream, model, written)
+            self.headers |= passed_on(reply.headers)
+            batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
+            async for events in batches:
+                yield events
+            work.done = reply.ended
 
     # -- the end
 
@@ -198,10 +242,10 @@ class Turn:
             return stream.started
         return bool(stream.items) and not isinstance(failure, StoreUnavailable)
 
-    async def _save(self, context: _Context) -> None:
+    async def _save(self, work: _Work) -> None:
         if not self._request.get("store", True):
             return
-        response = context.stream.response
+        context, response = work.context, work.stream.response
         draft = Draft(
             id=response["id"],
             tenant=self._caller.tenant,
@@ -210,7 +254,7 @@ class Turn:
             created_at=response["created_at"],
             body=shorten(response),
             input=context.given,
-            output=context.stream.stored_output(),
+            output=work.stream.stored_output(),
             past=context.past,
             append=response["status"] != "failed",
             minter=context.minter,
@@ -222,15 +266,15 @@ class Turn:
             log.error("response %s is not saved: %s", draft.id, exc.message)
             raise
 
-    async def _failed(self, context: _Context, failure: StatecarError) -> list[Event]:
+    async def _failed(self, work: _Work, failure: StatecarError) -> list[Event]:
         """Ends the response as failed and keeps it, as far as there is a store to keep it in."""
-        context.stream.fail(failure)
+        work.stream.fail(failure)
         if not isinstance(failure, StoreUnavailable):
             try:
-                await self._save(context)
+                await self._save(work)
             except StatecarError:
                 pass  # logged; the client is told of the first failure
-        return [context.stream.error_event(failure)] if self._services.late_errors == "both" else []
+        return [work.stream.error_event(failure)] if self._services.late_errors == "both" else []
 
     def _note(self, stream: ResponseStream) -> None:
         usage = stream.response["usage"] or {}
@@ -243,18 +287,16 @@ class Turn:
 
 
 @dataclass
-class _Context:
-    """What a turn works on. ``given``: this request's items; ``done``: the upstream said that it was finished."""
+class _Work:
+    """What a turn works on. ``dialect``: the one its tools are planned for; ``whole``: what the model is to see, and
+    ``shares`` of it are still to be tried where that is too long; ``compacted``: the output begins with a compaction
+    item; ``done``: the upstream said that it was finished.
+    """
 
-    past: Past
-    given: list[Item]
-    minter: ids.Minter
-    upstream: Upstream
-    tools: ToolPlan
+    context: Context
+    dialect: Dialect
     stream: ResponseStream
+    whole: list[Item]
+    shares: Iterator[float]
+    compacted: bool = False
     done: bool = False
-
-    @property
-    def items(self) -> list[Item]:
-        """All that the model sees, oldest first."""
-        return [*self.past.items, *self.given]

@@ -2,6 +2,7 @@
 
 from proxy.upstream.client import Pool, Upstream
 from proxy.upstream.forward import Forwarded, forwarded
+from proxy.upstream.kind import Found, by_asking
 from proxy.upstream.reply import Reply
 
-__all__ = ["Forwarded", "Pool", "Reply", "Upstream", "forwarded"]
+__all__ = ["Forwarded", "Found", "Pool", "Reply", "Upstream", "by_asking", "forwarded"]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import httpx
 
-from proxy import __version__
-from proxy.errors import UpstreamError, from_upstream
+from proxy import __version__, codec
+from proxy.errors import UpstreamError, UpstreamTimeout, from_upstream
 from proxy.upstream.address import Address
 from proxy.upstream.failure import Timeouts, failure
 from proxy.upstream.forward import Forwarded, Headers, end_to_end
-from proxy.upstream.reply import Reply, refusal_body
+from proxy.upstream.reply import BODY_LIMIT, Reply, refusal_body, whole_body
 from proxy.upstream.transport import Transport
 
 _KEYS = (b"authorization", b"api-key")  # where a caller's key may stand
 _CHECK = 5.0  # seconds a readiness check may take
+_QUESTION = 10.0  # seconds one of the upstream's other endpoints may take
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,42 @@ class Upstream:
         finally:
             await response.aclose()
 
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        limit: int = BODY_LIMIT,
+        seconds: float = _QUESTION,
+    ) -> Any:
+        """The JSON that one of the upstream's other endpoints answers: its models, its tokenizer.
+
+        ``path``: at the server's root, as ``/tokenize``; ``/v1/...`` lies below the base URL, wherever that is.
+        ``headers``: of the caller; its key is sent when statecar has none. ``limit``: most bytes of the answer;
+        ``seconds``: for all of it. Raises UpstreamError, also for an answer that is no JSON.
+        """
+        pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        pairs += [(b"accept", b"application/json"), (b"user-agent", self._user_agent.encode())]
+        content = None if body is None else codec.dumps(body)
+        if content is not None:
+            pairs += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        timeouts = Timeouts(min(self._timeouts.connect or seconds, seconds), seconds, seconds)
+        request = self._request(method, self._address.url, self._with_key(pairs), content, timeouts)
+        request.extensions["target"] = self._address.target(path.encode())
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._send(request)
+                try:
+                    if response.status_code >= 300:
+                        raise await _refused(response)
+                    return await whole_body(response, timeouts, limit)
+                finally:
+                    await response.aclose()
+        except TimeoutError as exc:
+            raise UpstreamTimeout(f"The upstream did not answer {path} within {seconds:g} s.") from exc
+
     async def check(self) -> str | None:
         """None when the upstream answers ``GET /models`` with any status below 500, else why it is not ready."""
         pairs = self._with_key([(b"user-agent", self._user_agent.encode())])
@@ -171,6 +210,10 @@ class Pool:
     def pick(self, model: str, lineage: str) -> Upstream:
         """The upstream for a model; ``lineage``: a tag whose calls should meet the same cache, "" for none."""
         return self._upstream
+
+    def all(self) -> list[Upstream]:
+        """Every upstream."""
+        return [self._upstream]
 
     async def check(self) -> str | None:
         """None when calls can be served, else why not."""

@@ -140,6 +140,22 @@ def _shown(text: bytes) -> str:
     return text[:800].decode(errors="replace").strip()[:200]
 
 
+async def whole_body(response: httpx.Response, timeouts: Timeouts, limit: int) -> Any:
+    """The JSON value of an answer of at most ``limit`` bytes. Raises UpstreamError for anything else."""
+    body = b""
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > limit:
+                raise UpstreamError(f"The upstream's answer exceeds {limit} bytes.")
+    except httpx.HTTPError as exc:
+        raise failure(exc, timeouts, begun=True) from exc
+    try:
+        return codec.loads(body)
+    except ValueError:
+        raise UpstreamError(f"The upstream's answer is no JSON: {_shown(body)}") from None
+
+
 async def refusal_body(response: httpx.Response) -> Any:
     """The body of an error answer: its JSON value, or its text; as much of it as came, 1 MiB at most."""
     body = b""

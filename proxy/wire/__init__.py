@@ -7,9 +7,11 @@ as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can ju
 from proxy.wire.conversations import create_conversation, create_items, update_conversation
 from proxy.wire.items import input_item
 from proxy.wire.query import flag, include, integer, page, text
-from proxy.wire.responses import create_response
+from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
 __all__ = [
+    "compact_response",
+    "count_input_tokens",
     "create_conversation",
     "create_items",
     "create_response",

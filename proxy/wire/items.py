@@ -97,10 +97,7 @@ def _as_json(value: Item, at: str) -> str:
 
 
 def _custom_tool_call(item: Item, at: str) -> Item:
-    if "input" not in item:
-        raise check.missing(f"{at}.input")
-    given = item["input"]
-    return {**_call(item, at), "input": "" if given is None else check.string(given, f"{at}.input")}
+    return {**_call(item, at), "input": _given_string(item, at, "input")}
 
 
 def _output(item: Item, at: str) -> Item:
@@ -145,7 +142,51 @@ def _compaction(item: Item, at: str) -> Item:
 def _additional_tools(item: Item, at: str) -> Item:
     if item.get("tools") is None:
         raise check.missing(f"{at}.tools")
-    return {"tools": tools.declarations(item["tools"], f"{at}.tools")}
+    role = check.one_of("developer")("developer" if item.get("role") is None else item["role"], f"{at}.role")
+    return {"role": role, "tools": tools.declarations(item["tools"], f"{at}.tools")}
+
+
+def _action_call(item: Item, at: str) -> Item:
+    return _does(item, at, "action")
+
+
+def _apply_patch_call(item: Item, at: str) -> Item:
+    return _does(item, at, "operation")
+
+
+def _does(item: Item, at: str, key: str) -> Item:
+    """A call that says under ``key`` what is to be done."""
+    call_id = check.required(item.get("call_id"), f"{at}.call_id")
+    if item.get(key) is None:
+        raise check.missing(f"{at}.{key}")
+    return {"call_id": call_id, key: check.mapping(item[key], f"{at}.{key}")}
+
+
+def _local_shell_output(item: Item, at: str) -> Item:
+    """The published form has no ``call_id``: its ``id`` is the call's."""
+    call_id = check.required(item.get("call_id") or item.get("id"), f"{at}.call_id")
+    return {"call_id": call_id, "output": _given_string(item, at, "output")}
+
+
+def _shell_output(item: Item, at: str) -> Item:
+    call_id = check.required(item.get("call_id"), f"{at}.call_id")
+    if item.get("output") is None:
+        raise check.missing(f"{at}.output")
+    entries = check.array(item["output"], f"{at}.output")
+    return {"call_id": call_id, "output": [check.mapping(e, f"{at}.output[{i}]") for i, e in enumerate(entries)]}
+
+
+def _apply_patch_output(item: Item, at: str) -> Item:
+    made: Item = {"call_id": check.required(item.get("call_id"), f"{at}.call_id")}
+    if item.get("output") is not None:
+        made["output"] = _given_string(item, at, "output")
+    return made
+
+
+def _given_string(item: Item, at: str, key: str) -> str:
+    if key not in item:
+        raise check.missing(f"{at}.{key}")
+    return "" if item[key] is None else check.string(item[key], f"{at}.{key}")
 
 
 _TEXT: dict[str, check.Check] = {"text": check.string}
@@ -159,7 +200,11 @@ _SHAPES: dict[str, Callable[[Item, str], Item]] = {
     "item_reference": _reference,
     "compaction": _compaction,
     "additional_tools": _additional_tools,
+    "local_shell_call": _action_call,
+    "local_shell_call_output": _local_shell_output,
+    "shell_call": _action_call,
+    "shell_call_output": _shell_output,
+    "apply_patch_call": _apply_patch_call,
+    "apply_patch_call_output": _apply_patch_output,
 }
-_WITH_STATUS = frozenset(
-    {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
-)
+_WITH_STATUS = _SHAPES.keys() - {"reasoning", "item_reference", "compaction", "additional_tools"}

@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/responses`` (wire §4.1): types, bounds and what excludes what."""
+"""The bodies of ``POST /v1/responses`` and beside it (wire §3.6, §3.7, §4.1): types, bounds and what excludes what."""
 
 from __future__ import annotations
 
@@ -29,13 +29,46 @@ def create_response(body: Any) -> dict[str, Any]:
     return request
 
 
-def _combinations(request: dict[str, Any]) -> None:
+def compact_response(body: Any) -> dict[str, Any]:
+    """The request for a compaction in the same shape (wire §3.7). Raises as ``create_response`` does."""
+    request = check.without_nulls(body, "")
+    if "model" not in request:
+        raise check.missing("model")
+    if "conversation" in request:
+        raise check.unsupported(
+            "conversation",
+            "Unsupported parameter: 'conversation' is not supported here. Send its items as 'input', or the id of its"
+            " newest response as 'previous_response_id'.",
+        )
+    if "input" not in request and "previous_response_id" not in request:
+        raise check.missing("input")
+    check.fields(request, "", _PARAMETERS)
+    request.setdefault("input", [])
+    return request
+
+
+def count_input_tokens(body: Any) -> dict[str, Any]:
+    """The request whose input is to be counted, in the same shape (wire §3.6). Raises as ``create_response`` does."""
+    request = check.without_nulls(body, "")
+    if "model" not in request:  # only the upstream knows its tokenizers, by their models
+        raise check.missing("model")
+    check.fields(request, "", _PARAMETERS)
+    _exclude(request)
+    request.setdefault("input", [])
+    return request
+
+
+def _exclude(request: dict[str, Any]) -> None:
     if "previous_response_id" in request and "conversation" in request:
         raise InvalidRequest(
             "Cannot provide both 'previous_response_id' and 'conversation' in the same request.",
             code="mutually_exclusive_parameters",
             param="previous_response_id",
         )
+
+
+def _combinations(request: dict[str, Any]) -> None:
+    _exclude(request)
     if request.get("background"):
         if request.get("store") is False:
             raise check.unsupported("background", "Background mode requires 'store' to be true.")
@@ -49,11 +82,12 @@ def _input(value: Any, at: str) -> list[items.Item]:
     if not isinstance(value, list):
         raise check.wrong_type(at, "one of a string or array of objects", value)
     stored = items.input_items(value, at)
-    for i, item in enumerate(stored):
+    for i, item in enumerate(stored[:-1]):
         if item["type"] == "compaction_trigger":
-            raise check.unsupported(
-                f"{at}[{i}].type",
-                "Unsupported parameter: items of type 'compaction_trigger' are not supported by this server yet.",
+            raise InvalidRequest(
+                "Invalid value: 'compaction_trigger'. An item of this type must be the last of the input.",
+                code="invalid_value",
+                param=f"{at}[{i}].type",
             )
     return stored
 

@@ -48,6 +48,10 @@ def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, 
             if "tools" not in tool:
                 raise check.missing(f"{place}.tools")
             tool["tools"] = declarations(tool["tools"], f"{place}.tools", inner=True)
+        elif tool["type"] == "shell" and "environment" in tool:
+            environment = check.without_nulls(tool["environment"], f"{place}.environment")
+            check.required(environment.get("type"), f"{place}.environment.type")
+            tool["environment"] = environment
         tools.append(tool)
     return tools
 
@@ -93,7 +97,7 @@ def choice(value: Any, at: str) -> str | dict[str, Any]:
     if type_ == "function":
         picked = _flat(picked, at)
     if type_ in ("function", "custom"):
-        check.required(picked.get("name"), f"{at}.name")
+        _named(picked, at)
     elif type_ == "mcp":
         check.required(picked.get("server_label"), f"{at}.server_label")
     elif type_ == "allowed_tools":
@@ -106,15 +110,23 @@ def choice(value: Any, at: str) -> str | dict[str, Any]:
     return picked
 
 
+def _named(tool: dict[str, Any], at: str) -> None:
+    check.required(tool.get("name"), f"{at}.name")
+    if "namespace" in tool:
+        check.string(tool["namespace"], f"{at}.namespace")
+
+
 def _allowed(value: Any, at: str) -> list[dict[str, Any]]:
     if value is None:
         raise check.missing(at)
     tools = []
     for i, given in enumerate(check.array(value, at)):
         tool = check.without_nulls(given, f"{at}[{i}]")
-        if check.required(tool.get("type"), f"{at}[{i}].type") == "function":
+        type_ = check.required(tool.get("type"), f"{at}[{i}].type")
+        if type_ == "function":
             tool = _flat(tool, f"{at}[{i}]")
-            check.required(tool.get("name"), f"{at}[{i}].name")
+        if type_ in ("function", "custom", "namespace"):
+            _named(tool, f"{at}[{i}]")
         tools.append(tool)
     return tools
 
@@ -134,9 +146,21 @@ def _format(value: Any, at: str) -> dict[str, Any]:
     return format_
 
 
+def _custom_format(value: Any, at: str) -> dict[str, Any]:
+    format_ = check.without_nulls(value, at)
+    if check.one_of("text", "grammar")(check.required(format_.get("type"), f"{at}.type"), f"{at}.type") == "grammar":
+        grammar = format_.get("grammar")  # as in chat completions: {"type", "grammar": {"syntax", "definition"}}
+        if isinstance(grammar, dict) and "definition" not in format_:
+            format_ = {"type": "grammar", **check.without_nulls(grammar, f"{at}.grammar")}
+        syntax = check.required(format_.get("syntax"), f"{at}.syntax")
+        check.one_of("lark", "regex")(syntax, f"{at}.syntax")
+        check.required(format_.get("definition"), f"{at}.definition")
+    return format_
+
+
 _DECLARED: dict[str, dict[str, check.Check]] = {
     "function": {"description": check.string, "parameters": check.mapping, "strict": check.boolean},
-    "custom": {"description": check.string, "format": check.mapping},
+    "custom": {"description": check.string, "format": _custom_format},
 }
 _SCHEMA: dict[str, check.Check] = {"schema": check.mapping, "description": check.string, "strict": check.boolean}
 _TEXT: dict[str, check.Check] = {"format": _format, "verbosity": check.string}

@@ -145,7 +145,7 @@ async def shared_backend():
 @pytest.fixture(scope="session")
 async def scripted(start, valkey, shared_backend):
     """A server in front of a scripted backend."""
-    process = start(f"--upstream={shared_backend.url}", f"--store={valkey.url}")
+    process = start(f"--upstream={shared_backend.url}", "--upstream-kind=generic", f"--store={valkey.url}")
     return await asyncio.to_thread(Site, process)
 
 

@@ -19,8 +19,12 @@ async def serve(backend, valkey):
     async with AsyncExitStack() as stack:
 
         async def start(*options, store=None, upstream=None):
-            flags = [f"--store={store or valkey.url}", f"--upstream={upstream or backend.url}", *options]
-            app = create_app(Settings.resolve(flags, {}))
+            flags = [
+                f"--store={store or valkey.url}",
+                f"--upstream={upstream or backend.url}",
+                "--upstream-kind=generic",
+            ]
+            app = create_app(Settings.resolve([*flags, *options], {}))
             await stack.enter_async_context(alive(app))
             return await stack.enter_async_context(serving(app))
 

@@ -394,7 +394,7 @@ async def test_a_stream_that_finished_needs_no_done(caller, backend):
 
 
 async def test_usage_that_never_comes_holds_nobody_up(caller, backend, monkeypatch):
-    monkeypatch.setattr("proxy.turn.turn.USAGE_WAIT", 0.1)
+    monkeypatch.setattr("proxy.turn.round.USAGE_WAIT", 0.1)
     backend.script(STREAM_HEAD + chunked(sse(*talk("Hello")[:-1])), asyncio.Event())
     last = strict.stream(await caller.events())
     assert last["status"] == "completed"

@@ -105,6 +105,7 @@ class Told:
     name: str = ""
     id: str = ""
     status: str = "completed"
+    namespace: str | None = None
 
     @property
     def text(self) -> str:
@@ -129,6 +130,11 @@ def thought(*deltas: str) -> Told:
 
 def called(name: str, *deltas: str, id: str = "call_a") -> Told:
     return Told("function_call", deltas, name, id)
+
+
+def used(name: str, *deltas: str, id: str = "call_a", namespace: str | None = None) -> Told:
+    """A call of a custom tool."""
+    return Told("custom_tool_call", deltas, name, id, namespace=namespace)
 
 
 def events_of(story: list[Told], end: str = "completed") -> list[str]:
@@ -156,7 +162,7 @@ def brief(event: dict[str, Any]) -> str:
         words.insert(0, str(event["output_index"]))
     if "item" in event:
         words.append(event["item"]["type"])
-    for key in ("delta", "text", "refusal", "arguments"):
+    for key in ("delta", "text", "refusal", "arguments", "input"):
         if key in event:
             words.append(event[key])
     return " ".join(words)
@@ -172,10 +178,10 @@ def _reasoning(told: Told) -> list[str]:
     return [line.replace(" message", " reasoning") for line in _message(told, "reasoning_text")]
 
 
-def _call(told: Told) -> list[str]:
-    deltas = [f"function_call_arguments.delta {delta}" for delta in told.deltas]
-    middle = [*deltas, f"function_call_arguments.done {told.text}"]
-    return ["output_item.added function_call", *middle, "output_item.done function_call"]
+def _call(told: Told, name: str = "function_call_arguments") -> list[str]:
+    deltas = [f"{name}.delta {delta}" for delta in told.deltas]
+    middle = [*deltas, f"{name}.done {told.text}"]
+    return [f"output_item.added {told.type}", *middle, f"output_item.done {told.type}"]
 
 
 _LINES = {
@@ -183,12 +189,13 @@ _LINES = {
     "refusal": lambda told: _message(told, "refusal"),
     "reasoning": _reasoning,
     "function_call": _call,
+    "custom_tool_call": lambda told: _call(told, "custom_tool_call_input"),
 }
 
 
 def _told(item: dict[str, Any]) -> Told:
-    if item["type"] == "function_call":
-        return Told("function_call", (item["arguments"],), item["name"], item["call_id"], item["status"])
+    if text := {"function_call": "arguments", "custom_tool_call": "input"}.get(item["type"]):
+        return Told(item["type"], (item[text],), item["name"], item["call_id"], item["status"], item.get("namespace"))
     (part,) = item["content"]
     type_ = "refusal" if part["type"] == "refusal" else item["type"]
     return Told(type_, (part.get("text", part.get("refusal")),), status=item["status"])

@@ -9,6 +9,7 @@ import pydantic
 from openai.types.responses import ResponseStreamEvent
 
 from proxy import codec, sse
+from proxy.translate.calls import is_complete
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
@@ -20,7 +21,15 @@ _TEXTS = {
     "response.reasoning_text": "text",
     "response.reasoning_summary_text": "text",
     "response.function_call_arguments": "arguments",
+    "response.custom_tool_call_input": "input",
 }
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_RUNS = {
+    "local_shell_call": {"type": "exec", "command": [], "env": {}},
+    "shell_call": {"commands": [], "timeout_ms": None, "max_output_length": None},
+    "apply_patch_call": {"type": "update_file", "path": "", "diff": ""},
+}
+"""What a call that a client runs may hold before its end: nothing to run."""
 _MAY_CHANGE = {
     "status",
     "output",
@@ -116,7 +125,7 @@ class _Written:
         assert at not in self.done
         if event["type"] == "response.output_item.done":
             assert not [place for place in self.open if place[0] == at], "an item ended before its parts"
-            assert event["item"]["type"] != "function_call" or (at, "content_index", None) in self.told
+            assert event["item"]["type"] not in _CALLS or (at, "content_index", None) in self.told
             self._check_same(self.added[at], event["item"])
             self.done[at] = event["item"]
             return
@@ -133,24 +142,27 @@ class _Written:
             if at in self.done:
                 assert item == self.done[at]
             else:
-                assert item["status"] == "incomplete"
+                assert item["status"] == _cut(item)
+                assert item.get("action", item.get("operation")) == _RUNS.get(item["type"])
             self._check_texts(at, item)
         if not failed:
-            cut = [at for at, item in enumerate(response["output"]) if item["status"] != "completed"]
-            assert cut in ([], [len(self.added) - 1]), "only the last item may be incomplete"
-            assert not cut or response["status"] == "incomplete"
+            cut = [item for item in response["output"] if item["status"] != "completed"]
+            assert all(item["status"] == _cut(item) for item in cut)
+            assert all(item is response["output"][-1] or _is_broken(item) for item in cut)
+            assert (cut[-1:] == response["output"][-1:]) == (response["status"] == "incomplete")
             assert response["output"], "an output is never empty"
 
     @staticmethod
     def _check_shell(item: dict[str, Any]) -> None:
         assert item["status"] == "in_progress"
-        assert not any(item.get(key) for key in ("content", "summary", "arguments"))
+        assert not any(item.get(key) for key in ("content", "summary", "arguments", "input", "encrypted_content"))
+        assert item.get("action", item.get("operation")) == _RUNS.get(item["type"])
 
     @staticmethod
     def _check_same(first: dict[str, Any], last: dict[str, Any]) -> None:
-        keep = ("id", "type", "call_id", "name", "role")
+        keep = ("id", "type", "call_id", "name", "namespace", "role", "environment")
         assert [first.get(key) for key in keep] == [last.get(key) for key in keep]
-        assert first.keys() == last.keys()
+        assert first.keys() == last.keys() - {"encrypted_content"}
 
     def _part(self, event: Event, at: int) -> None:
         kind = "summary_index" if "summary_index" in event else "content_index"
@@ -181,12 +193,24 @@ class _Written:
                 assert place in self.open
 
     def _check_texts(self, at: int, item: dict[str, Any]) -> None:
-        if item["type"] == "function_call":
+        if text := _CALLS.get(item["type"]):
             deltas = self.texts.get((at, "content_index", None), "")
-            assert deltas == item["arguments"] or at not in self.done
-            assert item["arguments"].startswith(deltas)
+            assert deltas == item[text] or at not in self.done
+            assert item[text].startswith(deltas)
         for kind, key in (("content_index", "content"), ("summary_index", "summary")):
             for number, part in enumerate(item.get(key, ())):
                 text = part.get("text", part.get("refusal"))
                 assert self.texts.get((at, kind, number), "") == text or at not in self.done
                 assert text.startswith(self.texts.get((at, kind, number), ""))
+
+
+def _cut(item: dict[str, Any]) -> str:
+    """The status of an item that was cut off: patches know no ``incomplete``."""
+    return "in_progress" if item["type"] == "apply_patch_call" else "incomplete"
+
+
+def _is_broken(item: dict[str, Any]) -> bool:
+    """Whether a call's arguments are no whole JSON object, as far as the item shows them."""
+    if item["type"] == "function_call":
+        return not is_complete(item["arguments"])
+    return item["type"] == "custom_tool_call" or item["type"] in _RUNS

@@ -1,13 +1,16 @@
 """Items to chat messages: roles, grouping, the order that backends demand, what is repaired and what refused (§7)."""
 
+import json
+
 import pytest
 
 from proxy import wire
 from proxy.errors import InvalidRequest
 from proxy.translate.dialects import Dialect
 from proxy.translate.input import to_messages
+from proxy.translate.tools import plan
 
-OPENAI = Dialect(openai_like=True)
+OPENAI = Dialect(openai_like=True, developer_role=True)
 REASONED = {"reasoning_content", "reasoning"}
 SYNTHETIC = "No output was given for this call."
 
@@ -95,7 +98,7 @@ def test_only_openai_is_told_of_developers():
     items = [system("D1", "developer"), user(), system("D2", "developer")]
     keep = {"system_messages": "keep"}
     assert messages(*items, **keep) == [system("D1"), user(), system("D2")]
-    like = Dialect(openai_like=True, system_messages="keep")
+    like = Dialect(developer_role=True, system_messages="keep")
     assert messages(*items, like=like) == [system("D1", "developer"), user(), system("D2", "developer")]
     assert messages(*items, instructions="I", like=like)[0] == system("I\n\nD1")
 
@@ -289,13 +292,116 @@ def test_arguments_that_are_no_object_are_sent_as_an_empty_one(arguments, sent):
     assert message["tool_calls"][0]["function"]["arguments"] == sent
 
 
-def test_custom_calls_of_another_servers_history_are_function_calls():
-    """Wire §7.7."""
+def test_custom_calls_are_given_back_as_they_were_made_upstream():
+    """Wire §7.7: as themselves where there are custom tools, else as calls of the function that stands for them."""
     custom = {"type": "custom_tool_call", "call_id": "a", "name": "sql", "input": 'select "1"'}
     answer = {"type": "custom_tool_call_output", "call_id": "a", "output": "1"}
     function = {"name": "sql", "arguments": '{"input":"select \\"1\\""}'}
     asked_ = {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "type": "function", "function": function}]}
     assert messages(user(), custom, answer) == [user(), asked_, told("a", "1")]
+    native = {"id": "a", "type": "custom", "custom": {"name": "sql", "input": 'select "1"'}}
+    sent = [user(), {**asked_, "tool_calls": [native]}, told("a", "1")]
+    assert messages(user(), custom, answer, custom_tools=True) == sent
+    spaced = {**custom, "namespace": "db", "x_upstream": {"extra_content": 1}}
+    (call_,) = messages(user(), spaced, answer, custom_tools=True)[1]["tool_calls"]
+    assert call_ == {**native, "extra_content": 1, "custom": {"name": "db__sql", "input": 'select "1"'}}
+
+
+@pytest.mark.parametrize(("space", "name"), [("mcp__wx", "get"), ("n" * 60, "long"), ("with.dots", "f")])
+def test_a_call_in_a_namespace_is_given_back_under_the_name_its_tool_was_sent_with(space, name):
+    tools = [{"type": "namespace", "name": space, "tools": [{"type": "function", "name": name}]}]
+    request = wire.create_response({"model": "m", "input": "x", "tools": tools})
+    (declared,) = plan(request, request["input"], Dialect()).tools
+    (_, message, _) = messages(user(), {**call("a", name), "namespace": space}, output("a"))
+    assert message["tool_calls"][0]["function"]["name"] == declared["function"]["name"]
+
+
+def test_a_namespace_that_is_none_is_left_out():
+    for odd in (5, [], {}):
+        assert messages(user(), {**call("a"), "namespace": odd}, output("a"))[1] == asked("a")
+
+
+def test_declarations_of_tools_are_no_message():
+    declaration = {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "f"}]}
+    assert messages(declaration, user(), call("a"), declaration, output("a")) == [user(), asked("a"), told("a")]
+
+
+EXIT = {"type": "exit", "exit_code": 0}
+CLIENT_RAN = [
+    (
+        {"type": "local_shell_call", "action": {"type": "exec", "command": ["ls"], "env": {}, "user": None}},
+        {"output": '{"stdout":"a"}'},
+        ("local_shell", {"command": ["ls"]}, '{"stdout":"a"}'),
+    ),
+    (
+        {
+            "type": "local_shell_call",
+            "action": {"type": "exec", "command": ["ls"], "env": {"A": "b"}, "timeout_ms": 5, "more": 1},
+        },
+        {"output": None},
+        ("local_shell", {"command": ["ls"], "env": {"A": "b"}, "timeout_ms": 5}, ""),
+    ),
+    (
+        {"type": "shell_call", "action": {"commands": ["ls", "x"], "timeout_ms": None, "max_output_length": 9}},
+        {
+            "output": [
+                {"stdout": "a\n", "stderr": "", "outcome": EXIT},
+                {"stdout": "", "stderr": "no x\n", "outcome": {"type": "exit", "exit_code": 127}},
+                {"stdout": "b", "stderr": "c", "outcome": {"type": "timeout"}},
+            ]
+        },
+        (
+            "shell",
+            {"commands": ["ls", "x"], "max_output_length": 9},
+            "a\n[exit code 0]\n[stderr]\nno x\n[exit code 127]\nb\n[stderr]\nc\n[timed out]",
+        ),
+    ),
+    (
+        {"type": "apply_patch_call", "operation": {"type": "update_file", "path": "a", "diff": "@@"}},
+        {"status": "completed"},
+        ("apply_patch", {"type": "update_file", "path": "a", "diff": "@@"}, "completed"),
+    ),
+    (
+        {"type": "apply_patch_call", "operation": {"type": "delete_file", "path": "a"}},
+        {"status": "failed", "output": "no such file"},
+        ("apply_patch", {"type": "delete_file", "path": "a"}, "failed: no such file"),
+    ),
+    (
+        {"type": "apply_patch_call", "operation": {"type": "delete_file", "path": "a"}},
+        {"status": "failed"},
+        ("apply_patch", {"type": "delete_file", "path": "a"}, "failed"),
+    ),
+    (
+        {"type": "apply_patch_call", "operation": {"type": "delete_file", "path": "a"}},
+        {"status": "completed", "output": "Deleted a"},
+        ("apply_patch", {"type": "delete_file", "path": "a"}, "Deleted a"),
+    ),
+    ({"type": "shell_call", "action": {}}, {"output": []}, ("shell", {}, "")),
+    (
+        {"type": "shell_call", "action": {"commands": [5]}},
+        {"output": [{"outcome": 1}]},
+        ("shell", {}, "[exit code None]"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "answer", "expected"), CLIENT_RAN)
+def test_what_a_client_ran_is_given_back_as_a_call_of_its_function(made, answer, expected):
+    answer = {"type": f"{made['type']}_output", "call_id": "a", **answer}
+    _, message, tool = messages(user(), {**made, "call_id": "a"}, answer)
+    name, arguments, text = expected
+    (sent,) = message["tool_calls"]
+    assert (sent["function"]["name"], json.loads(sent["function"]["arguments"])) == (name, arguments)
+    assert tool == told("a", text)
+
+
+def test_the_output_of_a_local_shell_may_carry_its_calls_id_as_its_own():
+    """The published form has no other."""
+    made = {"type": "local_shell_call", "call_id": "a", "action": {"type": "exec", "command": ["ls"], "env": {}}}
+    answer = {"type": "local_shell_call_output", "id": "a", "output": "x"}
+    assert messages(user(), made, answer)[-1] == told("a", "x")
+    assert to_messages(None, [wire.input_item(made, "input[0]"), answer], Dialect())[-1] == told("a", "x")
+    assert refusal(user(), {**answer, "id": "b"})[1] == "input"
 
 
 def test_hosted_tools_of_another_servers_history_are_told_as_far_as_chat_can():
@@ -304,6 +410,11 @@ def test_hosted_tools_of_another_servers_history_are_told_as_far_as_chat_can():
     others = ["web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "computer_call"]
     dropped = [{"type": type_, "id": f"x_{n}", "status": "completed"} for n, type_ in enumerate(others)]
     dropped += [{"type": "computer_call_output", "call_id": "c", "output": {}}, {"type": "mcp_list_tools", "tools": []}]
+    dropped += [
+        {"type": type_, "call_id": "c"}
+        for type_ in ("tool_search_call", "tool_search_output", "mcp_approval_request", "mcp_approval_response")
+    ]
+    dropped += [{"type": "program", "call_id": "c"}, {"type": "program_output", "call_id": "c"}]
     _, asked_, answer = messages(user(), *dropped, mcp)
     assert asked_["tool_calls"][0]["function"] == {"name": "docs__find", "arguments": "{}"}
     assert (asked_["tool_calls"][0]["id"], answer) == ("mcp_1", told("mcp_1", "x"))

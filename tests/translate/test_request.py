@@ -1,5 +1,7 @@
 """A request becomes a chat body: every parameter of wire §4.1, and nothing that was not given (§4.3, §4.4)."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy import wire
@@ -19,14 +21,14 @@ LOGPROBS = "message.output_text.logprobs"
 def chat(dialect=LOCAL, *, stream=False, **fields):
     """The chat body of a request as clients write it, without what every body has."""
     request = wire.create_response({"model": "m", "input": "Hi", **fields})
-    body = to_chat(request, request["input"], plan(request, dialect), dialect, stream=stream)
+    body = to_chat(request, request["input"], plan(request, request["input"], dialect), dialect, stream=stream)
     return {key: value for key, value in body.items() if key not in BARE or value != BARE[key]}
 
 
 def test_a_bare_request_is_a_bare_body():
     """Local servers have defaults of their own, which an explicit one of ours would override."""
     request = wire.create_response({"model": "m", "input": "Hi"})
-    assert to_chat(request, request["input"], plan(request, LOCAL), LOCAL, stream=False) == BARE
+    assert to_chat(request, request["input"], plan(request, request["input"], LOCAL), LOCAL, stream=False) == BARE
 
 
 @pytest.mark.parametrize("dialect", [LOCAL, OPENAI])
@@ -154,3 +156,9 @@ def test_the_same_request_gives_the_same_body():
         "instructions": "I",
     }
     assert chat(**fields) == chat(**fields)
+
+
+def test_parallel_tool_calls_goes_only_where_it_is_taken():
+    request = {"tools": [TOOL], "parallel_tool_calls": False}
+    assert "parallel_tool_calls" not in chat(replace(LOCAL, parallel_tool_calls=False), **request)
+    assert chat(LOCAL, **request)["parallel_tool_calls"] is False

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.errors import StatecarError, UpstreamError, UpstreamTimeout
 from proxy.translate.response import usage
+from proxy.translate.tools import ToolPlan
 from tests.translate import rules
 from tests.translate.replies import (
     NOW,
@@ -157,6 +158,27 @@ def test_only_the_last_item_of_a_cut_reply_is_incomplete(chunks, story):
     assert output_of(read(chunks).response) == whole(story)
 
 
+@pytest.mark.parametrize("end", [CUT, chunk(finish="content_filter")])
+def test_every_call_that_a_cut_reply_left_broken_is_incomplete(end):
+    """Wire §8.5: a client that looks at the call alone would run it."""
+    broken = [calls(entry(0, "call_a", "w", '{"ci')), calls(entry(1, "call_b", "w", '{"a"'))]
+    story = [called("w", '{"ci').incomplete, called("w", '{"a"', id="call_b").incomplete]
+    assert output_of(read([*broken, end]).response) == story
+    assert output_of(read([calls(entry(0, "call_a", "w")), broken[1], end]).response) == [
+        called("w", "").incomplete,
+        story[1],
+    ]
+    whole_one = calls(entry(2, "call_c", "w", PARIS))
+    last = called("w", PARIS, id="call_c").incomplete
+    assert output_of(read([*broken, whole_one, end]).response) == [*story, last]
+    assert output_of(read([broken[0], *texts("Hi"), end]).response) == [story[0], said("Hi").incomplete]
+
+
+def test_a_broken_call_of_a_reply_that_ended_by_itself_is_completed():
+    """The model said that; nothing was cut off."""
+    assert output_of(read([calls(entry(0, "call_a", "w", '{"ci')), STOP]).response) == [called("w", '{"ci')]
+
+
 def test_a_cut_call_keeps_its_fragment_and_gets_no_braces():
     result = read([calls(entry(0, "call_a", "w")), CUT])
     assert result.brief[2:-1] == [
@@ -303,6 +325,18 @@ def test_a_thought_is_told_as_a_summary_when_one_was_asked_for():
     assert "content" not in item
 
 
+@pytest.mark.parametrize("request_", [{}, SUMMARY])
+def test_every_thought_is_sealed_as_a_whole_when_it_ends(request_):
+    chunks = [chunk({"reasoning_details": [detail("One", 0), detail("Two", 1)]}), *texts("Hi"), *thoughts("So")]
+    result = read([*chunks, STOP], request_, seal=lambda text: f"<{text}>")
+    first, _, second = result.response["output"]
+    assert (first["encrypted_content"], second["encrypted_content"]) == ("<OneTwo>", "<So>")
+    added, *_, done = [event["item"] for event in result.events if event.get("item", {}).get("id") == first["id"]]
+    assert "encrypted_content" not in added
+    assert done == first
+    assert "encrypted_content" not in str(read([*chunks, STOP], request_).events)
+
+
 def detail(text, index):
     return {"type": "reasoning.text", "text": text, "index": index}
 
@@ -391,7 +425,7 @@ def test_half_a_character_at_the_end_is_not_lost(key, end, request_):
         ([chunk({"role": "assistant"})], True, "The upstream ended its answer without any output."),
         ([], False, "The upstream closed the stream before it finished."),
         (texts("Hi"), False, "The upstream closed the stream before it finished."),
-        ([calls({"index": 0, "custom": {"name": "x"}}), STOP], True, "The upstream sent tool calls without names."),
+        ([calls({"index": 0, "custom": {"input": "x"}}), STOP], True, "The upstream sent tool calls without names."),
     ],
 )
 def test_a_reply_that_is_none_fails(chunks, done, message):
@@ -465,14 +499,14 @@ def test_finish_refuses_without_having_told_anything():
 
 
 def test_calls_outside_the_allowed_set_are_dropped():
-    result = read([calls(A, entry(1, "call_b", "g", "{}")), CALLED], allowed=frozenset({"w"}))
+    result = read([calls(A, entry(1, "call_b", "g", "{}")), CALLED], tools=ToolPlan(allowed=frozenset({"w"})))
     assert result.brief == events_of([CALL_A])
 
 
 def test_a_reply_of_nothing_but_forbidden_calls_fails():
-    response = read([*thoughts("Hm"), calls(A), CALLED], allowed=frozenset({"g"})).response
+    response = read([*thoughts("Hm"), calls(A), CALLED], tools=ToolPlan(allowed=frozenset({"g"}))).response
     assert response["error"]["message"] == "The model called only tools that 'tool_choice' does not allow."
-    response = read([*texts("Hi"), calls(A), CALLED], allowed=frozenset({"g"})).response
+    response = read([*texts("Hi"), calls(A), CALLED], tools=ToolPlan(allowed=frozenset({"g"}))).response
     assert output_of(response) == [said("Hi")]
 
 

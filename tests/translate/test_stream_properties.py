@@ -7,13 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy import wire
+from proxy.translate.dialects import Dialect
+from proxy.translate.tools import ToolPlan, plan
 from tests.translate import rules
 from tests.translate.replies import USAGE, Told, calls, chunk, entry, output_of, plain, read
 
 FINISH = ["stop", "tool_calls", "length", "content_filter", "", None, "error"]
 CHARACTERS = st.characters(categories=["L", "N", "P", "Zs", "Cc", "Cs", "So"])
 TEXTS = st.text(CHARACTERS, max_size=6)
-ARGUMENTS = st.sampled_from(["", "{", "{}", '{"a":', "1}", '"x"}', '{"a":1}', " ", "\ud83d", "\ude00", "no"])
+ARGUMENTS = st.sampled_from(
+    ["", "{", "{}", '{"a":', "1}", '"x"}', '{"a":1}', " ", "\ud83d", "\ude00", "no"]
+    + ['{"input":"', '{"input":"a"}', "\\", "n", "\\ud83d", "\\ude00", '"', '{"commands":["ls"]}']
+)
+SPACE = {"type": "namespace", "name": "n", "description": "", "tools": [{"type": "custom", "name": "custom"}]}
+TOOLS = [{"type": "custom", "name": "custom"}, SPACE, {"type": "shell"}, {"type": "apply_patch"}]
+REQUEST = wire.create_response({"model": "m", "input": "x", "tools": TOOLS})
+PLAN = plan(REQUEST, REQUEST["input"], Dialect())
 
 
 def entries():
@@ -21,8 +31,13 @@ def entries():
         entry,
         st.sampled_from([None, 0, 0, 1, 2]),
         st.sampled_from([None, "", "call_a", "call_b", "call_c"]),
-        st.sampled_from([None, "", "f", "g"]),
+        st.sampled_from([None, "", "f", "g", "custom", "shell", "apply_patch", "n__custom"]),
         ARGUMENTS | st.none(),
+    ) | st.builds(
+        lambda at, id_, custom: {"index": at, "id": id_, "type": "custom", "custom": custom},
+        st.sampled_from([None, 0, 1]),
+        st.sampled_from([None, "call_a", "call_d"]),
+        st.fixed_dictionaries({}, optional={"name": st.sampled_from(["custom", "f"]), "input": ARGUMENTS}),
     )
 
 
@@ -47,7 +62,11 @@ CHUNKS = st.lists(
     max_size=12,
 )
 OPTIONS = st.fixed_dictionaries(
-    {"think_tags": st.booleans(), "allowed": st.sampled_from([None, frozenset({"f"})]), "done": st.booleans()}
+    {
+        "think_tags": st.booleans(),
+        "tools": st.sampled_from([None, PLAN, ToolPlan(allowed=frozenset({"f"}))]),
+        "done": st.booleans(),
+    }
 )
 REQUESTS = st.sampled_from([{}, {"reasoning": {"summary": "auto"}}])
 
@@ -60,6 +79,7 @@ def test_every_stream_keeps_every_rule(chunks, options, request_):
 
 
 TOKEN = {"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -2.0, "bytes": [98]}]}
+CUSTOM = {"index": 2, "id": "call_c", "type": "custom", "custom": {"name": "custom", "input": "a"}}
 RICH = [
     {
         **chunk(usage={**USAGE, "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 1}}),
@@ -78,7 +98,7 @@ RICH = [
                             "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1},
                         }
                     ],
-                    "tool_calls": [entry(0, "call_a", "f", "{}"), entry(1, "call_b", "g", '{"a"')],
+                    "tool_calls": [entry(0, "call_a", "f", "{}"), entry(1, "call_b", "g", '{"a"'), CUSTOM],
                     "function_call": {"name": "h", "arguments": "{}"},
                     "audio": {"transcript": "x"},
                 },
@@ -132,16 +152,18 @@ def pieces(draw, text):
 def replies(draw):
     """A plain reply's message and one of the ways to stream it."""
     seen = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())
-    arguments = st.dictionaries(st.text(max_size=3), st.text(max_size=5), max_size=2).map(json.dumps)
+    free = st.dictionaries(st.text(max_size=3), st.text(max_size=5), max_size=2)
+    inputs = st.fixed_dictionaries({"input": st.text(CHARACTERS, max_size=8)})
+    arguments = st.tuples(st.sampled_from(["f", "custom", "n__custom", "shell"]), (free | inputs).map(json.dumps))
     message = {"reasoning_content": draw(seen | st.none()), "content": draw(seen | st.none()), "tool_calls": []}
     chunks = []
     for key in ("reasoning_content", "content"):
         chunks += [chunk({key: piece}) for piece in pieces(draw, message[key] or "")]
-    for index, text in enumerate(draw(st.lists(arguments, max_size=3))):
-        whole = entry(index, f"call_{index}", "f", text)
+    for index, (name, text) in enumerate(draw(st.lists(arguments, max_size=3))):
+        whole = entry(index, f"call_{index}", name, text)
         message["tool_calls"].append(whole)
         first, *rest = pieces(draw, text)
-        chunks.append(calls({**whole, "function": {"name": "f", "arguments": first}}))
+        chunks.append(calls({**whole, "function": {"name": name, "arguments": first}}))
         chunks += [calls(entry(index, arguments=piece)) for piece in rest]
     return message, chunks
 
@@ -150,11 +172,26 @@ def replies(draw):
 @given(replies(), st.sampled_from(["stop", "length"]))
 def test_any_way_to_stream_a_reply_gives_what_the_plain_reply_gives(reply, finish):
     message, chunks = reply
-    streamed = read([*chunks, chunk(finish=finish, usage=USAGE)])
-    assert streamed.response == read([plain(message, finish, usage=USAGE)]).response
-    expected = [message["reasoning_content"], message["content"]]
-    expected += [call["function"]["arguments"] for call in message["tool_calls"]]
-    assert [told.text for told in output_of(streamed.response)] == ([one for one in expected if one] or [""])
+    streamed = read([*chunks, chunk(finish=finish, usage=USAGE)], tools=PLAN)
+    assert streamed.response == read([plain(message, finish, usage=USAGE)], tools=PLAN).response
+    assert [of_item(item) for item in streamed.response["output"]] == ([*expected(message)] or [""])
+
+
+def of_item(item):
+    """The text of an item; of a call that the client runs, None."""
+    if "content" in item:
+        return item["content"][0]["text"]
+    return item.get("arguments", item.get("input"))
+
+
+def expected(message):
+    for key in ("reasoning_content", "content"):
+        if message[key]:
+            yield message[key]
+    for call in message["tool_calls"]:
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        given = json.loads(arguments)
+        yield {"f": arguments, "shell": None}.get(name, given.get("input", arguments))
 
 
 def test_a_broken_stream_is_noticed():

@@ -1,12 +1,13 @@
 """Text that arrives in pieces comes out the same wherever it was cut."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.translate.text import Halves, ThinkTags
+from proxy.translate.text import Halves, InputString, ThinkTags
 
 
 def splits(text, parts=3):
@@ -91,3 +92,60 @@ def test_text_is_held_back_no_longer_than_it_may_be_a_tag():
         ("", "x"),
         ("", "</think>"),
     ]
+
+
+# -- the text within arguments
+
+
+READS = [
+    ('{"input":"select 1;"}', "select 1;"),
+    (' { "input" :\n"a" } ', "a"),
+    (r'{"input":"\"q\" \\ \/ \b\f\n\r\t"}', '"q" \\ / \b\f\n\r\t'),
+    (r'{"input":"\u00fc \ud83d\ude00 \u20AC"}', "ü 😀 €"),
+    ('{"input":"ü😀"}', "ü😀"),
+    (r'{"input":"\ud83d"}', "\ud83d"),
+    (r'{"input":"\ud83dx\ude00"}', "\ud83dx\ude00"),
+    ('{"input":""}', ""),
+    ('{"input":"a","more":1}', "a"),
+    ('{"more":[1],"input":"a\\n"}', "a\n"),
+    (r'{"inp\u0075t":"a"}', "a"),
+    ("", ""),
+    ("{}", "{}"),
+    ("select 1;", "select 1;"),
+    ('"select 1;"', '"select 1;"'),
+    ('{"query":"a"}', '{"query":"a"}'),
+    ('{"input":7}', '{"input":7}'),
+    ('{"input":{"input":"a"}}', '{"input":{"input":"a"}}'),
+    ('{"in put":"a"}', '{"in put":"a"}'),
+    ('["input","a"]', '["input","a"]'),
+    ('{"input":"a\nb\tc"}', "a\nb\tc"),
+    (r'{"input":"\d+ \x41 \u12 \uzzzz"}', r"\d+ \x41 \u12 \uzzzz"),
+    ('{"input":"say "hi" to "all"" }', 'say "hi" to "all"'),
+]
+"""Arguments of a function that stands for a custom tool, and the input that they hold (wire §7.7)."""
+
+
+def input_of(*pieces):
+    reader, halves = InputString(), Halves()
+    told = [halves.feed(reader.feed(piece)) for piece in pieces]
+    return "".join([*told, reader.flush(), halves.flush()])
+
+
+@pytest.mark.parametrize(("arguments", "text"), READS)
+def test_the_input_within_arguments_is_the_same_at_every_cut(arguments, text):
+    for pieces in splits(arguments):
+        assert input_of(*pieces) == text
+    assert input_of(*arguments) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(), max_size=30), st.booleans(), st.data())
+def test_any_input_that_is_written_as_json_is_read_back(text, ascii_, data):
+    arguments = json.dumps({"input": text}, ensure_ascii=ascii_)
+    cut = data.draw(st.integers(0, len(arguments)))
+    assert input_of(arguments[:cut], arguments[cut:]) == text
+
+
+def test_bare_quotes_by_the_thousand_are_read_in_one_go():
+    text = 'a "b" ' * 5000 + "c"
+    assert input_of('{"input":"' + text + '"}') == text

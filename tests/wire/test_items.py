@@ -97,6 +97,13 @@ CUSTOM_OUTPUT = {"type": "custom_tool_call_output", "call_id": "c", "output": "a
 REASONING = {"type": "reasoning", "id": "rs_1", "summary": []}
 FUNCTION = {"type": "function", "name": "f"}
 
+SHELL = {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}}
+SHELL_OUTPUT = {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "", "stderr": ""}]}
+LOCAL_SHELL = {"type": "local_shell_call", "call_id": "c", "action": {"type": "exec", "command": ["ls"], "env": {}}}
+LOCAL_SHELL_OUTPUT = {"type": "local_shell_call_output", "id": "c", "output": "{}"}
+PATCH = {"type": "apply_patch_call", "call_id": "c", "operation": {"type": "delete_file", "path": "a"}}
+PATCH_OUTPUT = {"type": "apply_patch_call_output", "call_id": "c", "status": "failed"}
+
 ITEMS = [
     (CALL, {**CALL, **DONE}),
     ({**CALL, "status": None, "id": None, "namespace": "n"}, {**CALL, **DONE, "namespace": "n"}),
@@ -128,6 +135,25 @@ ITEMS = [
         {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "function": {"name": "f"}}]},
         {"type": "additional_tools", "role": "developer", "tools": [FUNCTION]},
     ),
+    (
+        {"type": "additional_tools", "tools": []},
+        {"type": "additional_tools", "role": "developer", "tools": []},
+    ),
+    (
+        {**SHELL, "action": {**SHELL["action"], "timeout_ms": None}},
+        {**SHELL, **DONE, "action": SHELL["action"] | {"timeout_ms": None}},
+    ),
+    ({**SHELL, "status": "incomplete"}, {**SHELL, "status": "incomplete"}),
+    (LOCAL_SHELL, {**LOCAL_SHELL, **DONE}),
+    (PATCH, {**PATCH, **DONE}),
+    ({**SHELL_OUTPUT, "max_output_length": None}, {**SHELL_OUTPUT, **DONE}),
+    (LOCAL_SHELL_OUTPUT, {**LOCAL_SHELL_OUTPUT, **DONE, "call_id": "c"}),
+    (
+        {**LOCAL_SHELL_OUTPUT, "call_id": "d", "output": None},
+        {**LOCAL_SHELL_OUTPUT, **DONE, "call_id": "d", "output": ""},
+    ),
+    ({**PATCH_OUTPUT, "output": None}, PATCH_OUTPUT),
+    ({**PATCH_OUTPUT, "output": "x"}, {**PATCH_OUTPUT, "output": "x"}),
     ({"role": "user", "content": None}, user()),
     ({"role": "user", "content": []}, user()),
     ({"role": "user", "content": "a", "phase": None, "id": None}, user(TEXT)),
@@ -145,7 +171,6 @@ FOREIGN = [
     {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": None}},
     {"type": "mcp_call", "id": "mcp_1", "server_label": "s", "name": "n", "arguments": "{}", "output": "o"},
     {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": [{"name": "n", "description": None}]},
-    {"type": "local_shell_call_output", "id": "x", "output": "{}"},
     {"type": "of_tomorrow", "role": 3, "content": 4, "call_id": ""},
 ]
 
@@ -239,6 +264,17 @@ REFUSALS = [
     ({"type": "reasoning", "id": None}, "missing_required_parameter", ".id"),
     ({"type": "compaction"}, "missing_required_parameter", ".encrypted_content"),
     ({"type": "additional_tools"}, "missing_required_parameter", ".tools"),
+    ({"type": "additional_tools", "role": "user", "tools": []}, "invalid_value", ".role"),
+    ({**SHELL, "call_id": None}, "missing_required_parameter", ".call_id"),
+    ({**SHELL, "action": None}, "missing_required_parameter", ".action"),
+    ({**LOCAL_SHELL, "action": "ls"}, "invalid_type", ".action"),
+    ({**PATCH, "operation": None}, "missing_required_parameter", ".operation"),
+    ({**SHELL_OUTPUT, "output": None}, "missing_required_parameter", ".output"),
+    ({**SHELL_OUTPUT, "output": "x"}, "invalid_type", ".output"),
+    ({**SHELL_OUTPUT, "output": [{}, "x"]}, "invalid_type", ".output[1]"),
+    ({**LOCAL_SHELL_OUTPUT, "id": None}, "missing_required_parameter", ".call_id"),
+    ({**LOCAL_SHELL_OUTPUT, "output": {}}, "invalid_type", ".output"),
+    ({**PATCH_OUTPUT, "output": []}, "invalid_type", ".output"),
     ({"type": "additional_tools", "tools": [{"type": "function"}]}, "missing_required_parameter", ".tools[0].name"),
 ]
 

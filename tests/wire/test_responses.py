@@ -220,10 +220,10 @@ VALUE_REFUSALS = [
         "Background mode is not supported by this server yet.",
     ),
     (
-        {"input": [{"type": "compaction_trigger"}]},
-        "unsupported_parameter",
+        {"input": [{"type": "compaction_trigger"}, {"role": "user", "content": "hi"}]},
+        "invalid_value",
         "input[0].type",
-        "Unsupported parameter: items of type 'compaction_trigger' are not supported by this server yet.",
+        "Invalid value: 'compaction_trigger'. An item of this type must be the last of the input.",
     ),
     (
         {"conversation": ""},
@@ -321,3 +321,51 @@ def test_a_lone_surrogate_from_the_wire_passes_and_can_be_told():
     assert request["input"][0]["content"][0]["text"] == "a\ud83d"
     message = refused(truncation="\ud83d")[2]
     assert codec.loads(codec.dumps({"message": message})) == {"message": message}
+
+
+# -- beside it: compaction and counting
+
+
+BESIDE = [wire.compact_response, wire.count_input_tokens]
+
+
+@pytest.mark.parametrize("read", BESIDE)
+def test_the_bodies_beside_it_have_the_same_shape(read):
+    assert read({"model": "m", "input": "hi", "instructions": None, "zzz": 1}) == {
+        "model": "m",
+        "input": [KEPT],
+        "zzz": 1,
+    }
+    assert read({"model": "m", "previous_response_id": "resp_1"})["input"] == []
+
+
+@pytest.mark.parametrize("read", BESIDE)
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"input": "hi"}, "missing_required_parameter", "model"),
+        ({"model": None, "input": "hi"}, "missing_required_parameter", "model"),
+        ({"model": 1, "input": "hi"}, "invalid_type", "model"),
+        ({"model": "m", "input": 1}, "invalid_type", "input"),
+        ({"model": "m", "input": "hi", "instructions": []}, "invalid_type", "instructions"),
+        ({"model": "m", "input": "hi", "previous_response_id": 1}, "invalid_type", "previous_response_id"),
+        ([], "invalid_type", None),
+    ],
+)
+def test_the_bodies_beside_it_are_checked_alike(read, body, code, param):
+    assert refusal(read, body)[:2] == (code, param)
+
+
+def test_a_compaction_needs_something_to_compact():
+    assert refusal(wire.compact_response, {"model": "m"})[:2] == ("missing_required_parameter", "input")
+
+
+def test_a_compaction_refuses_a_conversation_and_says_what_would_do():
+    code, param, message = refusal(wire.compact_response, {"model": "m", "input": "hi", "conversation": "conv_1"})
+    assert (code, param) == ("unsupported_parameter", "conversation")
+    assert "previous_response_id" in message
+
+
+def test_two_pasts_cannot_be_counted():
+    body = {"model": "m", "previous_response_id": "resp_1", "conversation": "conv_1"}
+    assert refusal(wire.count_input_tokens, body)[0] == "mutually_exclusive_parameters"

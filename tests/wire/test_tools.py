@@ -53,6 +53,19 @@ def test_one_name_may_stand_in_several_namespaces():
 
 
 FUNCTION = {"type": "function", "name": "f"}
+GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: WORD"}
+
+
+def custom(**of_grammar):
+    return {"type": "custom", "name": "f", "format": GRAMMAR | of_grammar}
+
+
+def test_a_grammar_written_as_in_chat_completions_comes_out_flat():
+    nested = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: WORD"}}
+    assert create(tools=[{"type": "custom", "name": "f", "format": nested}])["tools"] == [custom()]
+    assert create(tools=[custom()])["tools"] == [custom()]
+
+
 TOOL_REFUSALS = [
     (["f"], "invalid_type", "tools[0]"),
     ([{"name": "f"}], "missing_required_parameter", "tools[0].type"),
@@ -68,6 +81,13 @@ TOOL_REFUSALS = [
     ([FUNCTION, {"type": "custom", "name": "f"}], "invalid_value", "tools[1].name"),
     ([{"type": "custom", "name": "f", "description": 1}], "invalid_type", "tools[0].description"),
     ([{"type": "custom", "name": "f", "format": "text"}], "invalid_type", "tools[0].format"),
+    ([{"type": "custom", "name": "f", "format": {}}], "missing_required_parameter", "tools[0].format.type"),
+    ([{"type": "custom", "name": "f", "format": {"type": "ebnf"}}], "invalid_value", "tools[0].format.type"),
+    ([custom(syntax=None)], "missing_required_parameter", "tools[0].format.syntax"),
+    ([custom(syntax="ebnf")], "invalid_value", "tools[0].format.syntax"),
+    ([custom(definition="")], "empty_string", "tools[0].format.definition"),
+    ([{"type": "shell", "environment": "local"}], "invalid_type", "tools[0].environment"),
+    ([{"type": "shell", "environment": {}}], "missing_required_parameter", "tools[0].environment.type"),
     ([{"type": "namespace", "name": "n"}], "missing_required_parameter", "tools[0].tools"),
     ([{"type": "namespace", "tools": []}], "missing_required_parameter", "tools[0].name"),
     ([{"type": "namespace", "name": "n", "tools": [FUNCTION, FUNCTION]}], "invalid_value", "tools[0].tools[1].name"),
@@ -102,7 +122,10 @@ def test_namespaces_within_namespaces_are_not_followed_however_deep():
         {"type": "mcp", "server_label": "x"},
         {"type": "web_search_preview"},
         {"type": "shell"},
+        {"type": "local_shell"},
         {"type": "apply_patch"},
+        {"type": "function", "name": "f", "namespace": "n"},
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "namespace", "name": "n"}]},
         {"type": "programmatic_tool_calling"},
     ],
 )
@@ -133,6 +156,12 @@ CHOICE_REFUSALS = [
         "missing_required_parameter",
         "tool_choice.tools[0].name",
     ),
+    *[
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": type_}]}, *missing_name)
+        for type_ in ("custom", "namespace")
+        for missing_name in [("missing_required_parameter", "tool_choice.tools[0].name")]
+    ],
+    ({**FUNCTION, "namespace": 1}, "invalid_type", "tool_choice.namespace"),
 ]
 
 

@@ -1,0 +1,57 @@
+"""How a chat server's own tokenizer is asked how long a request is (wire §3.6). Sans I/O: questions out, answers in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from proxy.errors import UpstreamError
+
+Chat = dict[str, Any]
+Counting = Generator[tuple[str, dict[str, Any]], Any, int]
+"""Yields (path at the server's root, body to POST there), is sent the JSON of the answer, returns the tokens."""
+
+_TEMPLATED = ("model", "messages", "tools", "chat_template_kwargs")
+
+
+def _tokenize(chat: Chat) -> Counting:
+    """vLLM, SGLang: template and tokenizer in one."""
+    answer = yield "/tokenize", {**_of(chat), "add_generation_prompt": True}
+    return _whole(answer, "count")
+
+
+def _template_then_tokenize(chat: Chat) -> Counting:
+    """llama.cpp: its chat completions tokenize with special tokens added and read, so the same here."""
+    rendered = yield "/apply-template", _of(chat)
+    prompt = rendered.get("prompt") if isinstance(rendered, dict) else None
+    if not isinstance(prompt, str):
+        raise UpstreamError("The upstream's /apply-template gave no prompt.")
+    answer = yield "/tokenize", {"content": prompt, "add_special": True, "parse_special": True}
+    tokens = answer.get("tokens") if isinstance(answer, dict) else None
+    if not isinstance(tokens, list):
+        raise UpstreamError("The upstream's tokenizer gave no tokens.")
+    return len(tokens)
+
+
+TOKENIZERS: dict[str, Callable[[Chat], Counting]] = {
+    "vllm": _tokenize,
+    "sglang": _tokenize,
+    "llamacpp": _template_then_tokenize,
+}
+"""Kind of upstream to how its tokenizer is asked; other kinds have none."""
+
+
+def prompt_tokens(answer: Any) -> int:
+    """The tokens of the prompt that a plain chat answer tells. Raises UpstreamError when it tells none."""
+    return _whole(answer.get("usage") if isinstance(answer, dict) else None, "prompt_tokens")
+
+
+def _of(chat: Chat) -> Chat:
+    return {key: chat[key] for key in _TEMPLATED if key in chat}
+
+
+def _whole(answer: Any, key: str) -> int:
+    value = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UpstreamError(f"The upstream's answer tells no '{key}'.")
+    return value
