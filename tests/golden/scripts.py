@@ -57,9 +57,9 @@ def texts(*pieces: str, key: str = "content") -> list[dict[str, Any]]:
     return [{key: piece} for piece in pieces]
 
 
-def call(number: int, *arguments: str) -> list[dict[str, Any]]:
+def call(number: int, *arguments: str, name: str = "get_weather") -> list[dict[str, Any]]:
     """The deltas of one call, its name and id in a delta of their own."""
-    function = {"name": "get_weather", "arguments": ""}
+    function = {"name": name, "arguments": ""}
     id_ = f"call_{number:02d}AbCdEfGhIjKlMnOpQrSt"
     first = {"index": number - 1, "id": id_, "type": "function", "function": function}
     rest = [{"index": number - 1, "function": {"arguments": text}} for text in arguments]
@@ -81,6 +81,9 @@ def _interleaved() -> list[dict[str, Any]]:
 
 
 _TOOLS: dict[str, Any] = {"tools": [WEATHER]}
+_CUSTOM: dict[str, Any] = {
+    "tools": [{"type": "custom", "name": "run_sql", "description": "Runs SQL", "format": {"type": "text"}}]
+}
 
 SCRIPTS = {
     "text": Script(stream(texts("Hello", " there", "."), "stop", (9, 3))),
@@ -102,6 +105,9 @@ SCRIPTS = {
     "interleaved_function_calls": Script(stream(_interleaved(), "tool_calls", (40, 16)), _TOOLS),
     "text_then_function_call": Script(
         stream([*texts("Let me look."), *call(1, '{"city":"Paris"}')], "tool_calls", (40, 12)), _TOOLS
+    ),
+    "custom_tool_call": Script(
+        stream(call(1, '{"input":"select ', '1;"}', name="run_sql"), "tool_calls", (30, 6)), _CUSTOM
     ),
     "incomplete_max_output_tokens": Script(
         stream(texts("Once upon", " a"), "length", (9, 16)), {"max_output_tokens": 16}

@@ -35,7 +35,7 @@ def renamed(events):
             return {name: walk(inner, name) for name, inner in value.items()}
         if isinstance(value, list):
             return [walk(inner) for inner in value]
-        if isinstance(value, str) and (found := re.fullmatch(r"(resp|msg|rs|fc|call)_[0-9A-Za-z]+", value)):
+        if isinstance(value, str) and (found := re.fullmatch(r"(resp|msg|rs|fc|ctc|call)_[0-9A-Za-z]+", value)):
             return ids.setdefault(value, f"{found[1]}_{len(ids)}")
         if key in ("created_at", "completed_at") and type(value) is int:
             return key
@@ -92,7 +92,9 @@ async def test_a_plain_reply_of_the_backend_gives_the_same_response(name, callin
     assert renamed([answer.json()]) == renamed([golden(name)[-1]["response"]])
 
 
-@pytest.mark.parametrize("name", ["text", "interleaved_function_calls", "reasoning_summary", "failed_midstream"])
+@pytest.mark.parametrize(
+    "name", ["text", "interleaved_function_calls", "custom_tool_call", "reasoning_summary", "failed_midstream"]
+)
 async def test_the_stream_is_the_same_byte_by_byte(name, caller, backend):
     """However the network cuts the backend's bytes."""
     body = b"".join(map(sse, SCRIPTS[name].chunks))
