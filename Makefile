@@ -6,15 +6,16 @@ MODEL ?= demo
 PORT ?= 8080
 STORE ?= embedded
 ARGS ?=
+CLIENTS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lock clean
+.PHONY: help install run test test-clients tables check lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 install: .venv/installed ## install statecar into .venv
 
@@ -44,6 +45,12 @@ run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost
 test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
 	$(BIN)/python -m pytest $(ARGS)
 
+test-clients: .venv/installed .venv/test .venv/clients ## drive real clients: make test-clients [CLIENTS="codex llm"]
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
+tables: .venv/pip ## write what test-clients and test-backends found into the README
+	$(BIN)/python -m tests.clients.tables
+
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,6 +79,6 @@ clean: ## remove .venv and everything built
 	$(PIP) openai
 	@touch $@
 
-.venv/test .venv/lint: .venv/pip pyproject.toml
+.venv/test .venv/lint .venv/clients: .venv/pip pyproject.toml
 	$(PIP) --group $(@F)
 	@touch $@

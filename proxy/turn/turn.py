@@ -138,8 +138,8 @@ class Turn:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
         work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
         if dropped := ", ".join(work.stream.tools.dropped):
-            log.warning("tools left out, as nothing here can run them: %s", dropped)
-            self.headers["statecar-dropped-tools"] = dropped
+            log.info("tools left out, as nothing here can run them: %s", dropped)
+            self.facts["dropped_tools"] = self.headers["statecar-dropped-tools"] = dropped
         else:
             self.headers.pop("statecar-dropped-tools", None)
 

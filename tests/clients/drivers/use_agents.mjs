@@ -1,0 +1,113 @@
+// @openai/agents: its loop, its sessions on our conversations, handoffs.
+import assert from 'node:assert/strict';
+import { Agent, OpenAIConversationsSession, OpenAIResponsesModel, run, setTracingDisabled, tool } from '@openai/agents';
+import OpenAI from 'openai';
+import { z } from 'zod';
+import {
+  CUT, LOOK, MODEL, PERSON, PNG, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, steps, version,
+} from './feature.mjs';
+
+setTracingDisabled(true);
+const client = new OpenAI({ baseURL: URL, apiKey: 'none', maxRetries: 0 });
+const asked = [];
+const weather = tool({
+  name: 'get_weather',
+  description: 'The weather in a city.',
+  parameters: z.object({ city: z.string() }),
+  execute: ({ city }) => {
+    asked.push(city);
+    return `21 degrees in ${city}`;
+  },
+});
+
+function agent(options = {}) {
+  const model = new OpenAIResponsesModel(client, MODEL);
+  return new Agent({ name: 'Assistant', instructions: 'Be brief.', model, ...options });
+}
+
+const play = (text, options = {}, rest = {}) => run(agent(options), text, { maxTurns: 5, ...rest });
+
+async function streamed(text, options = {}, rest = {}) {
+  const result = await run(agent(options), text, { maxTurns: 5, stream: true, ...rest });
+  let said = '';
+  for await (const piece of result.toTextStream()) said += piece;
+  await result.completed;
+  return [said, result];
+}
+
+await drive('openai-agents-node', version('@openai/agents'), {
+  async text() {
+    has((await play('Say hello there')).finalOutput, 'hello there');
+  },
+  async streaming() {
+    const [said, result] = await streamed('Count to 5');
+    has(said, '1 2 3 4 5');
+    assert.equal(result.finalOutput, said);
+  },
+  async tools() {
+    has((await play(WEATHER, { tools: [weather] })).finalOutput, '21 degrees in Paris');
+    has((await streamed(WEATHER, { tools: [weather] }))[0], '21 degrees in Paris');
+  },
+  async 'parallel tools'() {
+    asked.length = 0;
+    has((await play(WEATHER_TWICE, { tools: [weather] })).finalOutput, '21 degrees in Paris; 21 degrees in Rome');
+    assert.deepEqual(asked.sort(), ['Paris', 'Rome']);
+  },
+  async 'structured output'() {
+    const outputType = z.object({ name: z.string(), age: z.number() });
+    assert.deepEqual((await play(PERSON, { outputType })).finalOutput, { name: 'Ada', age: 36 });
+  },
+  async previous_response_id() {
+    const first = await play('My name is Ada.');
+    has((await play('What is my name?', {}, { previousResponseId: first.lastResponseId })).finalOutput, 'Ada');
+  },
+  async conversation() {
+    const { id } = await client.conversations.create();
+    await play('My name is Ada.', {}, { conversationId: id });
+    has((await play(WEATHER, { tools: [weather] }, { conversationId: id })).finalOutput, '21 degrees in Paris');
+    has((await play('What is my name?', {}, { conversationId: id })).finalOutput, 'Ada');
+  },
+  async session() {
+    const session = new OpenAIConversationsSession({ client });
+    await play('My name is Ada.', {}, { session });
+    await streamed(WEATHER, { tools: [weather] }, { session });
+    has((await play('What is my name?', {}, { session })).finalOutput, 'Ada');
+    assert.equal((await session.getItems()).length, 8);
+    assert.equal((await session.popItem()).role, 'assistant');
+    assert.equal((await session.getItems()).length, 7);
+    await session.clearSession();
+  },
+  async handoff() {
+    const other = agent({ name: 'Weather', tools: [weather] });
+    const program = steps(
+      { calls: [['transfer_to_Weather', {}]] },
+      { calls: [['get_weather', { city: 'Oslo' }]] },
+      { say: 'Done.' },
+    );
+    const result = await play(program, { handoffs: [other] });
+    assert.deepEqual([result.lastAgent.name, result.finalOutput], ['Weather', 'Done.']);
+  },
+  async reasoning() {
+    const first = await play(THINK, { modelSettings: { reasoning: { summary: 'auto' } } });
+    has(JSON.stringify(first.newItems[0].rawItem), 'A hard one.');
+    assert.deepEqual(first.newItems.map((item) => item.type), ['reasoning_item', 'message_output_item']);
+    const again = [...first.history, { role: 'user', content: 'Repeat what you said' }];
+    has((await play(again)).finalOutput, '42');
+  },
+  async images() {
+    const content = [
+      { type: 'input_image', image: PNG },
+      { type: 'input_text', text: LOOK },
+    ];
+    has((await play([{ role: 'user', content }])).finalOutput, 'data:image/png;base64');
+  },
+  async errors() {
+    for (const status of STATUSES) {
+      has(await failure(() => play(refusal(status))), `no ${status}`, `${status}`);
+      has(await failure(() => streamed(refusal(status))), `no ${status}`, `${status}`);
+    }
+  },
+  async 'broken stream'() {
+    return failure(() => streamed(CUT));
+  },
+});

@@ -1,0 +1,106 @@
+// The openai package for Node.
+import assert from 'node:assert/strict';
+import OpenAI from 'openai';
+import { zodTextFormat } from 'openai/helpers/zod';
+import { z } from 'zod';
+import {
+  CUT, LOOK, MODEL, PERSON, PNG, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, version,
+} from './feature.mjs';
+
+const client = new OpenAI({ baseURL: URL, apiKey: 'none', maxRetries: 0 });
+const TOOL = {
+  type: 'function',
+  name: 'get_weather',
+  parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
+  strict: false,
+};
+const create = (input, options = {}) => client.responses.create({ model: MODEL, input, ...options });
+
+// The cities that an answer asks for and the next input.
+function answers(made) {
+  const calls = made.output.filter((item) => item.type === 'function_call');
+  const told = calls.map((call) => ({ type: 'function_call_output', call_id: call.call_id, output: '21 degrees' }));
+  return [calls.map((call) => JSON.parse(call.arguments).city), told];
+}
+
+async function said(text) {
+  const events = [];
+  for await (const event of await create(text, { stream: true })) events.push(event);
+  return events;
+}
+
+await drive('openai-node', version('openai'), {
+  async text() {
+    has((await create('Say hello there')).output_text, 'hello there');
+  },
+  async streaming() {
+    let text = '';
+    const stream = client.responses.stream({ model: MODEL, input: 'Count to 5' });
+    stream.on('response.output_text.delta', (event) => (text += event.delta));
+    assert.equal((await stream.finalResponse()).output_text, text);
+    has(text, '1 2 3 4 5');
+  },
+  async tools() {
+    const made = await create(WEATHER, { tools: [TOOL] });
+    const [cities, told] = answers(made);
+    assert.deepEqual(cities, ['Paris']);
+    has((await create(told, { previous_response_id: made.id, tools: [TOOL] })).output_text, '21 degrees');
+  },
+  async 'parallel tools'() {
+    const made = await client.responses.stream({ model: MODEL, input: WEATHER_TWICE, tools: [TOOL] }).finalResponse();
+    const [cities, told] = answers(made);
+    assert.deepEqual(cities, ['Paris', 'Rome']);
+    has((await create(told, { previous_response_id: made.id, tools: [TOOL] })).output_text, '21 degrees; 21 degrees');
+  },
+  async 'structured output'() {
+    const format = zodTextFormat(z.object({ name: z.string(), age: z.number() }), 'person');
+    const made = await client.responses.parse({ model: MODEL, input: PERSON, text: { format } });
+    assert.deepEqual(made.output_parsed, { name: 'Ada', age: 36 });
+  },
+  async previous_response_id() {
+    const first = await create('My name is Ada.');
+    has((await create('What is my name?', { previous_response_id: first.id })).output_text, 'Ada');
+  },
+  async conversation() {
+    const talk = await client.conversations.create();
+    await create('My name is Ada.', { conversation: talk.id });
+    has((await create('What is my name?', { conversation: { id: talk.id } })).output_text, 'Ada');
+    const items = [];
+    for await (const item of client.conversations.items.list(talk.id, { limit: 1 })) items.push(item);
+    assert.equal(items.length, 4);
+  },
+  async item_reference() {
+    const { output } = await create('Say seashell');
+    const history = [{ role: 'user', content: 'Say seashell' }, { type: 'item_reference', id: output[0].id }];
+    has((await create([...history, { role: 'user', content: 'Repeat what you said' }])).output_text, 'seashell');
+  },
+  async reasoning() {
+    const made = await create(THINK);
+    assert.deepEqual(made.output.map((item) => item.type), ['reasoning', 'message']);
+    has(made.output[0].content[0].text, 'A hard one.');
+  },
+  async images() {
+    const content = [
+      { type: 'input_image', image_url: PNG, detail: 'auto' },
+      { type: 'input_text', text: LOOK },
+    ];
+    has((await create([{ role: 'user', content }])).output_text, 'data:image/png;base64');
+  },
+  async errors() {
+    for (const status of STATUSES) {
+      for (const stream of [false, true]) {
+        has(await failure(() => create(refusal(status), { stream })), `no ${status}`, `${status}`);
+      }
+    }
+  },
+  async 'broken stream'() {
+    const last = (await said(CUT)).at(-1);
+    assert.equal(last.type, 'response.failed');
+    has(last.response.output[0].content[0].text, 'These words came');
+  },
+  async background() {
+    let made = await create('Say later', { background: true });
+    while (['queued', 'in_progress'].includes(made.status)) made = await client.responses.retrieve(made.id);
+    has(made.output_text, 'later');
+  },
+});
