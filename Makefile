@@ -7,12 +7,15 @@ PORT ?= 8080
 STORE ?= embedded
 ARGS ?=
 CLIENTS ?=
+BACKENDS ?= llamacpp,vllm
+CASES ?= 24000
+SEED ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-clients tables check lock clean
+.PHONY: help install run test test-clients test-backends fuzz tables check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,8 +51,18 @@ test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
 test-clients: .venv/installed .venv/test .venv/clients ## drive real clients: make test-clients [CLIENTS="codex llm"]
 	$(BIN)/python -m tests.clients $(CLIENTS)
 
+test-backends: .venv/installed .venv/test ## run the tests against real backends: make test-backends [BACKENDS=llamacpp,vllm] [ARGS="-k name"]
+	@for name in $$(echo '$(BACKENDS)' | tr ',' ' '); do \
+	  url=BACKEND_URL_$$(echo "$$name" | tr 'a-z-' 'A-Z_'); \
+	  [ -n "$$(printenv "$$url")" ] || "tests/backends/$${name%-plain}.sh" --install || exit 1; \
+	done
+	BACKENDS='$(BACKENDS)' $(BIN)/python -m pytest -p no:randomly tests/backends $(ARGS)
+
 tables: .venv/pip ## write what test-clients and test-backends found into the README
 	$(BIN)/python -m tests.clients.tables
+
+fuzz: .venv/installed .venv/test ## try every operation with strange requests: make fuzz [CASES=24000] [SEED=1]
+	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)
 
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
 from proxy.routes.open import OpenRequests
+from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.responses import Responses
 from proxy.routes.streaming import Pace
@@ -99,6 +100,7 @@ def _routes(
     health = Health(state, pool, lambda: life.stopping)
     return [
         *health.routes(settings.own_prefix),
+        *OpenApi(settings.own_prefix).routes(),
         *responses.routes(PREFIX, done=True),
         *responses.routes(ALIAS, done=False),  # its client parses [DONE] as JSON and dies
         *conversations.routes(PREFIX),
@@ -133,10 +135,10 @@ class Door:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
         own = _OWN.match(path)
-        health = path in (f"{self.own_prefix}/health", f"{self.own_prefix}/ready")
+        about = path in [self.own_prefix + one for one in ABOUT]
         if scope["type"] == "websocket":
             await (_refuse_websocket if own else self.passthrough)(scope, receive, send)
-        elif health or (own and scope["method"] != "OPTIONS"):
+        elif about or (own and scope["method"] != "OPTIONS"):
             await self.own({**scope, "path": path, "raw_path": path.encode()}, receive, send)
         else:
             await self._pass_on(scope, receive, send)

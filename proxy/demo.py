@@ -349,7 +349,7 @@ def _chunks(body: Json, reply: Reply, head: Json) -> Iterator[Json]:
 async def _stream(send: Send, gone: asyncio.Task[None], chunks: Iterator[Json], pause: float) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     for chunk in chunks:
-        data = f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
+        data = f"data: {json.dumps(chunk)}\n\n".encode()
         await send({"type": "http.response.body", "body": data, "more_body": True})
         await asyncio.wait({gone}, timeout=pause)  # with no pause it still lets others run
         if gone.done():
@@ -376,7 +376,7 @@ async def _refuse(send: Send, status: int, message: str, param: str | None = Non
 
 
 async def _json(send: Send, status: int, value: Json) -> None:
-    body = json.dumps(value, ensure_ascii=False).encode()
+    body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

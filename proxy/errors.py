@@ -135,6 +135,9 @@ _OVERFLOW = (
     "exceeds the maximum number of tokens allowed",  # Gemini
     "prompt is too long",  # Anthropic, behind gateways
 )
+_CALLERS_FAULT = "image input is not supported"
+"""What llama.cpp answers 500 to, although sending it again, as SDKs then do, changes nothing."""
+
 _OPENAI_TYPE = re.compile(r"[a-z0-9_]+\Z")
 _OVERFLOW_TYPE = "exceed_context_size_error"
 _FOREIGN_TYPES = (_OVERFLOW_TYPE, "not_found_error")
@@ -159,10 +162,13 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
     message = _message(payload, error)
     if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == _OVERFLOW_TYPE:
         code = "context_length_exceeded"
+    type_ = fields.get("type")
+    if status == 500 and _CALLERS_FAULT in message.lower():
+        status, type_ = 400, None
     return UpstreamError(
         message or f"The upstream answered {status} without a message.",
         status=status,
-        type=_type(fields.get("type"), status),
+        type=_type(type_, status),
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         code=code,
         headers=passed_on(headers or {}),

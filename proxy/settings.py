@@ -144,7 +144,7 @@ class Settings:
     port: int = _option(8080, "serving", "port to listen on; 0 takes a free one", high=65535)
     workers: int = _option(1, "serving", "processes that serve", low=1)
     config: str = _option("", "serving", "YAML file with any of these options, underscores for dashes", metavar="FILE")
-    own_prefix: str = _option("", "serving", "path in front of our own /health and /ready, when the upstream's are wanted", check=_own_prefix, metavar="PATH")
+    own_prefix: str = _option("", "serving", "path in front of our own /health, /ready and /openapi.json, when the upstream's are wanted", check=_own_prefix, metavar="PATH")
     body_limit: int = _option(64 * 1024 * 1024, "serving", "largest request body of the stateful endpoints, in bytes", low=1)
     grace: int = _option(30, "serving", "seconds that open streams get to end after SIGTERM")
     log_format: Literal["json", "text"] = _option("text", "serving", "form of the log lines on stderr")

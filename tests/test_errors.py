@@ -148,6 +148,12 @@ SHAPES = [
         *("slow", 429, "rate_limit_error", None, None),
     ),
     shape(
+        "llama.cpp, an image for a text model",
+        500,
+        {"error": {"code": 500, "message": "image input is not supported - hint: …", "type": "server_error"}},
+        *("image input is not supported - hint: …", 400, INVALID, None, None),
+    ),
+    shape(
         "a status as a text",
         200,
         {"error": {"code": "503", "message": "busy"}},

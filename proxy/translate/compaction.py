@@ -72,7 +72,7 @@ def _read(item: Item, open_: Callable[[str], str | None]) -> tuple[str, bool]:
         summary = users_stay = None
     if not isinstance(summary, str) or not isinstance(users_stay, bool):
         raise InvalidRequest(
-            f"The encrypted content of the compaction item '{item.get('id', '')}' could not be read: it was not made by"
+            f"The encrypted content '{str(given)[:32]}' of a compaction item could not be read: it was not made by"
             " this server for this caller, or it was changed.",
             param="input",
             code="invalid_encrypted_content",

@@ -21,8 +21,9 @@ class Dialect:
 
     ``openai_like``: it is strict about unknown keys, takes ``refusal``, ``file`` parts, ``null`` beside tool calls.
     ``custom_tools``: it takes tools of type ``custom``. ``strict_tools``, ``parallel_tool_calls``: it takes those keys.
-    ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops the
-    generation, so plain requests may stay plain. ``reasoning_fields``: the keys earlier thoughts go back under.
+    ``named_tools``: it heeds the name in a named choice. ``streamed_tool_logprobs``: it streams log probabilities
+    beside tools. ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops
+    the generation, so plain requests may stay plain. ``reasoning_fields``: the keys earlier thoughts go back under.
     ``left_out``: keys at the top of a body that it refuses.
     """
 
@@ -31,6 +32,8 @@ class Dialect:
     custom_tools: bool = False
     strict_tools: bool = True
     parallel_tool_calls: bool = True
+    named_tools: bool = True
+    streamed_tool_logprobs: bool = True
     developer_role: bool = False
     plain_stops: bool = False
     max_tokens_field: str = "max_tokens"
@@ -71,7 +74,12 @@ PROFILES = {
         Dialect(kind="sglang", reasoning_fields=("reasoning_content",)),
         Dialect(kind="ollama", reasoning_fields=("reasoning",)),
         # reads only this name; runs an abandoned plain request to its end
-        Dialect(kind="llamacpp", reasoning_fields=("reasoning_content",)),
+        Dialect(
+            kind="llamacpp",
+            reasoning_fields=("reasoning_content",),
+            named_tools=False,
+            streamed_tool_logprobs=False,
+        ),
         # its thinking models demand the thoughts of the running tool calls back (wire §7.6)
         Dialect(kind="deepseek", reasoning_fields=("reasoning_content",)),
         Dialect(kind="openrouter", reasoning_fields=("reasoning",)),

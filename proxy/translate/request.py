@@ -71,6 +71,11 @@ def wants_logprobs(request: dict[str, Any]) -> bool:
     return bool(request.get("top_logprobs")) or _LOGPROBS in (request.get("include") or ())
 
 
+def can_stream(request: dict[str, Any], plan: ToolPlan, dialect: Dialect) -> bool:
+    """Whether the upstream can stream the answer: llama.cpp refuses log probabilities beside tools in a stream."""
+    return dialect.streamed_tool_logprobs or not (plan.tools and wants_logprobs(request))
+
+
 def _logprobs(request: dict[str, Any]) -> dict[str, Any]:
     if not wants_logprobs(request):
         return {}

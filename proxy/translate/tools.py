@@ -77,7 +77,8 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect) -> ToolPl
     if not isinstance(choice, dict):
         return ToolPlan(tools, choice if "tool_choice" in request else None, None, dropped, origins)
     if choice["type"] != "allowed_tools":
-        return ToolPlan(tools, _chosen(choice, found).named, None, dropped, origins)
+        one = _chosen(choice, found)
+        return ToolPlan(tools if dialect.named_tools else [one.chat], one.named, None, dropped, origins)
     chosen = _allowed(choice, found, dropped)
     mode, allowed = choice.get("mode") or "auto", frozenset(tool.name for tool in chosen)
     if dialect.openai_like:

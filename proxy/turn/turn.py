@@ -18,7 +18,7 @@ from proxy.state import Draft, Item
 from proxy.translate.compaction import Compaction, holds_more
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
-from proxy.translate.request import to_chat, wants_logprobs
+from proxy.translate.request import can_stream, to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import plan
@@ -222,8 +222,9 @@ class Turn:
         def written(dialect: Dialect) -> dict[str, Any]:
             if dialect != work.dialect:
                 self._plan(work, dialect)
-            streamed = self._streams or self._services.streams(dialect)
-            return to_chat(self._request, work.context.sent, work.stream.tools, dialect, stream=streamed)
+            request, tools = self._request, work.stream.tools
+            streamed = self._streams or (self._services.streams(dialect) and can_stream(request, tools, dialect))
+            return to_chat(request, work.context.sent, tools, dialect, stream=streamed)
 
         async with AsyncExitStack() as stack:
             upstream, model = work.context.upstream, self._request["model"]

@@ -19,6 +19,7 @@ import pytest
 from tests import servers
 from tests.backend import Backend
 from tests.callers import Caller
+from tests.live import strict
 
 
 class Process:
@@ -166,7 +167,7 @@ async def caller(site):
 
 def calling(site):
     caller = Caller(site.url)
-    caller.http.event_hooks = {"request": [site.spread_async]}
+    caller.http.event_hooks = {"request": [site.spread_async], "response": [strict.watch_async]}
     return caller
 
 
@@ -177,12 +178,12 @@ class Client:
         options = {"base_url": f"{site.url}/v1", "api_key": f"sk-{secrets.token_hex(12)}", "max_retries": 0}
         options["default_headers"] = {"connection": "close"}  # so that each request may meet another worker
         if is_async:
-            http = openai.DefaultAsyncHttpxClient(
-                event_hooks={"request": [site.spread_async]}, trust_env=False, verify=False
-            )
+            hooks = {"request": [site.spread_async], "response": [strict.watch_async]}
+            http = openai.DefaultAsyncHttpxClient(event_hooks=hooks, trust_env=False, verify=False)
             self.sdk = openai.AsyncOpenAI(http_client=http, **options)
         else:
-            http = openai.DefaultHttpxClient(event_hooks={"request": [site.spread]}, trust_env=False, verify=False)
+            hooks = {"request": [site.spread], "response": [strict.watch]}
+            http = openai.DefaultHttpxClient(event_hooks=hooks, trust_env=False, verify=False)
             self.sdk = openai.OpenAI(http_client=http, **options)
         self.is_async = is_async
 

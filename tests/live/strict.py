@@ -1,7 +1,8 @@
 """Answers held against every description of them: the official SDK's models without any coercion, the keys that Open
 Responses demands (wire §5.1), OpenAI's own API description where it is at hand, and the grammar of a stream (wire §9).
 
-What may deviate is listed once, in ``DEVIATIONS``, with the reason.
+A client with ``watch`` or ``watch_async`` among its response hooks has every answer of ours checked, whatever the test
+does with it. What may deviate is listed once, in ``DEVIATIONS``, with the reason.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +18,17 @@ from typing import Any, get_args
 import jsonschema
 import pydantic
 from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItem, ConversationItemList
-from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
+from openai.types.responses import (
+    CompactedResponse,
+    InputTokenCountResponse,
+    Response,
+    ResponseItemList,
+    ResponseStreamEvent,
+)
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+
+from tests.callers import DONE, unframed
 
 OPENAPI = Path(__file__).parents[3] / "shared" / "design" / "openapi-subset.json"
 """OpenAI's API description; not part of this repository, so that its checks are skipped where it is not found."""
@@ -108,6 +118,55 @@ def deleted_conversation(value: dict[str, Any]) -> None:
     _openapi("DeletedConversationResource", value)
 
 
+def deleted_response(value: dict[str, Any]) -> None:
+    """The receipt of a deleted response (wire §3.3)."""
+    assert value == {"id": value["id"], "object": "response", "deleted": True}
+
+
+def response_list(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The list of a caller's responses, each with its input (wire §3)."""
+    rows: list[dict[str, Any]] = value["data"]
+    assert value.keys() == {"object", "data", "first_id", "last_id", "has_more"}
+    assert (value["first_id"], value["last_id"]) == ((rows[0]["id"], rows[-1]["id"]) if rows else (None, None))
+    for row in rows:
+        response({key: inner for key, inner in row.items() if key != "input"})
+        assert all(item(one) for one in row["input"])
+    return rows
+
+
+def compacted(value: dict[str, Any]) -> dict[str, Any]:
+    """A compacted context: messages of the user, then one compaction item (wire §3.7)."""
+    _sdk(CompactedResponse, value | {"output": value["output"][-1:]})  # its type knows messages of the assistant only
+    assert value.keys() == {"id", "object", "created_at", "output", "usage"}
+    assert type(value["created_at"]) is int
+    *messages, last = [item(row) for row in value["output"]]
+    assert {(row["type"], row["role"], row["status"]) for row in messages} <= {("message", "user", "completed")}
+    assert last["type"] == "compaction" and last["encrypted_content"]
+    assert value["usage"]["total_tokens"] == value["usage"]["input_tokens"] + value["usage"]["output_tokens"]
+    _openapi("CompactResource", value)
+    return value
+
+
+def input_tokens(value: dict[str, Any]) -> int:
+    """A count of input tokens (wire §3.6)."""
+    _sdk(InputTokenCountResponse, value)
+    assert value.keys() == {"object", "input_tokens"}
+    _openapi("TokenCountsResource", value)
+    return int(value["input_tokens"])
+
+
+def error(value: dict[str, Any]) -> dict[str, Any]:
+    """An error in OpenAI's shape, all four keys there (wire §2.1)."""
+    assert value.keys() == {"error"}
+    told: dict[str, Any] = value["error"]
+    assert told.keys() == {"message", "type", "param", "code"}
+    assert isinstance(told["message"], str) and told["message"]
+    assert isinstance(told["type"], str)
+    assert all(told[key] is None or isinstance(told[key], str) for key in ("param", "code"))
+    _openapi("ErrorResponse", value)
+    return told
+
+
 def stream(events: list[dict[str, Any]]) -> dict[str, Any]:
     """A whole stream of events; gives the response of its terminal event."""
     for value in events:
@@ -122,6 +181,92 @@ def event(value: dict[str, Any]) -> None:
         _openapi(name, value)
     if "response" in value:
         response(value["response"])
+
+
+# -- every answer of a client
+
+
+def watch(response: Any) -> None:
+    """A response hook of a synchronous client: checks the answer (an ``httpx.Response``) as soon as it is read."""
+    if (judge := _judge_of(response)) is not None:
+        # a client takes only its own library's streams: httpx's, or that of the httpx that the official client brings
+        kind = type("Watched", (_Watched, type(response.stream)), {})
+        response.stream = kind(response.stream, judge)
+
+
+async def watch_async(response: Any) -> None:
+    """The same for an asynchronous client."""
+    watch(response)
+
+
+def _judge_of(answer: Any) -> Callable[[bytes], Any] | None:
+    """What an answer's body must pass; None for an answer that is not ours."""
+    found = re.match(r"(/v1/openai)?/v1(/(?:responses|conversations)\b.*)", answer.request.url.path)
+    if found is None or answer.request.method in ("HEAD", "OPTIONS"):
+        return None
+    alias, path = found[1], found[2].rstrip("/")
+    assert answer.headers["x-request-id"]
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return lambda body: stream(unframed(body, done=not alias))
+    assert answer.headers["content-type"] == "application/json"
+    if answer.status_code >= 400:
+        return lambda body: error(json.loads(body))
+    assert answer.status_code == 200
+    called = f"{answer.request.method} {path}"
+    check = next(check for pattern, check in _ANSWERS.items() if re.fullmatch(pattern, called))
+    return lambda body: check(json.loads(body))
+
+
+_ANSWERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "POST /responses/compact": compacted,
+    "POST /responses/input_tokens": input_tokens,
+    "POST /responses(/[^/]+/cancel)?": response,
+    "GET /responses": response_list,
+    "GET /responses/[^/]+": response,
+    "DELETE /responses/[^/]+": deleted_response,
+    "GET /responses/[^/]+/input_items": item_list,
+    "(GET|POST) /conversations/[^/]+/items": lambda value: item_list(value, of_conversation=True),
+    "GET /conversations/[^/]+/items/[^/]+": item,
+    "DELETE /conversations/[^/]+": deleted_conversation,
+    ".* /conversations.*": conversation,
+}
+"""Method and path to the check of a success; the first that fits."""
+
+
+class _Watched:
+    """A body that is judged when it has been read whole; one that was left before its end is not."""
+
+    def __init__(self, inner: Any, judge: Callable[[bytes], Any]) -> None:
+        self._inner, self._judge, self._body = inner, judge, b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._inner:
+            self._body += piece
+            yield piece
+        self._end()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._inner:
+            self._body += piece
+            yield piece
+        self._end()
+
+    def close(self) -> None:
+        self._inner.close()
+        self._left()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+        self._left()
+
+    def _left(self) -> None:
+        if self._body.endswith(f"data: {DONE}\n\n".encode()):  # a client may hang up as soon as it has read that
+            self._end()
+
+    def _end(self) -> None:
+        body, self._body = self._body, b""
+        if body:
+            self._judge(body)
 
 
 # -- the grammar of a stream

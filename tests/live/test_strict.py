@@ -1,7 +1,9 @@
 """The checks of ``strict`` can fail: a valid answer with one thing wrong is found out."""
 
 import copy
+import json
 
+import httpx
 import pytest
 
 from tests.backend import stream, talk
@@ -77,3 +79,85 @@ async def test_openais_description_is_consulted(talked):
     strict.response(response)
     with pytest.raises(AssertionError, match="openapi"):
         strict.response(response | {"top_logprobs": 21})  # the client's models have no bounds
+
+
+ITEM = {"id": "msg_1", "type": "message", "role": "user", "status": "completed", "content": []}
+PAGE = {"object": "list", "data": [ITEM], "first_id": "msg_1", "last_id": "msg_1", "has_more": False}
+CONVERSATION = {"id": "conv_1", "object": "conversation", "created_at": 1, "metadata": {}}
+USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+USAGE |= {"input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}}
+USAGE |= {"output_tokens_details": {"reasoning_tokens": 0}}
+SEALED = {"id": "cmp_1", "type": "compaction", "encrypted_content": "x"}
+COMPACTED = {"id": "resp_1", "object": "response.compaction", "created_at": 1, "output": [ITEM, SEALED], "usage": USAGE}
+ERROR = {"error": {"message": "No.", "type": "invalid_request_error", "param": None, "code": None}}
+GONE = {"id": "resp_1", "object": "response", "deleted": True}
+
+ANSWERS = [
+    ("GET", "/responses/resp_1/input_items", 200, PAGE, PAGE | {"last_id": None}),
+    ("POST", "/conversations/conv_1/items", 200, PAGE, PAGE | {"data": [ITEM, ITEM]}),
+    ("GET", "/conversations/conv_1/items/msg_1", 200, ITEM, ITEM | {"content": "x"}),
+    ("POST", "/conversations", 200, CONVERSATION, CONVERSATION | {"created_at": 1.0}),
+    ("DELETE", "/conversations/conv_1/items/msg_1", 200, CONVERSATION, CONVERSATION | {"name": "x"}),
+    ("DELETE", "/conversations/conv_1", 200, GONE | {"object": "conversation.deleted"}, GONE),
+    ("DELETE", "/responses/resp_1", 200, GONE, GONE | {"deleted": False}),
+    (
+        "POST",
+        "/responses/input_tokens",
+        200,
+        {"object": "response.input_tokens", "input_tokens": 3},
+        {"input_tokens": 3},
+    ),
+    ("POST", "/responses/compact", 200, COMPACTED, COMPACTED | {"output": [ITEM]}),
+    ("POST", "/responses/compact", 200, COMPACTED, COMPACTED | {"output": [ITEM | {"role": "assistant"}, SEALED]}),
+    ("POST", "/responses/compact", 200, COMPACTED, COMPACTED | {"usage": None}),
+    ("POST", "/responses", 400, ERROR, {"error": {"message": "No."}}),
+    ("GET", "/responses", 200, PAGE | {"data": [], "first_id": None, "last_id": None}, PAGE),
+]
+
+
+def clients(status, headers, content):
+    """Both kinds of client, watched, of a server that always answers so."""
+
+    def answer(request):
+        return httpx.Response(status, headers=headers, stream=httpx.ByteStream(content.encode()))
+
+    transport = httpx.MockTransport(answer)
+    yield httpx.Client(transport=transport, base_url="http://x/v1", event_hooks={"response": [strict.watch]})
+    yield httpx.AsyncClient(transport=transport, base_url="http://x/v1", event_hooks={"response": [strict.watch_async]})
+
+
+async def called(client, method, path):
+    if isinstance(client, httpx.Client):
+        with client:
+            return client.request(method, path)
+    async with client:
+        return await client.request(method, path)
+
+
+@pytest.mark.parametrize(("method", "path", "status", "good", "bad"), ANSWERS)
+async def test_a_watched_client_refuses_a_wrong_answer(method, path, status, good, bad):
+    headers = {"content-type": "application/json", "x-request-id": "req_1"}
+    for client in clients(status, headers, json.dumps(good)):
+        assert (await called(client, method, path)).json() == good
+    for client in clients(status, headers, json.dumps(bad)):
+        with pytest.raises((AssertionError, KeyError)):
+            await called(client, method, path)
+
+
+async def test_a_watched_client_refuses_a_wrong_stream(talked):
+    def framed(events):
+        frames = [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in events]
+        return "".join([*frames, "data: [DONE]\n\n"])
+
+    headers = {"content-type": "text/event-stream", "x-request-id": "req_1"}
+    for client in clients(200, headers, framed(talked)):
+        await called(client, "POST", "/responses")
+    for broken in (framed(talked[:-1]), framed(talked).removesuffix("data: [DONE]\n\n")):
+        for client in clients(200, headers, broken):
+            with pytest.raises(AssertionError):
+                await called(client, "POST", "/responses")
+
+
+async def test_a_watched_client_passes_what_is_not_ours(talked):
+    for client in clients(418, {}, "x"):
+        assert (await called(client, "GET", "/models")).status_code == 418

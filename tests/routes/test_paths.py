@@ -9,7 +9,7 @@ import pytest
 
 from proxy.app import create_app
 from proxy.settings import Settings
-from tests.backend import Backend, converse, json_reply, reply
+from tests.backend import Backend, converse, json_reply, reply, serving
 from tests.callers import DONE, Caller, error_of, frames, ok, refusal, unframed
 from tests.live import strict
 
@@ -163,15 +163,20 @@ async def test_a_name_that_only_begins_like_ours_is_passed_on(caller, backend):
     ]
 
 
+@pytest.mark.parametrize("library", ["none", "auto"])
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/", "/v1/openai/v1/responses"])
-async def test_a_websocket_on_our_path_is_refused_with_426(url, backend, path):
-    upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n"
-    host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n".encode())
-    async with asyncio.timeout(20):
-        head = await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+async def test_a_websocket_on_our_path_is_refused_with_426(valkey, backend, path, library):
+    """Whether or not the server has a library that would take one."""
+    app = create_app(Settings.resolve([f"--store={valkey.url}", f"--upstream={backend.url}"], {}))
+    upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    upgrade += "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    async with serving(app, ws=library) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n".encode())
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
     assert head.startswith(b"HTTP/1.1 426 ")
     assert b"content-type: application/json" in head.lower()
     assert backend.requests == []

@@ -7,7 +7,7 @@ import pytest
 from proxy import wire
 from proxy.settings import Settings
 from proxy.translate.dialects import Dialect, for_upstream
-from proxy.translate.request import to_chat
+from proxy.translate.request import can_stream, to_chat
 from proxy.translate.tools import plan
 
 LOCAL = for_upstream("http://localhost:8000/v1", Settings(upstream="http://localhost:8000/v1"))
@@ -162,3 +162,15 @@ def test_parallel_tool_calls_goes_only_where_it_is_taken():
     request = {"tools": [TOOL], "parallel_tool_calls": False}
     assert "parallel_tool_calls" not in chat(replace(LOCAL, parallel_tool_calls=False), **request)
     assert chat(LOCAL, **request)["parallel_tool_calls"] is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "can"),
+    [({}, True), ({"tools": [TOOL]}, True), ({"include": [LOGPROBS]}, True)]
+    + [({"tools": [TOOL], "include": [LOGPROBS]}, False), ({"tools": [TOOL], "top_logprobs": 2}, False)]
+    + [({"tools": [TOOL], "tool_choice": "none", "top_logprobs": 2}, True)],
+)
+def test_log_probabilities_beside_tools_are_asked_plainly_of_who_cannot_stream_them(fields, can):
+    request = wire.create_response({"model": "m", "input": "Hi", **fields})
+    for dialect, expected in ((LOCAL, True), (replace(LOCAL, streamed_tool_logprobs=False), can)):
+        assert can_stream(request, plan(request, request["input"], dialect), dialect) is expected

@@ -246,6 +246,12 @@ def test_a_chosen_custom_tool_is_named_as_it_is_sent():
     assert refusal([CUSTOM], {"type": "function", "name": "c"})[1] == "tool_choice"
 
 
+def test_an_upstream_that_heeds_no_name_gets_only_the_named_tool():
+    choice = {"type": "function", "name": "g"}
+    assert planned([F, G], choice) == ToolPlan([chat("f"), chat("g")], named("g"))
+    assert planned([F, G], choice, named_tools=False) == ToolPlan([chat("g")], named("g"))
+
+
 # -- namespaces
 
 

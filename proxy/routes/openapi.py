@@ -1,0 +1,40 @@
+"""``/openapi.json``: what this server answers, as OpenAPI 3.1. The document is kept by hand beside the package."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from proxy import __version__, codec
+from proxy.routes.edge import Resource
+
+DOCUMENT = Path(__file__).parents[1] / "openapi.json"
+ABOUT = ("/health", "/ready", "/openapi.json")
+"""Paths about this server itself, which ``--own-prefix`` moves."""
+
+
+@dataclass(frozen=True)
+class OpenApi:
+    """``prefix``: in front of our own paths."""
+
+    prefix: str
+
+    def routes(self) -> list[BaseRoute]:
+        return [Resource(f"{self.prefix}/openapi.json", GET=self.document)]
+
+    async def document(self, request: Request) -> Response:
+        return Response(self._bytes, media_type="application/json")
+
+    @functools.cached_property
+    def _bytes(self) -> bytes:
+        """The document of this version with its paths where they are; read when somebody first asks."""
+        document = codec.loads(DOCUMENT.read_bytes())
+        document["info"]["version"] = __version__
+        paths = document["paths"].items()
+        document["paths"] = {self.prefix + path if path in ABOUT else path: item for path, item in paths}
+        return codec.dumps(document)
