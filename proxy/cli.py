@@ -130,7 +130,7 @@ def _doctor(args: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         named = settings.upstream
         if named == DEMO:
-            settings = replace(settings, upstream=stack.enter_context(_demo_backend()))
+            settings = replace(settings, upstream=stack.enter_context(_demo_backend()), upstream_kind="generic")
         try:
             report = asyncio.run(doctor.examine(settings, options.model))
         except KeyboardInterrupt:
@@ -229,7 +229,7 @@ def _with_backends(settings: Settings) -> Iterator[Settings]:
             stack.callback(_end, embedded)
             settings = replace(settings, store=embedded.start())
         if settings.upstream == DEMO:
-            settings = replace(settings, upstream=stack.enter_context(_demo_backend()))
+            settings = replace(settings, upstream=stack.enter_context(_demo_backend()), upstream_kind="generic")
         yield settings
 
 

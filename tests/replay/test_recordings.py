@@ -128,15 +128,20 @@ async def test_an_error_in_a_real_stream_is_told_as_early_as_it_can_be(name, hou
         assert (plain.status_code, error_of(plain)["message"]) == (status, message)
 
 
+MENDED = {"llamacpp/error_image_part": 400}
+"""Refusals that came with a status that makes clients ask again for nothing."""
+
+
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_a_real_refusal_becomes_an_error_of_openais_shape(name, house):
     home, recording = await house(), load(name)
     home.backend.default = recording.steps()
+    status = MENDED.get(name, recording.status)
     for stream in (True, False):
         answer = await home.caller.ask(stream=stream)
         error = error_of(answer)
-        assert answer.status_code == recording.status
-        assert error["type"] == ("server_error" if recording.status >= 500 else "invalid_request_error")
+        assert answer.status_code == status
+        assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
         assert error["code"] == ("context_length_exceeded" if "context_too_long" in name else None)
         assert all(words in error["message"] for words in explained(recording.body.decode()))
 
