@@ -29,7 +29,7 @@ class Sealer:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        # found here and not by an import statement: 23 ms and 9 MB that a process without keys does not pay
+        # found here and not by an import statement: 6 ms and 6 MB that a process without keys does not pay
         aead = import_module("cryptography.hazmat.primitives.ciphers.aead")
         self._invalid: type[Exception] = import_module("cryptography.exceptions").InvalidTag
         self._ciphers: list[AESGCM] = [aead.AESGCM(hmac.digest(_SALT, key.encode(), "sha256")) for key in keys]

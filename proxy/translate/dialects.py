@@ -106,8 +106,9 @@ _HOSTS = {
 def kind_by_host(base_url: str) -> str | None:
     """The kind of the service that everybody knows by this host, or one below it; None for any other host."""
     host = (urlsplit(base_url).hostname or "").lower()
-    # Vertex AI has a host for each region: europe-west1-aiplatform.googleapis.com
-    return next((kind for end, kind in _HOSTS.items() if f".{host}".endswith((f".{end}", f"-{end}"))), None)
+    if host.endswith("-aiplatform.googleapis.com"):  # Vertex AI has a host for each region
+        return "gemini"
+    return next((kind for end, kind in _HOSTS.items() if f".{host}".endswith(f".{end}")), None)
 
 
 def for_kind(kind: str, settings: Settings) -> Dialect:
