@@ -1,10 +1,12 @@
 """Fixtures every test may use."""
 
+import logging
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from proxy import observe
 from tests import servers
 from tests.backend import Backend
 
@@ -20,6 +22,19 @@ def no_environment(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def logs():
+    """The loggers as they were, given back at the end."""
+    names = ("statecar", "proxy", "uvicorn.error")
+    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("", *names)}
+    handlers = root.handlers
+    yield
+    root.handlers = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("uvicorn.error").removeFilter(observe._worth_telling)
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from proxy.settings import Settings
 from tests.backend import DONE, chunk, completion, json_reply, serving, sse
 
 
+pytestmark = pytest.mark.usefixtures("logs")  # a command configures the logging of its process
+
+
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch):
     for name in [name for name in os.environ if name.startswith("STATECAR_")]:
@@ -43,7 +46,7 @@ def test_people_get_a_table(capsys):
     assert (code, err) == (0, "")
     assert lines[:3] == [
         "upstream  demo",
-        "kind      generic (it answers as no server that is known)",
+        "kind      generic (by the option)",
         "model     demo",
     ]
     assert "usage                   ok         2 in, 6 out" in lines
