@@ -176,8 +176,11 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
 
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an upstream's answer that go on to the client, of errors and successes alike (wire §1.5)."""
-    lowered = {name.lower(): value for name, value in headers.items()}
+    """The headers of an upstream's answer that go on to the client, of errors and successes alike (wire §1.5).
+
+    Not those that are no printable ASCII: servers refuse to send them, and the answer would be lost for a header.
+    """
+    lowered = {k.lower(): v for k, v in headers.items() if v.isascii() and v.isprintable()}
     return {k: v for k, v in lowered.items() if k in _PASSED_ON or k.startswith(("x-ratelimit-", "openai-"))}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy import errors
-from proxy.errors import StatecarError, UpstreamError, from_upstream
+from proxy.errors import StatecarError, UpstreamError, from_upstream, passed_on
 
 INVALID, OVERFLOW = "invalid_request_error", "context_length_exceeded"
 VLLM_OVERFLOW = (
@@ -230,3 +230,8 @@ def test_a_store_that_is_down_asks_to_come_again():
 def test_param_and_code_of_an_error_may_be_its_own():
     error = errors.InvalidRequest("x", param="input[1]", code="empty_string", headers={"a": "b"})
     assert (error.param, error.code, error.headers) == ("input[1]", "empty_string", {"a": "b"})
+
+
+@pytest.mark.parametrize("value", ["日", "Zoë", "a\x7fb"])
+def test_a_header_that_could_not_be_sent_is_left_out(value):
+    assert passed_on({"openai-organization": value, "openai-version": "1"}) == {"openai-version": "1"}

@@ -80,7 +80,8 @@ class Assembler:
             call.id = call.id or id_
         call.name = call.name or name
         call.extras.update({k: v for k, v in entry.items() if k not in _OWN})
-        if arguments and not call.custom and arguments == call.text and is_complete(arguments):
+        may_repeat = call.arguments and not call.custom and is_complete(arguments)  # first: text joins all the pieces
+        if may_repeat and arguments == call.text:
             return Delta(call, "")
         if arguments:
             call.arguments.append(arguments)

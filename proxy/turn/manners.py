@@ -22,7 +22,7 @@ ASK_AGAIN = 30.0
 LOOK_AGAIN = 60.0
 """Seconds until the store is asked again what others have learnt."""
 
-_PAIRS = 1000  # lessons remembered; the models' names come from callers
+_PAIRS, _LONGEST_NAME = 1000, 256  # lessons remembered, and for which models: their names are any text of callers
 _PATIENCE = 0.3  # seconds a turn waits for the store
 _QUIET = 10.0  # seconds without a look after the store has failed
 
@@ -103,6 +103,8 @@ class Manners:
         return lesson
 
     def _remember(self, pair: tuple[str, str], lesson: Lesson) -> None:
+        if len(pair[1]) > _LONGEST_NAME:
+            return  # looked up each time
         now = asyncio.get_running_loop().time()
         self._learnt[pair] = _Learnt(lesson, now + LOOK_AGAIN, now + self._settings.lesson_ttl)
         self._learnt.move_to_end(pair)

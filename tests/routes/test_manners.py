@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.errors import StoreUnavailable
 from proxy.settings import Settings
 from proxy.state import keys, open_state
 from proxy.translate.dialects import for_kind
@@ -387,6 +388,20 @@ async def test_without_a_store_a_process_learns_for_itself(homeless):
     await own.learn(upstream, "m", better := replace(plain, stream_options=False, left_out=frozenset({"verbosity"})))
     assert await own.of(upstream, "m") == better
     assert await own.of(upstream, "another") == plain
+
+
+async def test_a_store_that_fails_is_left_alone_for_a_while(homeless, monkeypatch):
+    looks = []
+
+    async def get(upstream, model):
+        looks.append(model)
+        raise StoreUnavailable
+
+    own, upstream, plain = homeless()
+    monkeypatch.setattr(own._lessons, "get", get)
+    for model in ("m", "m", "another"):
+        assert await own.of(upstream, model) == plain
+    assert looks == ["m"]
 
 
 async def test_without_a_store_a_lesson_ends_all_the_same(homeless):

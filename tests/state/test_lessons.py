@@ -33,7 +33,9 @@ async def test_a_lesson_expires(valkey):
         await state.close()
 
 
-@pytest.mark.parametrize("kept", [b"", b"\xff", b"[]", b'{"schema":2,"fields":{}}', b'{"schema":1,"fields":[]}', b"{}"])
+@pytest.mark.parametrize(
+    "kept", [b"", b"\xff", b"[]", b'{"schema":2,"fields":{"strict_tools":false}}', b'{"schema":1,"fields":[]}', b"{}"]
+)
 async def test_what_another_version_has_kept_is_no_lesson(valkey, kept):
     state = open_state(valkey.url, response_ttl=60, conversation_ttl=60)
     try:

@@ -164,3 +164,13 @@ async def test_a_question_has_a_limit_in_time(backend, upstream, begun):
         await upstream.ask("GET", "/v1/models", seconds=0.05)
     assert caught.value.status == 504
     await asyncio.wait_for(backend.requests[0].gone.wait(), PATIENCE)
+
+
+async def test_the_limit_is_for_all_of_an_answer_that_drips(backend, upstream):
+    drops = [asyncio.Event() for _ in range(100)]
+    for at, drop in enumerate(drops):
+        asyncio.get_running_loop().call_later(at * 0.05, drop.set)
+    steps = (step for drop in drops for step in (drop, b" "))
+    backend.script(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n[", *steps, asyncio.Event())
+    with pytest.raises(UpstreamError, match="did not answer /v1/models within 0.4 s"):
+        await upstream.ask("GET", "/v1/models", seconds=0.4)
