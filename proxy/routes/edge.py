@@ -185,14 +185,17 @@ async def attended(receive: Receive, ticking: Ticking | None = None) -> AsyncIte
     try:
         async with asyncio.timeout(None) as presence:
             watcher = asyncio.create_task(_watch(receive, ticking))
+            here = True
 
             def leave(_: asyncio.Task[None]) -> None:
-                presence.reschedule(asyncio.get_running_loop().time())
+                if here:  # else the block ended in the very step in which the client left
+                    presence.reschedule(asyncio.get_running_loop().time())
 
             watcher.add_done_callback(leave)
             try:
                 yield
             finally:
+                here = False
                 watcher.remove_done_callback(leave)
                 watcher.cancel()
     except TimeoutError:

@@ -170,6 +170,7 @@ class _Link:
         # aiohttp 3.14 leaves whoever reads the body waiting for ever when a chunk's size is no number.
         if self.content is not None and not self.content.is_eof() and self.content.exception() is None:
             self.content.set_exception(aiohttp.ClientPayloadError("the connection was lost in mid-body"))
+        self._socket = self.content = None  # both lead back to the protocol, which the pool knows this link by
 
 
 class _Request(aiohttp.ClientRequest):

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from proxy.routes.edge import ClientGone, attended
 from tests.backend import PATIENCE, STREAM_END, STREAM_HEAD, chunk, chunked, sse, stream, talk
 from tests.callers import Caller, refusal
 from tests.live import strict
@@ -208,3 +209,25 @@ async def test_a_stranger_cannot_lock_a_conversation(url, caller, backend):
     async with Caller(url) as stranger, sent(caller, conversation=conversation):
         await backend.received(1)
         assert refusal(await stranger.ask(conversation=conversation)) == (404, None, "conversation")
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_client_that_leaves_just_as_its_answer_is_ready_breaks_nothing(steps):
+    """Whichever step of the loop it is that both happen in."""
+    gone, errors = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    with suppress(ClientGone):
+        async with attended(receive):
+            await asyncio.sleep(0)
+            gone.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+    for _ in range(8):
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert errors == []

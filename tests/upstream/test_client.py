@@ -1,6 +1,7 @@
 """Calls of the upstream over real sockets: what goes out, what comes back, and what goes wrong."""
 
 import asyncio
+import gc
 import gzip
 import json
 import os
@@ -460,6 +461,23 @@ async def test_readiness_asks_for_the_models(backend, connect, status, ready):
 
 async def test_readiness_says_why_there_is_no_upstream(connect):
     assert "not reachable" in await connect("http://127.0.0.1:1/v1").check()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])  # whose transports keep their protocol
+async def test_nothing_remembers_a_connection_that_has_closed(backend, upstream, anyio_backend):
+    def kept():
+        gc.collect()
+        return sum(type(thing).__name__ in ("_Link", "ResponseHandler") for thing in gc.get_objects())
+
+    head = reply(headers=("content-type: text/event-stream", "connection: close"), length=False)
+    for _ in range(5):
+        backend.script(head, sse(*talk("Hi")), CLOSE)
+        await call(upstream)
+    for _ in range(200):
+        if not kept():
+            break
+        await asyncio.sleep(0.01)
+    assert not kept()
 
 
 async def test_a_closed_upstream_leaves_no_connection(backend, upstream):
