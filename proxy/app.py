@@ -135,7 +135,7 @@ class Door:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
         own = _OWN.match(path)
-        about = path in [self.own_prefix + one for one in ABOUT]
+        about = path.startswith(self.own_prefix) and path[len(self.own_prefix) :] in ABOUT
         if scope["type"] == "websocket":
             await (_refuse_websocket if own else self.passthrough)(scope, receive, send)
         elif about or (own and scope["method"] != "OPTIONS"):

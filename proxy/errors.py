@@ -108,7 +108,7 @@ class UpstreamError(StatecarError):
 
     def as_response_error(self) -> dict[str, Any]:
         """Codes steer retrying clients: a late 4xx that a retry cannot cure is ``invalid_prompt`` (wire §9.8)."""
-        if self.code in ("context_length_exceeded", "insufficient_quota", "rate_limit_exceeded"):
+        if self.code in (OVERFLOW, "insufficient_quota", "rate_limit_exceeded"):
             code = self.code
         elif self.status == 429:
             code = "rate_limit_exceeded"
@@ -126,6 +126,9 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
 
+
+OVERFLOW = "context_length_exceeded"
+"""The code of a context that is too long for its model, whatever the upstream calls it."""
 
 _OVERFLOW = (
     "context length",
@@ -161,7 +164,7 @@ def from_upstream(payload: Any, status: int, headers: Mapping[str, str] | None =
         code = None  # vLLM and llama.cpp put the status there
     message = _message(payload, error)
     if any(text in message.lower() for text in _OVERFLOW) or fields.get("type") == _OVERFLOW_TYPE:
-        code = "context_length_exceeded"
+        code = OVERFLOW
     type_ = fields.get("type")
     if status == 500 and _CALLERS_FAULT in message.lower():
         status, type_ = 400, None

@@ -16,6 +16,7 @@ access = logging.getLogger("statecar.access")
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _PLAIN = re.compile(r"[!#-<>-~]+\Z")  # printable ASCII without space, quote or equals sign
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 CLIENT_LEFT = 499
 """The status logged for a client that left before its answer."""
 
@@ -99,7 +100,8 @@ class LogFormat(logging.Formatter):
         trace = self.formatException(record.exc_info) if record.exc_info else ""
         if self.form == "text":
             pairs = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
-            return f"{when} {record.levelname} {record.getMessage()}{pairs}{trace and chr(10)}{trace}"
+            told = _CONTROL.sub(_escaped, record.getMessage().rstrip())
+            return f"{when} {record.levelname} {told}{pairs}{trace and chr(10)}{trace}"
         line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
         return json.dumps(line | fields | ({"exception": trace} if trace else {}), default=str)
 
@@ -125,6 +127,11 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     upgrade = text.startswith(("Unsupported upgrade", "No supported WebSocket"))  # the app answers these
     forced = text.rstrip().endswith("CancelledError")  # a second Ctrl-C cuts the app's shutdown short
     return not upgrade and not forced
+
+
+def _escaped(control: re.Match[str]) -> str:
+    """A control character as text, so that no one's words begin a line of their own."""
+    return control[0].encode("unicode_escape").decode()
 
 
 def _quoted(value: Any) -> str:

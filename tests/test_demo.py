@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from proxy import demo
+from proxy.translate.client_tools import BY_TYPE
 
 WEATHER = {
     "type": "function",
@@ -139,6 +140,13 @@ def test_tool_choice_and_parallel_tool_calls_are_honoured():
     assert [name for name, _ in say("Hello", tools=[WEATHER, ADD], tool_choice=named).calls] == ["addNumbers"]
     assert say(two, tools=[WEATHER], tool_choice="none").calls == []
     assert len(say(two, tools=[WEATHER], parallel_tool_calls=False).calls) == 1
+
+
+@pytest.mark.parametrize("tool", BY_TYPE.values(), ids=BY_TYPE)
+def test_a_call_of_a_tool_that_clients_run_is_one_they_can_run(tool):
+    offered = [{"type": "function", "function": tool.declaration}]
+    ((_, arguments),) = say("Hello", tools=offered, tool_choice="required").calls
+    assert tool.read(json.dumps(arguments)) != tool.empty
 
 
 def test_tool_results_become_the_answer():

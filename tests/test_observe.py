@@ -3,23 +3,7 @@
 import json
 import logging
 
-import pytest
-
-from proxy import observe
 from proxy.observe import configure_logging
-
-
-@pytest.fixture
-def logs():
-    """The loggers as they were, given back at the end."""
-    names = ("statecar", "proxy", "uvicorn.error")
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("", *names)}
-    handlers = root.handlers
-    yield
-    root.handlers = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.error").removeFilter(observe._worth_telling)
 
 
 def test_text_log_lines_carry_their_fields(logs, capsys):
@@ -28,6 +12,13 @@ def test_text_log_lines_carry_their_fields(logs, capsys):
         "request", extra={"fields": {"status": 200, "path": "/x", "odd": "a\nb=c"}}
     )
     assert capsys.readouterr().err.split(" ", 1)[1] == 'INFO request status=200 path=/x odd="a\\nb=c"\n'
+
+
+def test_what_others_say_begins_no_log_line_of_its_own(logs, capsys):
+    configure_logging("text", "info")
+    logging.getLogger("statecar").warning("told: %s", "a\r\n2026 INFO forged\x1b[2J\x85\u2028ü\n")
+    said = capsys.readouterr().err.split(" ", 1)[1]
+    assert said == "WARNING told: a\\r\\n2026 INFO forged\\x1b[2J\\x85\\u2028ü\n"
 
 
 def test_json_log_lines_are_one_object_each_with_trace_and_fields(logs, capsys):

@@ -99,13 +99,13 @@ class Responses:
     async def compact(self, request: Request) -> ASGIApp:
         caller = await self.access.caller(request)
         body = compact_response(await json_body(request, self.body_limit))
-        facts(request.scope)["model"] = body["model"]
+        facts(request.scope)["model"] = body["model"][:128]
         return ValueReply(lambda: compact(body, self.services, caller))
 
     async def input_tokens(self, request: Request) -> ASGIApp:
         caller = await self.access.caller(request)
         body = count_input_tokens(await json_body(request, self.body_limit))
-        facts(request.scope)["model"] = body["model"]
+        facts(request.scope)["model"] = body["model"][:128]
 
         async def counted() -> tuple[dict[str, Any], dict[str, str]]:
             tokens = await input_tokens(body, self.services, caller)

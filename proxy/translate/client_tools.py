@@ -53,7 +53,7 @@ class ClientTool:
             return self.empty
         if not isinstance(given, dict) or given.keys() - self.fields.keys():
             return self.empty
-        told = {key: value for key, value in given.items() if value is not None}
+        told = {key: _meant(key, value) for key, value in given.items() if value is not None}
         fits = all(self.fields[key](value) for key, value in told.items()) and told.keys() >= set(self.needed)
         return self.shape(told) if fits else self.empty
 
@@ -63,6 +63,13 @@ class ClientTool:
         known = held if isinstance(held, dict) else {}
         told = {key: known[key] for key in self.fields if key in known and self.fields[key](known[key])}
         return codec.dumps({key: value for key, value in told.items() if value != {}}).decode()
+
+
+def _meant(key: str, value: Any) -> Any:
+    """An argument in its own form, where models write another that can mean nothing else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [value] if key == "commands" and _is_named(value) else value
 
 
 def _is_text(value: Any) -> bool:
@@ -98,10 +105,11 @@ def _shell(told: Item) -> Item:
 
 
 def _apply_patch(told: Item) -> Item:
-    deletes, diff = told["type"] == "delete_file", told.get("diff")
-    if deletes and not diff:
+    if told["type"] == "delete_file":
         return {"type": told["type"], "path": told["path"]}
-    return _NO_PATCH if deletes or diff is None else told
+    if told["type"] == "create_file":
+        return {**told, "diff": told.get("diff", "")}
+    return told if "diff" in told else _NO_PATCH
 
 
 _NO_PATCH = {"type": "update_file", "path": "", "diff": ""}

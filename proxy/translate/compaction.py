@@ -39,8 +39,8 @@ def compacted(items: list[Item], open_: Callable[[str], str | None]) -> list[Ite
 
     Of what lies before the item stay system and developer messages, ``additional_tools``, the user messages where the
     summary leaves them out, and what was not answered yet when it was made: the last user messages and the model's
-    newest step. ``open_``: ``encrypted_content`` to what ``packed`` gave, None for anything else. Raises InvalidRequest
-    for an item that is not ours, another tenant's, or changed.
+    newest step, where it ends in outputs or has a call without one. ``open_``: ``encrypted_content`` to what ``packed``
+    gave, None for anything else. Raises InvalidRequest for an item that is not ours, another tenant's, or changed.
     """
     at = next((at for at in reversed(range(len(items))) if items[at]["type"] == "compaction"), None)
     if at is None:
@@ -81,15 +81,25 @@ def _read(item: Item, open_: Callable[[str], str | None]) -> tuple[str, bool]:
 
 
 def _unanswered(items: list[Item]) -> set[int]:
-    """The places of what the model had still to answer: the last user messages, outputs with the step they end."""
-    talk = [at for unit in steps(items) for at in unit]
-    if not talk or not (items[talk[-1]].get("role") == "user" or is_output(items[talk[-1]])):
+    """The places of what was still to be answered: the last user messages; outputs and open calls, with their step."""
+    units = steps(items)
+    talk = [at for unit in units for at in unit]
+    if not talk:
+        return set()
+    last = items[talk[-1]]
+    if not (last.get("role") == "user" or is_output(last) or _has_open_call(items, units[-1])):
         return set()
     asked = talk.index(last_question(items)) if last_question(items) >= 0 else -1
     first = asked
     while first > 0 and items[talk[first - 1]].get("role") == "user":
         first -= 1
-    return {*steps(items)[-1], *talk[max(first, 0) : asked + 1]}
+    return {*units[-1], *talk[max(first, 0) : asked + 1]}
+
+
+def _has_open_call(items: list[Item], unit: list[int]) -> bool:
+    """Whether a unit holds a call without its output, which may still come."""
+    called = {items[at].get("call_id") for at in unit if not is_output(items[at])} - {None}
+    return not called <= {items[at].get("call_id") for at in unit if is_output(items[at])}
 
 
 class Compaction(OutputItem):

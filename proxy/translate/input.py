@@ -186,12 +186,15 @@ def _object_text(arguments: str) -> str:
 
 def _pair(blocks: list[_Block], repair: bool) -> None:
     """Gives every call its output. An output answers the nearest earlier open call; the last duplicate wins."""
-    by_id: dict[str, list[_Call]] = {}
+    open_: dict[str, list[_Call]] = {}
+    last: dict[str, _Call] = {}
     for at, block in enumerate(blocks):
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
-            by_id.setdefault(call.id, []).append(call)
+            open_.setdefault(call.id, []).append(call)
+            last[call.id] = call
         for item in block.items if block.kind == "output" else ():
-            _answer(by_id.get(_answered_id(item), []), item, at)
+            id_ = _answered_id(item)
+            _answer(open_[id_].pop() if open_.get(id_) else last.get(id_), item, at)
     newest = max((at for at, block in enumerate(blocks) if block.kind == "model"), default=-1)
     for at, block in enumerate(blocks):
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
@@ -205,12 +208,11 @@ def _answered_id(output: Item) -> str:
     return str(output.get("call_id") or output.get("id") or "")
 
 
-def _answer(candidates: list[_Call], output: Item, at: int) -> None:
-    if not candidates:
+def _answer(call: _Call | None, output: Item, at: int) -> None:
+    if call is None:
         raise InvalidRequest(
             f"No tool call found for function call output with call_id {_answered_id(output)}.", param="input"
         )
-    call = next((c for c in reversed(candidates) if c.answered_in is None), candidates[-1])
     call.output = client_tools.output_text(output) if output["type"] in _CLIENT_OUTPUTS else output.get("output", "")
     if call.answered_in is None:
         call.answered_in = at
@@ -226,10 +228,11 @@ def _move_late_calls(blocks: list[_Block]) -> None:
         if block.kind != "model":
             continue
         for spoken in block.spoken:
-            late = [call for call in spoken.calls if call.answered_in not in (_ANSWERED, at + 1)]
+            in_time = (_ANSWERED, at + 1)
+            late = [call for call in spoken.calls if call.answered_in not in in_time]
             if not late:
                 continue
-            spoken.calls = [call for call in spoken.calls if call not in late]
+            spoken.calls = [call for call in spoken.calls if call.answered_in in in_time]
             thoughts: list[Item] = []
             if not spoken.calls and not spoken.texts:
                 thoughts, spoken.thoughts = spoken.thoughts, []

@@ -66,6 +66,7 @@ class ResponseStream:
         self._model: str | None = None
         self._tier: str | None = None
         self._usage: list[dict[str, Any]] = []
+        self._placed: list[Event] = []
         self._sequence = 0
         self._ended = False
         self._fed = False
@@ -74,9 +75,9 @@ class ResponseStream:
     # -- the verbs of a turn
 
     def start(self) -> list[Event]:
-        """``response.created`` and ``response.in_progress`` (wire §9.4)."""
+        """``response.created`` and ``response.in_progress``, then what was placed before (wire §9.4)."""
         self.started = True
-        return self._emit(self._lifecycle(name) for name in ("created", "in_progress"))
+        return self._emit([*map(self._lifecycle, ("created", "in_progress")), *self._placed])
 
     def keepalive(self) -> Event | None:
         """A repeated ``response.in_progress`` while nothing is written; None when only a comment is safe (§9.9)."""
@@ -111,6 +112,11 @@ class ResponseStream:
         self._usage = self._figures()
         self._begin_round()
         return events, calls
+
+    def again(self) -> None:
+        """Forgets an upstream call that failed before it gave anything to tell; the next one may be fed."""
+        self.failure = None
+        self._begin_round()
 
     def finish(self, now: int, *, done: bool) -> list[Event]:
         """Closes everything: ``response`` is then final, and ``end`` gives its terminal event.
@@ -154,11 +160,18 @@ class ResponseStream:
         return self._emit([event])[0]
 
     def place(self, item: OutputItem, made_by: ResponseStream) -> list[Event]:
-        """The events of an item that comes whole. ``made_by``: the stream of the call behind it; its usage counts."""
+        """The events of an item that comes whole; before ``start``, which then gives them, none.
+
+        ``made_by``: the stream of the call behind the item; its usage counts.
+        """
         self.items.append(item)
         self._usage = [*self._usage, *made_by._figures()]
         self._round_start = len(self.items)
-        return self._emit(chain(item.open(), item.close("completed")))
+        events = [*item.open(), *item.close("completed")]
+        if self.started:
+            return self._emit(events)
+        self._placed += events
+        return []
 
     def stored_output(self) -> list[Item]:
         """The output items as they are kept."""
@@ -313,19 +326,20 @@ class ResponseStream:
 
     def _wrap_up(self, last: str) -> Iterator[Event]:
         yield from self._drain()
-        if not self.items:
+        if self._fed and len(self.items) == self._round_start:
             yield from self._message()
         yield from self._close(last)
 
     def _check_whole(self, done: bool) -> None:
+        items = self.items[self._round_start :]
         if self.finish_reason is None and not self._blank_finish:
             if not done:
                 raise UpstreamError("The upstream closed the stream before it finished.")
             if not self._fed:
                 raise UpstreamError("The upstream returned no choices.")
-            if not self.items and not self._blank:
+            if not items and not self._blank:
                 raise UpstreamError("The upstream ended its answer without any output.")
-        if all(isinstance(item, Reasoning | ReasoningSummary) for item in self.items) and not self._blank:
+        if all(isinstance(item, Reasoning | ReasoningSummary) for item in items) and not self._blank:
             if None in self._calls.values():
                 raise UpstreamError("The model called only tools that 'tool_choice' does not allow.")
             if any(not call.name for call in self._assembler.calls):

@@ -98,6 +98,7 @@ class InputString:
         self._matched = 0
         self._raw: list[str] = []
         self._held = ""
+        self._blanks: list[str] = []  # after a held quote; models may write them without end
 
     def feed(self, piece: str) -> str:
         """What this piece of the arguments adds to the text."""
@@ -133,7 +134,10 @@ class InputString:
         return ""
 
     def _string(self, piece: str) -> str:
-        text, self._held = self._held + piece, ""
+        if self._held.startswith('"') and not piece.strip(self._SPACE):
+            self._blanks.append(piece)
+            return ""
+        text, self._held, self._blanks = "".join([self._held, *self._blanks, piece]), "", []
         out: list[str] = []
         at, escaped = 0, False
         while stop := self._STOP.search(text, at):

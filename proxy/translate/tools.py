@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from proxy.errors import InvalidRequest
@@ -36,8 +37,8 @@ class ToolPlan:
     """What goes upstream for a request's tools.
 
     ``tools`` and ``choice``: chat form, None when the key must not be sent. ``allowed``: the only names whose calls may
-    pass, None for all. ``dropped``: the tool types left out, each once, in order. ``origins``: chat names to what they
-    stand for, where that is not a function of the same name.
+    pass, None for all. ``dropped``: the tool types left out, each once, in order. ``origins``: chat names, and others
+    that models use for them, to what they stand for, where that is not a function of the same name.
     """
 
     tools: list[Tool] | None = None
@@ -62,7 +63,7 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect) -> ToolPl
     """
     choice = request.get("tool_choice", "auto")
     found, dropped = _collected(request, items, dialect)
-    origins = {name: tool.origin for name, tool in found.items() if tool.origin != Origin("function_call", name)}
+    origins = _origins(found)
     tools = [tool.chat for tool in found.values()]
     if choice == "none":
         return ToolPlan(dropped=dropped, origins=origins)
@@ -72,19 +73,21 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect) -> ToolPl
                 "Tool choice 'required' must be specified with 'tools' parameter.", param="tool_choice"
             )
         if isinstance(choice, dict):
-            _chosen(choice, found)
+            _Names(found).chosen(choice)
         return ToolPlan(dropped=dropped)
     if not isinstance(choice, dict):
         return ToolPlan(tools, choice if "tool_choice" in request else None, None, dropped, origins)
     if choice["type"] != "allowed_tools":
-        one = _chosen(choice, found)
+        one = _Names(found).chosen(choice)
         return ToolPlan(tools if dialect.named_tools else [one.chat], one.named, None, dropped, origins)
-    chosen = _allowed(choice, found, dropped)
-    mode, allowed = choice.get("mode") or "auto", frozenset(tool.name for tool in chosen)
+    chosen = _allowed(choice, _Names(found), dropped)
+    mode, names = choice.get("mode") or "auto", frozenset(tool.name for tool in chosen)
+    stood_for = {tool.origin for tool in chosen}
+    allowed = names | {name for name, origin in origins.items() if origin in stood_for}
     if dialect.openai_like:
         native = {"mode": mode, "tools": [tool.named for tool in chosen]}
         return ToolPlan(tools, {"type": "allowed_tools", "allowed_tools": native}, allowed, dropped, origins)
-    few = [tool.chat for name, tool in found.items() if name in allowed]
+    few = [tool.chat for name, tool in found.items() if name in names]
     sent: Any = chosen[0].named if mode == "required" and len(few) == 1 else mode
     return ToolPlan(few, sent, allowed, dropped, origins)
 
@@ -122,7 +125,7 @@ class _Declared:
     chat: Tool
     origin: Origin
 
-    @property
+    @cached_property
     def name(self) -> str:
         return str(self.chat[self.chat["type"]]["name"])
 
@@ -161,6 +164,20 @@ def _collected(request: dict[str, Any], items: list[Item], dialect: Dialect) -> 
             seen.add(declared.name)
             found[declared.name] = declared
     return found, list(dropped)
+
+
+def _origins(found: _Found) -> dict[str, Origin]:
+    """What a plan's names stand for. Small models call a tool in a namespace by other names than they were told: its
+    own, or both with a dot; each stands for it too, where it can stand for nothing else.
+    """
+    others: dict[str, list[Origin]] = {}
+    for tool in found.values():
+        name, space = tool.origin.name, tool.origin.namespace
+        for other in (name, f"{space}.{name}", f"{space}__{name}") if space is not None else ():
+            others.setdefault(other, []).append(tool.origin)
+    clear = {name: origins[0] for name, origins in others.items() if len(origins) == 1 and name not in found}
+    known = {name: tool.origin for name, tool in found.items() if tool.origin != Origin("function_call", name)}
+    return known | clear
 
 
 _Placed = tuple[str, Tool | None, Tool]
@@ -203,7 +220,7 @@ def _is_dropped(tool: Tool, choice: Any, policy: str, place: str, namespace: Too
         environment = tool.get("environment", {}).get("type", "local") if type_ == "shell" else "local"
         if environment == "local":
             return False
-    is_chosen = isinstance(choice, dict) and choice.get("type") == type_
+    is_chosen = isinstance(choice, dict) and _family(choice["type"]) == _family(type_)
     if policy != "reject" and not is_chosen and (policy == "drop" or type_.startswith(_DROPPABLE)):
         return True
     if environment:
@@ -280,31 +297,48 @@ def _emulated(tool: Tool, head: Tool) -> Tool:
 # -- the choice
 
 
-def _chosen(choice: Tool, found: _Found) -> _Declared:
-    """The tool that is named. One in a namespace is named by both names, its chat name, or its own if that is clear."""
-    type_ = choice["type"]
-    name, space, item = choice.get("name") or type_, choice.get("namespace"), _ITEMS.get(type_)
-    same = [tool for tool in found.values() if tool.origin.item == item]
-    exact = [tool for tool in same if _identity(tool) == (space, name)]
-    if not exact and space is None:
-        exact = [tool for tool in same if tool.name == name]
-        inner = [tool for tool in same if tool.origin.name == name]
-        exact = exact or (inner if len(inner) == 1 else [])
-    if not exact:
-        raise InvalidRequest(f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice")
-    return exact[0]
+class _Names:
+    """The found tools by every way to name one."""
+
+    def __init__(self, found: _Found) -> None:
+        self.spaces: dict[str, list[_Declared]] = {}
+        self._exact: dict[tuple[str, str | None, str], _Declared] = {}
+        self._own: dict[tuple[str, str], list[_Declared]] = {}
+        for tool in found.values():
+            item, (space, name) = tool.origin.item, _identity(tool)
+            self._exact[item, space, name] = self._exact[item, None, tool.name] = tool
+            self._own.setdefault((item, name), []).append(tool)
+            if space is not None:
+                self.spaces.setdefault(space, []).append(tool)
+
+    def chosen(self, choice: Tool) -> _Declared:
+        """The tool that is named. One in a namespace: by both names, its chat name, or its own if that is clear."""
+        type_ = choice["type"]
+        name, space, item = choice.get("name") or type_, choice.get("namespace"), _ITEMS.get(type_, "")
+        tool = self._exact.get((item, space, name))
+        own = self._own.get((item, name), [])
+        if tool is None and space is None and len(own) == 1:
+            tool = own[0]
+        if tool is None:
+            raise InvalidRequest(f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice")
+        return tool
 
 
-def _allowed(choice: Tool, found: _Found, dropped: list[str]) -> list[_Declared]:
+def _allowed(choice: Tool, names: _Names, dropped: list[str]) -> list[_Declared]:
     """The tools of an allowed set, each once; a namespace stands for all of its tools."""
     chosen: _Found = {}
+    left_out = set(map(_family, dropped))
     for given in choice.get("tools") or []:
-        if given["type"] in dropped:
+        if _family(given["type"]) in left_out:
             continue
-        inner = [tool for tool in found.values() if tool.origin.namespace == given.get("name")]
-        is_space = given["type"] == "namespace" and inner
-        for tool in inner if is_space else [_chosen(given, found)]:
+        is_space = given["type"] == "namespace" and given.get("name") in names.spaces
+        for tool in names.spaces[given["name"]] if is_space else [names.chosen(given)]:
             chosen[tool.name] = tool
     if not chosen:
         raise InvalidRequest("'allowed_tools' must name at least one tool.", param="tool_choice.tools")
     return list(chosen.values())
+
+
+def _family(type_: str) -> str:
+    """What a hosted tool is called by all of its versions: web_search_preview is web_search."""
+    return next((name for name in _DROPPABLE if type_.startswith(name)), type_)

@@ -86,14 +86,20 @@ def _starts(items: list[Item]) -> list[int]:
 def _joined(items: list[Item], units: list[list[int]]) -> list[list[int]]:
     """Units made one where a call's output lies in a later one, with all between them."""
     called: dict[str, int] = {}
-    glued: set[int] = set()  # numbers of units that belong to the one before
+    reach = list(range(len(units)))  # the oldest unit that each belongs together with
     for number, unit in enumerate(units):
         for at in unit:
             id_ = str(items[at].get("call_id", ""))
             if is_output(items[at]):
-                glued.update(range(called.get(id_, number) + 1, number + 1))
+                reach[number] = min(reach[number], called.get(id_, number))
             elif id_:
                 called[id_] = number
+    glued: set[int] = set()  # numbers of units that belong to the one before
+    oldest = len(units)
+    for number in reversed(range(len(units))):
+        oldest = min(oldest, reach[number])
+        if oldest < number:
+            glued.add(number)
     joined: list[list[int]] = []
     for number, unit in enumerate(units):
         if number in glued:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy import ids
-from proxy.errors import InvalidRequest, UpstreamError, passed_on
+from proxy.errors import OVERFLOW, InvalidRequest, UpstreamError, passed_on
 from proxy.state import Item
 from proxy.translate.compaction import packed, question
 from proxy.translate.dialects import Dialect
@@ -36,8 +36,6 @@ _KEPT = (
     "provider",
 )
 """What of a request holds for the summary's call too; formats, limits and tools do not."""
-
-OVERFLOW = "context_length_exceeded"
 
 
 @dataclass(frozen=True)

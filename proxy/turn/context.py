@@ -46,8 +46,9 @@ async def context_of(
     if storing:
         await services.state.check()  # before the model works for nothing
     minter = ids.Minter(past.tag)
-    given = await input_of(request, past, minter, services, caller)
     upstream = services.pool.pick(request["model"], past.tag)
+    dialect = await services.manners.of(upstream, request["model"], caller.headers)
+    given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
     context = Context(past, given, minter, upstream, Seals(services.sealer, caller.tenant), [])
     context.sent = context.followed_by()
     return context
@@ -80,16 +81,23 @@ async def past_of(
 
 
 async def input_of(
-    request: dict[str, Any], past: Past, minter: ids.Minter, services: Services, caller: Caller
+    request: dict[str, Any], past: Past, minter: ids.Minter, services: Services, caller: Caller, *, signed: bool
 ) -> list[Item]:
     """This request's own items: references replaced, ids unique in the context (wire §1.9, §7.11).
 
+    ``signed``: calls that were made here get their extras back (wire §11.6).
     Raises NotFound for a reference to nothing.
     """
     taken = {item["id"]: item for item in past.items}
     own: list[Item] = []
     items = [item for item in request["input"] if item["type"] != TRIGGER]  # asks for something, and says nothing
-    for item in await _resolved(items, taken, services, caller):
+    unanswered = _open_calls(past.items) if any(map(_is_call, items)) else {}
+    for item in await _resolved(items, taken, services, caller, signed=signed):
+        if _is_call(item) and _repeats(item, unanswered.get(item["call_id"])):
+            continue  # sent back beside its output: a second call would stay without one
+        if item["type"] == "local_shell_call_output":  # may name its call by that item's id
+            call = taken.get(item["call_id"], item)
+            item = {**item, "call_id": call.get("call_id", item["call_id"])}
         if not ids.is_path_id(item.get("id")) or item["id"] in taken:
             item = {**item, "id": minted_id(minter, item["type"])}
         taken[item["id"]] = item
@@ -97,24 +105,44 @@ async def input_of(
     return own
 
 
-async def _resolved(items: list[Item], known: dict[str, Item], services: Services, caller: Caller) -> list[Item]:
-    given = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
-    wanted = [item["id"] for item in items if _is_reference(item) and item["id"] not in given]
+def _is_call(item: Item) -> bool:
+    return item["type"].endswith("_call") and "call_id" in item
+
+
+def _open_calls(items: list[Item]) -> dict[str, Item]:
+    """The calls without an output, by their call ids."""
+    answered = {item.get("call_id") for item in items if item["type"].endswith("_output")}
+    return {item["call_id"]: item for item in items if _is_call(item) and item["call_id"] not in answered}
+
+
+def _repeats(item: Item, known: Item | None) -> bool:
+    """Whether an item says nothing but what a known one says, whatever its id and status."""
+    return known is not None and all(known.get(key) == item[key] for key in item.keys() - {"id", "status"})
+
+
+async def _resolved(
+    items: list[Item], known: dict[str, Item], services: Services, caller: Caller, *, signed: bool
+) -> list[Item]:
+    """The items, with what references mean in their place, once each and only if the context lacks it."""
+    there = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
+    wanted = {item["id"] for item in items if _is_reference(item)} - there
+    if signed:
+        wanted |= {item["id"] for item in items if "id" in item and _is_call(item)} - known.keys()
     found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
     out: list[Item] = []
     for item in items:
         if not _is_reference(item):
-            out.append(item)
-        elif item["id"] in found:
-            out.append(found[item["id"]])
-        elif item["id"] not in given:  # else it stands in the context already
-            if "summary" not in item:
+            made = found.get(item.get("id", ""))
+            out.append(made if made and _repeats(item, made) else item)
+        elif item["id"] not in there:
+            if item["id"] not in found and "summary" not in item:
                 raise NotFound(
                     f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
                     " Try again with `store` set to true, or remove this item from your input.",
                     param="input",
                 )
-            out.append(item)  # another server's thought, without its text
+            there.add(item["id"])
+            out.append(found.get(item["id"], item))  # else another server's thought, without its text
     return out
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import ids
-from proxy.errors import StatecarError, StoreUnavailable, UpstreamError, passed_on
+from proxy.errors import OVERFLOW, StatecarError, StoreUnavailable, UpstreamError, passed_on
 from proxy.state import Draft, Item
 from proxy.translate.compaction import Compaction, holds_more
 from proxy.translate.dialects import Dialect
@@ -24,13 +24,16 @@ from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import plan
 from proxy.translate.truncation import SHARES, shorter
 from proxy.turn.asking import asked
-from proxy.turn.compacting import OVERFLOW, compaction_item, summarized
+from proxy.turn.compacting import compaction_item, summarized
 from proxy.turn.context import TRIGGER, Context, context_of, minted_id
 from proxy.turn.counting import size_of
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
 
 log = logging.getLogger("statecar.turn")
+
+_DROPPED_TOLD = 20
+"""Types a header names at most: front servers refuse long ones."""
 
 _ENCRYPTED = "reasoning.encrypted_content"
 
@@ -43,7 +46,7 @@ class Turn:
     """
 
     def __init__(self, services: Services, request: dict[str, Any], caller: Caller) -> None:
-        self.facts: dict[str, Any] = {"model": request["model"]}
+        self.facts: dict[str, Any] = {"model": request["model"][:128]}
         self.headers: dict[str, str] = {}
         self._services, self._request, self._caller = services, request, caller
         self._streams = bool(request.get("stream"))
@@ -88,7 +91,7 @@ class Turn:
                 log.exception("a turn broke; response %s", stream.response["id"])
                 failure = StatecarError("The server had an error while processing the request.")
             if failure:
-                if not self._is_told(stream, failure):
+                if not self._is_told(work, failure):
                     raise failure
                 closing += await self._failed(work, failure)
             yield [*closing, stream.end()]
@@ -137,7 +140,7 @@ class Turn:
     def _plan(self, work: _Work, dialect: Dialect) -> None:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
         work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
-        if dropped := ", ".join(work.stream.tools.dropped):
+        if dropped := ", ".join(work.stream.tools.dropped[:_DROPPED_TOLD]):
             log.info("tools left out, as nothing here can run them: %s", dropped)
             self.facts["dropped_tools"] = self.headers["statecar-dropped-tools"] = dropped
         else:
@@ -147,48 +150,48 @@ class Turn:
 
     async def _is_due(self, work: _Work) -> bool:
         """Whether the context has passed a threshold of the request."""
-        thresholds = [entry["compact_threshold"] for entry in self._compactions if "compact_threshold" in entry]
+        entries = self._request.get("context_management", ())
+        thresholds = [entry["compact_threshold"] for entry in entries if "compact_threshold" in entry]
         if not thresholds or not holds_more(work.context.sent):
             return False
         size = await size_of(self._request, self._services, self._caller, work.context, work.dialect)
         return size is not None and size > min(thresholds)
 
     async def _compact(self, work: _Work) -> list[Event]:
-        """Puts a summary in the place of what the model would see, as the first item of the output."""
+        """Puts a summary in the place of what the model would see, as the first item of the output.
+
+        Its events wait for the answer's, so that an answer refused early is an HTTP error all the same (wire §2.6).
+        """
         context, stream = work.context, work.stream
         summary = await summarized(self._request, self._services, self._caller, context, users_stay=False)
         item = compaction_item(context, summary, users_stay=False)
-        work.compacted = self.facts["compacted"] = True
+        self.facts["compacted"] = True
+        work.compacted = not self._is_triggered
         work.whole = context.sent = context.followed_by(item)
-        events = [] if stream.started else stream.start()
-        return events + stream.place(Compaction(len(stream.items), item, told=self._is_triggered), summary.stream)
+        return stream.place(Compaction(len(stream.items), item, told=self._is_triggered), summary.stream)
 
-    async def _compact_if_possible(self, work: _Work) -> list[Event]:
-        """The same, where the turn can go on without: nothing when the model gives no summary."""
+    async def _compact_if_possible(self, work: _Work) -> list[Event] | None:
+        """The same, where the turn can go on without: None when the model gives no summary."""
         try:
             return await self._compact(work)
         except UpstreamError as exc:
-            log.warning("the context is not compacted: %s", exc.message)
-            return []
+            log.warning("the context is not compacted: the upstream answered %d, %s", exc.status, exc.code)
+            return None
 
     @property
     def _is_triggered(self) -> bool:
         return any(item["type"] == TRIGGER for item in self._request["input"][-1:])
-
-    @property
-    def _compactions(self) -> list[dict[str, Any]]:
-        return [entry for entry in self._request.get("context_management", ()) if entry["type"] == "compaction"]
 
     # -- upstream
 
     async def _round(self, work: _Work) -> AsyncGenerator[list[Event], None]:
         """The events of the upstream's answer; of a later call's, where the context had to be made shorter first."""
         if self._is_triggered:
-            yield await self._compact(work)
+            yield [*await self._compact(work), *self.begin()]
             work.stream.finish_reason, work.done = "stop", True
             return
         if await self._is_due(work):
-            yield await self._compact_if_possible(work)
+            yield await self._compact_if_possible(work) or []
         while True:
             try:
                 async with aclosing(self._call(work)) as batches:
@@ -196,9 +199,9 @@ class Turn:
                         yield events
                 return
             except UpstreamError as exc:
-                if exc.code != OVERFLOW or len(work.stream.items) > work.compacted:
-                    raise  # not for its length, or the answer has begun
-                work.stream.failure = None
+                if exc.code != OVERFLOW or work.has_answer:
+                    raise
+                work.stream.again()
                 told = await self._shorten(work)
                 if told is None:
                     raise
@@ -206,8 +209,8 @@ class Turn:
 
     async def _shorten(self, work: _Work) -> list[Event] | None:
         """Makes a context that was refused as too long shorter; gives the events of that, None when nothing helps."""
-        if self._compactions and work.context.sent is work.whole and holds_more(work.whole):
-            if events := await self._compact_if_possible(work):
+        if self._request.get("context_management") and work.context.sent is work.whole and holds_more(work.whole):
+            if (events := await self._compact_if_possible(work)) is not None:
                 return events
         less = shorter(work.whole, work.context.sent, work.shares)
         if less is None:
@@ -237,11 +240,11 @@ class Turn:
 
     # -- the end
 
-    def _is_told(self, stream: ResponseStream, failure: StatecarError) -> bool:
+    def _is_told(self, work: _Work, failure: StatecarError) -> bool:
         """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""
         if self._streams:
-            return stream.started
-        return bool(stream.items) and not isinstance(failure, StoreUnavailable)
+            return work.stream.started
+        return work.has_answer and not isinstance(failure, StoreUnavailable)
 
     async def _save(self, work: _Work) -> None:
         if not self._request.get("store", True):
@@ -290,8 +293,8 @@ class Turn:
 @dataclass
 class _Work:
     """What a turn works on. ``dialect``: the one its tools are planned for; ``whole``: what the model is to see, and
-    ``shares`` of it are still to be tried where that is too long; ``compacted``: the output begins with a compaction
-    item; ``done``: the upstream said that it was finished.
+    ``shares`` of it are still to be tried where that is too long; ``compacted``: a compaction item stands in the output
+    before the answer; ``done``: the upstream said that it was finished.
     """
 
     context: Context
@@ -301,3 +304,8 @@ class _Work:
     shares: Iterator[float]
     compacted: bool = False
     done: bool = False
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is output that the request asked for."""
+        return len(self.stream.items) > self.compacted

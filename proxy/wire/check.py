@@ -39,11 +39,25 @@ def wrong_type(at: str, expected: str, value: Any) -> InvalidRequest:
 
 
 def wrong_value(at: str, value: str, supported: tuple[str, ...]) -> InvalidRequest:
-    """The error for a string that is none of those supported (two or more)."""
+    """The error for a string that is none of those supported."""
     *others, last = [f"'{name}'" for name in supported]
-    names = f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
+    names = f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}" if others else last
     return InvalidRequest(
         f"Invalid value: '{value[:_SHOWN]}'. Supported values are: {names}.", code="invalid_value", param=at
+    )
+
+
+def wrong_form(at: str, value: str, form: str) -> InvalidRequest:
+    """The error for a string with other characters, or of another length, than ``form`` says."""
+    return InvalidRequest(f"Invalid value: '{value[:_SHOWN]}'. Expected {form}.", code="invalid_value", param=at)
+
+
+def empty_array(at: str) -> InvalidRequest:
+    """The error for a list that must hold something."""
+    return InvalidRequest(
+        f"Invalid '{at}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+        code="empty_array",
+        param=at,
     )
 
 

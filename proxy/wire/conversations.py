@@ -36,11 +36,7 @@ def create_items(body: Any) -> list[items.Item]:
     if "items" not in given:
         raise check.missing("items")
     if given["items"] == []:
-        raise InvalidRequest(
-            "Invalid 'items': empty array. Expected an array with minimum length 1, but got an empty array instead.",
-            code="empty_array",
-            param="items",
-        )
+        raise check.empty_array("items")
     return _items(given["items"], "items")
 
 

@@ -1,7 +1,8 @@
 """Input items as clients send them, and the one form in which they are kept (wire §3.5, §6.1, §6.2).
 
-The stored form has a type and no nulls, messages hold lists of typed parts, messages and calls a status. An item in
-stored form comes out as it went in. Ids stay as they came: whether one may be kept is for the state to say.
+The stored form has a type and no nulls (but one: a shell's output has every key), messages hold lists of typed parts,
+messages and calls a status. An item in stored form comes out as it went in. Ids stay as they came: whether one may be
+kept is for the state to say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from proxy.wire import check, parts, tools
 Item = dict[str, Any]
 
 _ROLES = ("assistant", "system", "developer", "user")
+_OURS = "x_upstream"
+"""What we keep with an item for the upstream and show to nobody (wire §11.6): no client may say it."""
 
 
 def input_item(item: Any, at: str) -> Item:
@@ -40,8 +43,10 @@ def input_item(item: Any, at: str) -> Item:
     elif type_ in _WITH_STATUS:
         stored["status"] = "completed"
     stored.update(made)
+    if item.get("call_id") is not None:  # of foreign types too: calls and outputs are paired by it
+        check.string(item["call_id"], f"{at}.call_id")
     for key, value in item.items():
-        if value is not None and key not in stored:
+        if value is not None and key not in stored and key != _OURS:
             stored[key] = value
     return stored
 
@@ -173,7 +178,11 @@ def _shell_output(item: Item, at: str) -> Item:
     if item.get("output") is None:
         raise check.missing(f"{at}.output")
     entries = check.array(item["output"], f"{at}.output")
-    return {"call_id": call_id, "output": [check.mapping(e, f"{at}.output[{i}]") for i, e in enumerate(entries)]}
+    output = [check.mapping(e, f"{at}.output[{i}]") for i, e in enumerate(entries)]
+    longest = item.get("max_output_length")
+    if longest is not None:
+        check.integer(0)(longest, f"{at}.max_output_length")
+    return {"call_id": call_id, "output": output, "max_output_length": longest}
 
 
 def _apply_patch_output(item: Item, at: str) -> Item:

@@ -117,11 +117,13 @@ def _stream_options(value: Any, at: str) -> dict[str, Any]:
 
 
 def _context_management(value: Any, at: str) -> list[dict[str, Any]]:
+    if value == []:
+        raise check.empty_array(at)
     entries = []
     for i, given in enumerate(check.array(value, at)):
         entry = check.without_nulls(given, f"{at}[{i}]")
-        check.required(entry.get("type"), f"{at}[{i}].type")
-        entries.append(check.fields(entry, f"{at}[{i}]", {"compact_threshold": check.integer(1000)}))
+        check.one_of("compaction")(check.required(entry.get("type"), f"{at}[{i}].type"), f"{at}[{i}].type")
+        entries.append(check.fields(entry, f"{at}[{i}]", {"compact_threshold": check.integer(1)}))
     return entries
 
 
@@ -141,7 +143,7 @@ _PARAMETERS: dict[str, check.Check] = {
     "store": check.boolean,
     "generate": check.boolean,
     "max_output_tokens": check.integer(1),
-    "max_tool_calls": check.integer(0),
+    "max_tool_calls": check.integer(1),
     "temperature": check.decimal(0, 2),
     "top_p": check.decimal(0, 1),
     "top_logprobs": check.integer(0, 20),

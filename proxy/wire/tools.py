@@ -5,11 +5,13 @@ Which tool types can be served is not decided here: unknown ones pass.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from proxy.errors import InvalidRequest
 from proxy.wire import check
 
+_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # types are told in a header
 _FORMATS = ("text", "json_object", "json_schema")
 _MODES = ("none", "auto", "required")
 _HOSTED_CHOICES = (
@@ -59,6 +61,8 @@ def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, 
 def _declaration(given: Any, at: str) -> dict[str, Any]:
     tool = check.without_nulls(given, at)
     type_ = check.required(tool.get("type"), f"{at}.type")
+    if not _TYPE.fullmatch(type_):
+        raise check.wrong_form(f"{at}.type", type_, "1 to 64 letters, digits and any of '_', '.', '-'")
     if type_ == "function":
         tool = _flat(tool, at)
     if type_ in _DECLARED:

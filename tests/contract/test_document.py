@@ -164,6 +164,7 @@ BEYOND = "another tool is named|must be the last of the input|expected an intege
 def test_what_the_document_allows_is_taken(name):
     operation = next(operation for operation in operations() if operation.name == name)
     requests = SCHEMA[operation.path][operation.method].as_strategy()
+    declared = SCHEMAS[name[:1].upper() + name[1:].replace("ConversationItems", "Items")]["properties"]
 
     @hypothesis.seed(1)
     @hypothesis.settings(
@@ -178,7 +179,8 @@ def test_what_the_document_allows_is_taken(name):
         try:
             CHECKS[name](None if case.body is NOT_SET else case.body)
         except InvalidRequest as exc:
-            assert re.search(BEYOND, exc.message), exc.message
+            chance = exc.param and re.split(r"[.\[]", exc.param)[0] not in declared  # a key guessed by chance
+            assert chance or re.search(BEYOND, exc.message), exc.message
 
     check()
 

@@ -31,6 +31,16 @@ def said(text="planted-output"):
     return json_reply({"id": "c", "model": "m", "choices": [choice], "usage": usage})
 
 
+async def asked_again(caller, backend, prompt):
+    """A request whose refusal repeats the prompt and has a remedy."""
+    refused = {"error": {"message": f"{prompt}: extra fields not permitted: stream_options"}}
+    backend.script(json_reply(refused, status=400))
+    backend.script(said())
+    before = len(backend.requests)
+    await caller.events(prompt, model="m-refused")
+    assert len(backend.requests) == before + 2
+
+
 async def test_the_log_tells_ids_and_counts_and_never_what_was_said(logging, backend):
     caller, process = logging
     prompt = "planted-prompt"
@@ -45,6 +55,7 @@ async def test_the_log_tells_ids_and_counts_and_never_what_was_said(logging, bac
     await caller.ask(prompt)
     backend.script(STREAM_HEAD + chunked(sse(chunk({"content": "planted-output"}), f"{prompt} is no JSON")), CLOSE)
     await caller.events(prompt)
+    await asked_again(caller, backend, prompt)
     backend.script(STREAM_HEAD + chunked(sse(f"{prompt} is no JSON")), CLOSE)
     await caller.ask(prompt, stream=True)
     backend.script(STREAM_HEAD + chunked(sse(chunk({"content": "planted-output"}))), CLOSE)
@@ -60,7 +71,7 @@ async def test_the_log_tells_ids_and_counts_and_never_what_was_said(logging, bac
     assert not found, [line for line in log.splitlines() if any(secret in line for secret in found)]
     lines = [json.loads(line) for line in log.splitlines()]
     requests = [line for line in lines if line["logger"] == "statecar.access" and line["path"] != "/ready"]
-    assert len(requests) == 12
+    assert len(requests) == 13
     first, stream = requests[0], requests[2]
     assert first["response"] == made["id"]
     assert (first["status"], first["input_tokens"], first["output_tokens"]) == (200, 11, 7)

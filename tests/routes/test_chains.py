@@ -149,6 +149,18 @@ async def test_a_reference_into_ones_own_past_adds_nothing(caller, backend):
     assert said(backend.requests[-1]) == ["one", "Hi", "two"]
 
 
+async def test_a_reference_that_comes_twice_means_its_item_once(caller, backend):
+    """As the AI SDK sends an answer of several parts."""
+    first = await caller.create("one")
+    reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+    thought = {"type": "reasoning", "id": "rs_elsewhere", "summary": []}
+    one, two = ({"role": "user", "content": text} for text in ("one", "two"))
+    made = await caller.create([one, reference, reference, thought, thought, two])
+    assert said(backend.requests[-1]) == ["one", "Hi", "two"]
+    items = strict.item_list(await caller.get(f"/responses/{made['id']}/input_items", order="asc"))
+    assert [item["type"] for item in items] == ["message", "message", "reasoning", "message"]
+
+
 async def test_ids_that_clients_send_back_never_appear_twice_in_a_context(caller):
     first = await caller.create([{"role": "user", "content": "one", "id": "msg_mine"}])
     again = [{"role": "user", "content": "one", "id": "msg_mine"}, first["output"][0], {"role": "user", "content": "x"}]
@@ -185,6 +197,114 @@ async def test_tool_calls_and_outputs_pair_along_a_chain(caller, backend):
     sent = backend.requests[-1].json["messages"]
     assert [one["role"] for one in sent] == ["user", "assistant", "tool"]
     assert sent[1]["tool_calls"][0]["id"] == sent[2]["tool_call_id"] == "call_1"
+
+
+EXTRAS = {"extra_content": {"google": {"thought_signature": "s"}}}
+
+
+def calling_f(*ids, **extras):
+    """A plain answer that calls ``f`` under each of these ids."""
+    calls = [{"id": id_, "type": "function", "function": {"name": "f", "arguments": "{}"}, **extras} for id_ in ids]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    return json_reply({**completion(), "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
+
+
+def answer_of(call):
+    return {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
+
+
+def asked(request):
+    """The calls in a chat request, whichever message they are in."""
+    return [call for message in request.json["messages"] for call in message.get("tool_calls", ())]
+
+
+@pytest.mark.parametrize("as_sent", ["as_it_was", "without_an_id", "under_another_id", "as_references"])
+async def test_a_call_that_comes_back_beside_its_output_is_there_once(caller, backend, as_sent):
+    backend.script(calling_f("call_1", "call_2"))
+    first = await caller.create("call it")
+    forms = {
+        "as_it_was": lambda call: call,
+        "without_an_id": lambda call: {key: value for key, value in call.items() if key not in ("id", "status")},
+        "under_another_id": lambda call: {**call, "id": "fc_mine"},
+        "as_references": lambda call: {"type": "item_reference", "id": call["id"]},
+    }
+    again = [*map(forms[as_sent], first["output"]), *map(answer_of, first["output"])]
+    made = await caller.create(again, previous_response_id=first["id"])
+    assert [call["id"] for call in asked(backend.requests[-1])] == ["call_1", "call_2"]
+    page = await caller.get(f"/responses/{made['id']}/input_items", order="asc")
+    assert [item["type"] for item in page["data"]] == [
+        "message",
+        "function_call",
+        "function_call",
+        "function_call_output",
+        "function_call_output",
+    ]
+
+
+async def test_a_call_that_says_something_else_is_another_call(caller, backend):
+    backend.script(calling_f("call_1"))
+    first = await caller.create("call it")
+    other = {**first["output"][0], "arguments": '{"a":1}'}
+    answer = await caller.ask([other, answer_of(other)], previous_response_id=first["id"])
+    assert refusal(answer) == (400, None, "input")
+
+
+async def test_a_call_that_was_answered_and_comes_back_with_its_output_is_told_again(caller, backend):
+    """Who sends the whole history beside its response gets it twice, in order: parts of it cannot be told apart."""
+    backend.script(calling_f("call_1"))
+    first = await caller.create("call it")
+    turn = [*first["output"], answer_of(first["output"][0])]
+    second = await caller.create(turn[1:], previous_response_id=first["id"])
+    question = {"role": "user", "content": "call it"}
+    await caller.create([question, *turn, *second["output"], question], previous_response_id=second["id"])
+    roles = [message["role"] for message in backend.requests[-1].json["messages"]]
+    assert roles == [*["user", "assistant", "tool", "assistant"] * 2, "user"]
+
+
+async def test_odd_calls_of_other_servers_do_no_harm(caller, backend):
+    first = await caller.create([{"role": "user", "content": "one"}, {"type": "odd_call", "x": 1}])
+    odd = [{"type": "odd_call", "x": 1}, {"type": "odd_call_output"}]
+    await caller.create([*odd, {"role": "user", "content": "two"}], previous_response_id=first["id"])
+    assert said(backend.requests[-1]) == ["one", "Hi", "two"]
+
+
+async def test_gemini_gets_the_extras_of_calls_back_from_clients_that_carry_the_history(calling, backend):
+    """It refuses a call without its ``thought_signature``; as openai-agents sends it back, there is none."""
+    caller = await calling("--upstream-kind=gemini")
+    backend.script(calling_f("call_1", **EXTRAS))
+    first = await caller.create("call it")
+    (call,) = first["output"]
+    assert "x_upstream" not in call
+    question = {"role": "user", "content": "call it"}
+    made = await caller.create([question, call, answer_of(call)])
+    assert [sent.get("extra_content") for sent in asked(backend.requests[-1])] == [EXTRAS["extra_content"]]
+    page = await caller.get(f"/responses/{made['id']}/input_items", order="asc")
+    assert page["data"][1] == call
+    await caller.create([question, {**call, "arguments": '{"a":1}'}, answer_of(call)])
+    assert "extra_content" not in asked(backend.requests[-1])[0]  # signed was another call
+
+
+async def test_a_client_has_no_say_in_what_only_the_upstream_gets_back(caller, backend):
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}", "x_upstream": EXTRAS}
+    await caller.create([{"role": "user", "content": "call it"}, call, answer_of(call)])
+    assert asked(backend.requests[-1])[0].keys() == {"id", "type", "function"}
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["by_chain", "inline"])
+async def test_the_output_of_a_local_shell_may_name_its_call_by_the_calls_item(caller, backend, stored):
+    call = {"id": "call_1", "type": "function", "function": {"name": "local_shell", "arguments": '{"command":["ls"]}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    backend.script(json_reply({**completion(), "choices": [choice]}))
+    first = await caller.create("ls", tools=[{"type": "local_shell"}])
+    (made,) = first["output"]
+    answer = {"type": "local_shell_call_output", "id": made["id"], "output": "a.txt"}
+    if stored:
+        await caller.create([answer], previous_response_id=first["id"])
+    else:
+        await caller.create([{"role": "user", "content": "ls"}, made, answer])
+    sent = backend.requests[-1].json["messages"]
+    assert (sent[-1]["tool_call_id"], sent[-1]["content"]) == ("call_1", "a.txt")
 
 
 async def test_a_list_of_responses_pages_in_order_whatever_the_second(caller, answers):

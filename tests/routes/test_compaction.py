@@ -9,7 +9,7 @@ from openai.types.responses.response_usage import ResponseUsage
 
 from proxy.translate.compaction import question
 from tests.backend import DONE, PATIENCE, chunk, completion, json_reply, stream, talk
-from tests.callers import Caller, error_of, ok, refusal
+from tests.callers import Caller, error_of, ok, refusal, unframed
 from tests.live import strict
 
 QUESTION = question(users_stay=False)["content"][0]["text"]
@@ -234,6 +234,39 @@ async def test_the_figures_of_a_turn_that_was_compacted_do_not_count(caller, bac
     assert [item["type"] for item in third["output"]] == ["message"]
 
 
+@pytest.mark.parametrize("batches", [1, 3])
+async def test_items_added_to_a_conversation_by_hand_do_not_hide_the_figures_before_them(caller, backend, batches):
+    conversation = await caller.conversation(items=[{"role": "user", "content": "zero"}])
+    backend.script(json_reply({**completion("1"), "usage": {"prompt_tokens": 5000, "completion_tokens": 1}}))
+    await caller.create("one", conversation=conversation)
+    for _ in range(batches):
+        added = {"items": [{"role": "assistant", "content": "by hand"}]}
+        ok(await caller.http.post(f"/conversations/{conversation}/items", json=added))
+    backend.script(summary())
+    response = await caller.create("two", conversation=conversation, **LIMIT)
+    assert [item["type"] for item in response["output"]] == ["compaction", "message"]
+
+
+async def test_figures_from_before_a_compaction_added_by_hand_do_not_count(caller, backend):
+    backend.script(summary())
+    item = compaction_of((await compacted(caller, input="zero"))["output"])
+    conversation = await caller.conversation()
+    backend.script(json_reply({**completion("1"), "usage": {"prompt_tokens": 5000, "completion_tokens": 1}}))
+    await caller.create("one", conversation=conversation)
+    added = {"items": [item, {"role": "user", "content": "more"}, {"role": "assistant", "content": "by hand"}]}
+    ok(await caller.http.post(f"/conversations/{conversation}/items", json=added))
+    response = await caller.create("two", conversation=conversation, **LIMIT)
+    assert [item["type"] for item in response["output"]] == ["message"]
+
+
+async def test_figures_of_another_talk_do_not_count(caller, backend):
+    backend.script(json_reply({**completion("1"), "usage": {"prompt_tokens": 5000, "completion_tokens": 1}}))
+    other = await caller.create("one")
+    conversation = await caller.conversation(items=other["output"])
+    response = await caller.create("two", conversation=conversation, **LIMIT)
+    assert [item["type"] for item in response["output"]] == ["message"]
+
+
 async def test_the_upstreams_own_tokenizer_decides_where_it_has_one(calling, backend):
     caller = await calling("--upstream-kind=vllm")
     backend.script(json_reply({"count": 1001, "max_model_len": 4096, "tokens": []}))
@@ -269,9 +302,7 @@ async def test_what_the_upstream_refuses_as_too_long_is_compacted_once(caller, b
     backend.script(TOO_LONG)
     backend.script(summary())
     backend.script(TOO_LONG)
-    answer = await caller.ask("two", **fields)
-    assert answer.status_code == 200  # it has output by then, so the failure is told in it
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert refusal(await caller.ask("two", stream=streamed, **fields)) == (400, "context_length_exceeded", None)
 
 
 async def test_a_turn_that_gets_no_summary_goes_on_without(caller, backend):
@@ -293,6 +324,78 @@ async def test_a_turn_that_gets_no_summary_goes_on_without(caller, backend):
     await caller.create("three", previous_response_id=second["id"], **fields)
     assert [said(request)[-1] for request in backend.requests[before:]] == ["three", QUESTION, "three", "three"]
     assert said(backend.requests[-1]) == ["three"]
+
+
+# -- what becomes of the answer after it
+
+F = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
+NAMELESS = {"index": 0, "id": "c", "type": "function", "function": {"arguments": "{}"}}
+FORBIDDEN = {**NAMELESS, "function": {"name": "g", "arguments": "{}"}}
+ONLY_F = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}
+AFTERWARDS = {  # the answer, the status of a plain request, that of a stream, which stays 200 once it has begun
+    "a 429": (json_reply({"error": {"message": "no"}}, status=429), 429, 429),
+    "a 500": (json_reply({"error": {"message": "no"}}, status=500), 500, 500),
+    "a 400": (json_reply({"error": {"message": "no"}}, status=400), 400, 400),
+    "an error as the first payload": (stream({"error": {"message": "no", "code": 503}}, DONE), 503, 503),
+    "only the end": (stream(DONE), 502, 502),
+    "a forbidden call": (stream(chunk({"tool_calls": [FORBIDDEN]}), chunk({}, "tool_calls"), DONE), 502, 200),
+    "a nameless call": (stream(chunk({"tool_calls": [NAMELESS]}), chunk({}, "tool_calls"), DONE), 502, 200),
+    "an end without output": (stream(chunk({"role": "assistant"}), DONE), 502, 200),
+    "an error in the middle": (stream(chunk({"role": "assistant"}), {"error": {"message": "no"}}), 502, 200),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("what", AFTERWARDS)
+async def test_an_answer_that_fails_after_a_compaction_fails_as_any_other(caller, backend, what, streamed):
+    script, *statuses = AFTERWARDS[what]
+    first = await caller.create("one")
+    for step in (TOO_LONG, summary(), script):
+        backend.script(step)
+    tools = {"tools": [F, {**F, "name": "g"}], "tool_choice": ONLY_F}
+    fields = {"previous_response_id": first["id"], "context_management": [{"type": "compaction"}], **tools}
+    answer = await caller.ask("two", stream=streamed, **fields)
+    assert answer.status_code == statuses[streamed]
+    if answer.status_code != 200:
+        assert error_of(answer)
+    else:
+        response = strict.stream(unframed(answer.content))
+        assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+        assert [item["type"] for item in response["output"]] == ["compaction"]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+async def test_an_empty_answer_after_a_compaction_is_an_empty_message(caller, backend, streamed):
+    first = await caller.create("one")
+    for step in (TOO_LONG, summary(), stream(*talk("")) if streamed else json_reply(completion(""))):
+        backend.script(step)
+    fields = {"previous_response_id": first["id"], "context_management": [{"type": "compaction"}]}
+    if streamed:
+        response = strict.stream(await caller.events("two", **fields))
+    else:
+        response = strict.response(await caller.create("two", **fields))
+    assert response["status"] == "completed"
+    assert [item["type"] for item in response["output"]] == ["compaction", "message"]
+    assert response["output"][1]["content"][0]["text"] == ""
+
+
+async def test_a_stream_begun_before_its_compaction_shows_it_before_the_answer(calling, backend):
+    caller = await calling("--early-stream-after-seconds=0.05")
+    first = await caller.create("one")
+    summed, answered = asyncio.Event(), asyncio.Event()
+    backend.script(TOO_LONG)
+    backend.script(summed, summary())
+    backend.script(answered, json_reply({"error": {"message": "no"}}, status=429))
+    fields = {"previous_response_id": first["id"], "context_management": [{"type": "compaction"}]}
+    async with asyncio.timeout(PATIENCE), caller.opened("two", **fields) as opened:
+        await opened.until("response.in_progress")
+        summed.set()
+        assert (await opened.until("response.output_item.done"))["item"]["type"] == "compaction"
+        answered.set()
+        events = await opened.rest()
+    response = events[-2]["response"]
+    assert (response["status"], response["error"]["code"]) == ("failed", "rate_limit_exceeded")
+    assert [item["type"] for item in response["output"]] == ["compaction"]
 
 
 # -- a trigger
@@ -324,6 +427,38 @@ async def test_a_trigger_compacts_now_and_ends(anyone, backend, streamed):
     assert gist(backend.requests[-1]) == ["two"]
     page = await anyone.get(f"/responses/{response['id']}/input_items", order="asc")
     assert [item["type"] for item in page["data"]] == ["message", "message"]  # the trigger says nothing
+
+
+@pytest.mark.parametrize("in_a_conversation", [False, True], ids=["chain", "conversation"])
+async def test_a_call_that_is_open_when_a_trigger_compacts_can_still_be_answered(anyone, backend, in_a_conversation):
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    place = {"conversation": await anyone.conversation()} if in_a_conversation else {}
+    first = await anyone.create("one", **place)
+    after = place or {"previous_response_id": first["id"]}
+    backend.script(json_reply({**completion(), "choices": [{"message": message, "finish_reason": "tool_calls"}]}))
+    second = await anyone.create("two", **after, tools=[F])
+    backend.script(summary())
+    third = await anyone.create([TRIGGER], **place or {"previous_response_id": second["id"]})
+    output = {"type": "function_call_output", "call_id": "c", "output": "42"}
+    await anyone.create([output], **place or {"previous_response_id": third["id"]}, tools=[F])
+    messages = backend.requests[-1].json["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool"]
+    assert gist(backend.requests[-1])[0] == "two" and gist(backend.requests[-1])[2] == "42"
+
+
+async def test_a_trigger_whose_compaction_cannot_be_kept_gives_it_in_a_failed_response(caller, backend, valkey):
+    conversation = await caller.conversation(items=[{"role": "user", "content": "one"}])
+    summed = asyncio.Event()
+    backend.script(summed, summary())
+    asking = asyncio.create_task(caller.create([TRIGGER], conversation=conversation))
+    await backend.received(1)
+    with valkey.admin() as store:
+        assert store.delete(f"sc:{{{conversation[5:21]}}}:k") == 1
+    summed.set()
+    response = strict.response(await asking)
+    assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+    assert [item["type"] for item in response["output"]] == ["compaction"]
 
 
 async def test_a_trigger_with_nothing_before_it_is_refused(caller, backend):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.backend import STREAM_HEAD, chunk, chunked, completion, json_reply, sse, stream, talk
-from tests.callers import ok
+from tests.callers import ok, refusal
 from tests.live import strict
 
 HEADER = "statecar-dropped-tools"
@@ -28,6 +28,19 @@ async def test_where_none_is_left_out_there_is_no_such_header(caller, backend, s
     answer = await caller.ask("Hi", tools=[F], stream=streamed)
     assert answer.status_code == 200
     assert HEADER not in answer.headers
+
+
+@pytest.mark.parametrize("type_", ["web_search_東京", "web_search\r\nx-forged: 1"])
+@pytest.mark.parametrize("inside", [False, True], ids=["tools", "additional_tools"])
+async def test_a_type_that_no_header_can_carry_is_refused_before_the_model_works(calling, backend, type_, inside):
+    caller = await calling("--unsupported-tools=drop")
+    given = [{"type": type_}]
+    if inside:
+        answer = await caller.ask([{"type": "additional_tools", "tools": given}, {"role": "user", "content": "Hi"}])
+    else:
+        answer = await caller.ask("Hi", tools=given)
+    assert refusal(answer) == (400, "invalid_value", f"{'input[0].' if inside else ''}tools[0].type")
+    assert not backend.requests
 
 
 async def test_they_are_told_before_the_upstream_has_answered(calling, backend):
@@ -71,3 +84,11 @@ async def test_a_refused_custom_tool_is_offered_anew_as_a_function_and_its_call_
     assert [request.json["tools"][0]["type"] for request in backend.requests] == ["custom", "function"]
     (item,) = response["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "x", "ls")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+async def test_of_many_types_left_out_the_header_names_the_first_twenty(caller, backend, streamed):
+    backend.script(stream(*talk("Hi")) if streamed else json_reply(completion()))
+    answer = await caller.ask("Hi", tools=[{"type": f"web_search_{n}"} for n in range(3000)], stream=streamed)
+    assert answer.status_code == 200
+    assert answer.headers[HEADER] == ", ".join(f"web_search_{n}" for n in range(20))

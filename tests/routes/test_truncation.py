@@ -23,6 +23,7 @@ REFUSALS = {
     "llama.cpp's": json_reply(LLAMACPP, status=400),
     "an error under status 200": json_reply(TOO_LONG),
     "the first payload of a stream": stream(TOO_LONG, DONE),
+    "after blank text": stream(chunk({"content": "  "}), TOO_LONG, DONE),
 }
 ANSWERS = {False: json_reply(completion("short")), True: stream(*talk("short"))}
 HISTORY = [
@@ -58,6 +59,7 @@ async def test_what_is_too_long_loses_its_oldest_turns_until_it_fits(caller, bac
     assert first == ["brief\n\nrule", "one", "1", "two", "", "o" * 50, "2", "three"]
     assert second == ["brief\n\nrule", "two", "", "o" * 50, "2", "three"]
     assert third == ["brief\n\nrule", "three"]
+    assert response["output"][0]["content"][0]["text"] == "short"
     assert response["truncation"] == "auto"
     assert response["output"][0]["content"][0]["text"] == "short"
 

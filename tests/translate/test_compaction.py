@@ -40,6 +40,12 @@ SCRIPTS = [
     ("uauuCau", "Suuau"),
     ("u11t22Ca", "Sut22a"),
     ("uuau1122Ca", "Su22a"),
+    # so does a call whose output may still come, with the step it was made in
+    ("u1C1a", "Su11a"),
+    ("uau11t2aC2a", "Sut2a2a"),
+    ("u121C2a", "Su1212a"),
+    ("u1CC1a", "Su11a"),
+    ("u1ua1u2C2a", "Su22a"),
     # only the last compaction counts
     ("uauCauCa", "Sua"),
     ("uaCuaC", "S"),

@@ -303,7 +303,8 @@ def test_custom_calls_are_given_back_as_they_were_made_upstream():
     sent = [user(), {**asked_, "tool_calls": [native]}, told("a", "1")]
     assert messages(user(), custom, answer, custom_tools=True) == sent
     spaced = {**custom, "namespace": "db", "x_upstream": {"extra_content": 1}}
-    (call_,) = messages(user(), spaced, answer, custom_tools=True)[1]["tool_calls"]
+    (message, _) = to_messages(None, [spaced, answer], Dialect(custom_tools=True))
+    (call_,) = message["tool_calls"]
     assert call_ == {**native, "extra_content": 1, "custom": {"name": "db__sql", "input": 'select "1"'}}
 
 
@@ -420,7 +421,7 @@ def test_hosted_tools_of_another_servers_history_are_told_as_far_as_chat_can():
     assert (asked_["tool_calls"][0]["id"], answer) == ("mcp_1", told("mcp_1", "x"))
 
 
-@pytest.mark.parametrize("key", ["name", "arguments", "output", "server_label", "call_id"])
+@pytest.mark.parametrize("key", ["name", "arguments", "output", "server_label"])
 @pytest.mark.parametrize("odd", [None, 5, [], {}, [5], "x"])
 def test_a_foreign_call_may_hold_anything(key, odd):
     mcp = {
@@ -438,11 +439,11 @@ def test_a_foreign_call_may_hold_anything(key, odd):
 def test_extras_of_a_call_go_back_and_strange_ones_do_no_harm():
     """Gemini refuses a call without its ``thought_signature`` (row 42)."""
     extras = {"extra_content": {"google": {"thought_signature": "s"}}, "id": "never this"}
-    _, asked_, _ = messages(user(), {**call("a"), "x_upstream": extras}, output("a"))
+    asked_, _ = to_messages(None, [{**call("a"), "x_upstream": extras}, output("a")], Dialect())
     (sent,) = asked_["tool_calls"]
     assert (sent["extra_content"], sent["id"]) == (extras["extra_content"], "a")
     for odd in ("x", 5, ["x"]):
-        assert messages(user(), {**call("a"), "x_upstream": odd}, output("a"))[1] == asked("a")
+        assert to_messages(None, [{**call("a"), "x_upstream": odd}, output("a")], Dialect())[0] == asked("a")
 
 
 def test_a_compaction_of_another_maker_is_refused():

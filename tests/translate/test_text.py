@@ -121,6 +121,7 @@ READS = [
     ('{"input":"a\nb\tc"}', "a\nb\tc"),
     (r'{"input":"\d+ \x41 \u12 \uzzzz"}', r"\d+ \x41 \u12 \uzzzz"),
     ('{"input":"say "hi" to "all"" }', 'say "hi" to "all"'),
+    ('{"input":"a"  \t b"  }', 'a"  \t b'),
 ]
 """Arguments of a function that stands for a custom tool, and the input that they hold (wire §7.7)."""
 
@@ -144,6 +145,10 @@ def test_any_input_that_is_written_as_json_is_read_back(text, ascii_, data):
     arguments = json.dumps({"input": text}, ensure_ascii=ascii_)
     cut = data.draw(st.integers(0, len(arguments)))
     assert input_of(arguments[:cut], arguments[cut:]) == text
+
+
+def test_blanks_without_end_after_the_input_are_not_read_anew_at_each():
+    assert input_of('{"input":"a"', *" " * 100_000, "}") == "a"
 
 
 def test_bare_quotes_by_the_thousand_are_read_in_one_go():

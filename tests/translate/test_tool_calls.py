@@ -28,6 +28,8 @@ STOP, CALLED, CUT = chunk(finish="stop"), chunk(finish="tool_calls"), chunk(fini
 SQL = {"type": "custom", "name": "sql"}
 FUNCTION = {"type": "function", "name": "f"}
 SPACE = {"type": "namespace", "name": "mcp__wx", "description": "Weather", "tools": [FUNCTION, SQL]}
+G, H = {"type": "function", "name": "g"}, {"type": "function", "name": "h"}
+SPACES = {"a": [FUNCTION, G, H], "b": [FUNCTION, H]}
 TOOLS = [SQL, FUNCTION, SPACE, {"type": "local_shell"}, {"type": "shell"}, {"type": "apply_patch"}]
 
 
@@ -158,6 +160,25 @@ def test_a_name_that_was_not_declared_is_passed_on_as_a_function():
     assert output_of(answered(*asked("mcp__wx__other", "{}"), CALLED).response) == [called("mcp__wx__other", "{}")]
 
 
+@pytest.mark.parametrize(("name", "space"), [("g", "a"), ("a.g", "a"), ("b.f", "b"), ("f", None), ("h", None)])
+def test_a_tool_called_by_its_own_name_is_told_in_its_namespace_where_that_is_clear(name, space):
+    """As small models do; ``f`` is a function of its own, and ``h`` might be either."""
+    tools = [FUNCTION, *({"type": "namespace", "name": n, "tools": many} for n, many in SPACES.items())]
+    request = wire.create_response({"model": "m", "input": "x", "tools": tools})
+    result = read([*asked(name, "{}"), CALLED], tools=plan(request, request["input"], Dialect()))
+    (item,) = result.response["output"]
+    assert (item["name"], item.get("namespace")) == (name.split(".")[-1], space)
+
+
+def test_such_a_name_of_an_allowed_tool_is_allowed():
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "namespace", "name": "a"}]}
+    tools = [{"type": "namespace", "name": n, "tools": many} for n, many in SPACES.items()]
+    request = wire.create_response({"model": "m", "input": "x", "tools": tools, "tool_choice": choice})
+    chunks = [*asked("g", "{}"), *asked("b.h", "{}", id="call_b", at=1), CALLED]
+    (item,) = read(chunks, tools=plan(request, request["input"], Dialect())).response["output"]
+    assert (item["name"], item["namespace"]) == ("g", "a")
+
+
 def test_allowed_tools_are_told_by_what_was_sent():
     request = {"model": "m", "input": "x", "tools": TOOLS}
     request["tool_choice"] = {"type": "allowed_tools", "mode": "auto", "tools": [{**SQL, "namespace": "mcp__wx"}]}
@@ -216,6 +237,10 @@ RUNS = [
         {"type": "update_file", "path": "a", "diff": "@@\n-a\n+b"},
     ),
     ("apply_patch", {"type": "delete_file", "path": "a", "diff": ""}, {"type": "delete_file", "path": "a"}),
+    ("apply_patch", {"type": "delete_file", "path": "a", "diff": "-a"}, {"type": "delete_file", "path": "a"}),
+    ("apply_patch", {"type": "create_file", "path": "a"}, {"type": "create_file", "path": "a", "diff": ""}),
+    ("shell", {"commands": "ls -l"}, {**NOTHING["shell"], "commands": ["ls -l"]}),
+    ("shell", {"commands": ["ls"], "timeout_ms": 1000.0}, {**NOTHING["shell"], "commands": ["ls"], "timeout_ms": 1000}),
 ]
 
 
@@ -242,11 +267,14 @@ def test_a_call_that_the_client_runs_is_told_whole_or_not_at_all(tool, arguments
 
 NO_CALLS = [
     *[(tool, text) for tool in NOTHING for text in ("", "{}", "ls", "[]", '"ls"', "null", "{")],
-    *[("shell", {"commands": odd}) for odd in ("ls", [], [1], None, {"a": "ls"}, [["ls"]])],
+    *[("shell", {"commands": odd}) for odd in ("", " ", [], [1], None, {"a": "ls"}, [["ls"]], 1.0)],
     ("shell", {"commands": ["ls"], "workdir": "/tmp"}),
     ("shell", {"commands": ["ls"], "timeout_ms": "1"}),
     ("shell", {"commands": ["ls"], "timeout_ms": True}),
     ("shell", {"commands": ["ls"], "timeout_ms": -1}),
+    ("shell", {"commands": ["ls"], "timeout_ms": -1.0}),
+    ("shell", {"commands": ["ls"], "timeout_ms": 1.5}),
+    ("shell", '{"commands": ["ls"], "timeout_ms": 1e400}'),
     ("local_shell", {"command": "rm -rf build"}),
     ("local_shell", {"command": ["ls"], "env": {"A": 1}}),
     ("local_shell", {"command": ["ls"], "env": []}),
@@ -254,9 +282,8 @@ NO_CALLS = [
     ("local_shell", {"commands": ["ls"]}),
     ("apply_patch", {"type": "delete_file", "path": ""}),
     ("apply_patch", {"type": "delete_file", "path": " "}),
-    ("apply_patch", {"type": "delete_file", "path": "a", "diff": "@@"}),
+    ("apply_patch", {"type": "delete_file", "path": "a", "diff": 1}),
     ("apply_patch", {"type": "update_file", "path": "a"}),
-    ("apply_patch", {"type": "create_file", "path": "a", "diff": None}),
     ("apply_patch", {"type": "move_file", "path": "a", "diff": ""}),
     ("apply_patch", {"type": ["delete_file"], "path": "a"}),
     ("apply_patch", {"operation": {"type": "delete_file", "path": "a"}}),

@@ -246,6 +246,14 @@ def test_a_chosen_custom_tool_is_named_as_it_is_sent():
     assert refusal([CUSTOM], {"type": "function", "name": "c"})[1] == "tool_choice"
 
 
+@pytest.mark.parametrize("given", ["web_search", "web_search_preview", "web_search_preview_2025_03_11"])
+def test_a_hosted_tool_is_the_same_by_all_its_versions_names(given):
+    web = {"type": "web_search"}
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": given}, {"type": "function", "name": "f"}]}
+    assert planned([F, web], allowed).allowed == {"f"}
+    assert refusal([F, web], {"type": given})[1:] == ("tools[1].type", "unsupported_parameter")
+
+
 def test_an_upstream_that_heeds_no_name_gets_only_the_named_tool():
     choice = {"type": "function", "name": "g"}
     assert planned([F, G], choice) == ToolPlan([chat("f"), chat("g")], named("g"))
@@ -264,8 +272,12 @@ def test_a_namespace_is_flattened_and_its_calls_know_where_they_are_from():
     assert result.tools == [chat("f"), chat("mcp__wx__f"), text_function("mcp__wx__c"), chat("other__f")]
     assert result.origins == {
         "mcp__wx__f": Origin("function_call", "f", "mcp__wx"),
+        "mcp__wx.f": Origin("function_call", "f", "mcp__wx"),
         "mcp__wx__c": Origin("custom_tool_call", "c", "mcp__wx"),
+        "mcp__wx.c": Origin("custom_tool_call", "c", "mcp__wx"),
+        "c": Origin("custom_tool_call", "c", "mcp__wx"),
         "other__f": Origin("function_call", "f", "other"),
+        "other.f": Origin("function_call", "f", "other"),
     }
 
 
@@ -349,11 +361,12 @@ def test_allowed_tools_may_name_a_namespace_or_one_of_its_tools():
         result = planned(tools, {"type": "allowed_tools", "mode": "required", "tools": [*names]}, **dialect)
         return result.allowed, result.choice
 
-    assert allowed({"type": "namespace", "name": "n"}) == ({"n__f", "n__g", "n__c"}, "required")
-    assert allowed({**F, "namespace": "n"}) == ({"n__f"}, named("n__f"))
+    own, others = {"n__f", "n__g", "n__c"}, {"n.f", "n.g", "n.c", "g", "c"}
+    assert allowed({"type": "namespace", "name": "n"}) == (own | others, "required")
+    assert allowed({**F, "namespace": "n"}) == ({"n__f", "n.f"}, named("n__f"))
     native = {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "n__c"}}, named("f")]}
     sent = allowed(CUSTOM, F, openai_like=True, custom_tools=True)
-    assert sent == ({"n__c", "f"}, {"type": "allowed_tools", "allowed_tools": native})
+    assert sent == ({"n__c", "n.c", "c", "f"}, {"type": "allowed_tools", "allowed_tools": native})
 
 
 # -- tools that clients run
@@ -446,7 +459,9 @@ def test_tools_are_refused_or_each_has_a_name_of_its_own(tools, before, custom_t
         return
     sent = [tool[tool["type"]]["name"] for tool in result.tools or ()]
     assert len(sent) == len(set(sent))
-    assert {name for name in result.origins if name not in sent} == set()
     for name, origin in result.origins.items():
-        assert name == chat_name(origin.name, origin.namespace)
-        assert len(name) <= 64 or origin.namespace is None
+        known = chat_name(origin.name, origin.namespace)
+        assert known in sent
+        assert name in (known, origin.name, f"{origin.namespace}.{origin.name}", f"{origin.namespace}__{origin.name}")
+        assert name == known or (name not in sent and origin.namespace is not None)
+        assert len(known) <= 64 or origin.namespace is None

@@ -118,7 +118,7 @@ def test_null_says_the_same_as_absent_for_every_parameter(name):
 
 BOUNDS = [
     ("max_output_tokens", 0, "integer_below_min_value", "integer below minimum value. Expected a value >= 1"),
-    ("max_tool_calls", -1, "integer_below_min_value", "integer below minimum value. Expected a value >= 0"),
+    ("max_tool_calls", 0, "integer_below_min_value", "integer below minimum value. Expected a value >= 1"),
     ("top_logprobs", -1, "integer_below_min_value", "integer below minimum value. Expected a value >= 0"),
     ("top_logprobs", 21, "integer_above_max_value", "integer above maximum value. Expected a value <= 20"),
     ("temperature", -0.1, "decimal_below_min_value", "decimal below minimum value. Expected a value >= 0"),
@@ -251,14 +251,27 @@ VALUE_REFUSALS = [
         "Invalid type for 'reasoning.effort': expected a string, but got an integer instead.",
     ),
     (
-        {"context_management": [{"type": "compaction", "compact_threshold": 999}]},
+        {"context_management": [{"type": "compaction", "compact_threshold": 0}]},
         "integer_below_min_value",
         "context_management[0].compact_threshold",
         "Invalid 'context_management[0].compact_threshold': integer below minimum value. "
-        "Expected a value >= 1000, but got 999 instead.",
+        "Expected a value >= 1, but got 0 instead.",
     ),
     (
-        {"context_management": [{"compact_threshold": 1000}]},
+        {"context_management": []},
+        "empty_array",
+        "context_management",
+        "Invalid 'context_management': empty array. Expected an array with minimum length 1, but got an empty array"
+        " instead.",
+    ),
+    (
+        {"context_management": [{"type": "compaction"}, {"type": "bogus"}]},
+        "invalid_value",
+        "context_management[1].type",
+        "Invalid value: 'bogus'. Supported values are: 'compaction'.",
+    ),
+    (
+        {"context_management": [{"compact_threshold": 1}]},
         "missing_required_parameter",
         "context_management[0].type",
         "Missing required parameter: 'context_management[0].type'.",

@@ -70,6 +70,11 @@ TOOL_REFUSALS = [
     (["f"], "invalid_type", "tools[0]"),
     ([{"name": "f"}], "missing_required_parameter", "tools[0].type"),
     ([{"type": 1}], "invalid_type", "tools[0].type"),
+    *[
+        ([FUNCTION, {"type": type_}], "invalid_value", "tools[1].type")
+        for type_ in ("web_search_東京", "web_search\r\nx: y", "web_search\n", "web search", "a,b", "\0", "x" * 65)
+    ],
+    ([{"type": "namespace", "name": "n", "tools": [{"type": "ü"}]}], "invalid_value", "tools[0].tools[0].type"),
     ([FUNCTION, {"type": "function"}], "missing_required_parameter", "tools[1].name"),
     ([{"type": "function", "name": ""}], "empty_string", "tools[0].name"),
     ([{"type": "function", "name": None, "function": {}}], "missing_required_parameter", "tools[0].function.name"),
@@ -97,6 +102,12 @@ TOOL_REFUSALS = [
 @pytest.mark.parametrize(("tools", "code", "param"), TOOL_REFUSALS)
 def test_a_tool_that_cannot_be_declared_is_refused_by_its_place(tools, code, param):
     assert refused(tools=tools)[:2] == (code, param)
+
+
+def test_the_refusal_of_a_type_tells_which_and_what_a_type_may_be():
+    message = "Invalid value: 'ü'. Expected 1 to 64 letters, digits and any of '_', '.', '-'."
+    assert refused(tools=[{"type": "ü"}])[2] == message
+    assert create(tools=[{"type": "x" * 64}, {"type": "vendor.search-2_b"}])["tools"]
 
 
 def test_the_refusal_of_a_second_tool_of_a_name_tells_the_name():
