@@ -125,21 +125,22 @@ def _doctor(args: list[str]) -> int:
     parser.add_argument("--model", default="", metavar="NAME", help="model to ask for (default: the first it lists)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)
-    settings = Settings.resolve(rest, os.environ)
+    settings = Settings.resolve(rest, os.environ, parser.prog)
     configure_logging("text", "error")
     with contextlib.ExitStack() as stack:
         named = settings.upstream
         if named == DEMO:
             settings = replace(settings, upstream=stack.enter_context(_demo_backend()), upstream_kind="generic")
         try:
-            report = asyncio.run(doctor.examine(settings, options.model))
+            tell = (lambda text: None) if options.json else functools.partial(print, flush=True)
+            report = asyncio.run(doctor.examine(settings, options.model, name=redacted(named), tell=tell))
         except KeyboardInterrupt:
             return 1
         except StatecarError as exc:
             print(f"statecar: {redacted(named)}: {exc.message}", file=sys.stderr)
             return 1
-        report.upstream = redacted(named)
-    print(report.as_json() if options.json else report.as_text())
+    if options.json:
+        print(report.as_json())
     return 0 if report.ok else 1
 
 

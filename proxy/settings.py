@@ -195,12 +195,12 @@ class Settings:
         return f"Settings({', '.join(f'{f.name}={_public(f, getattr(self, f.name))!r}' for f in fields(self))})"
 
     @classmethod
-    def resolve(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Settings":
+    def resolve(cls, argv: Sequence[str], env: Mapping[str, str], command: str = "statecar serve") -> "Settings":
         """Settings from the flags (without the program's name and command) and the environment.
 
-        Raises SettingsError; SystemExit(0) after ``--help``.
+        ``command``: whose help an error names. Raises SettingsError; SystemExit(0) after ``--help``.
         """
-        flags = vars(_parser().parse_args(argv))
+        flags = vars(_parser(command).parse_args(argv))
         given = {f.name: (_variable(f), text) for f in fields(cls) if (text := _in_env(f, env))}
         given |= {name: (_flag(name), value) for name, value in flags.items()}
         if "config" in given:
@@ -272,9 +272,9 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (see {self.prog} --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = Parser(
-        "statecar serve",
+        command,
         usage="%(prog)s --upstream URL [options]",
         description="Serve the Responses and Conversations APIs in front of a chat-completions server.",
         epilog="A flag wins over its variable, that over the --config file, that over the default.",

@@ -11,8 +11,7 @@ from proxy.doctor import examine
 from proxy.doctor.checks import CHECKS
 from proxy.errors import UpstreamError, UpstreamUnreachable
 from proxy.settings import Settings
-from tests.backend import DONE, chunk, completion, json_reply, serving, sse
-
+from tests.backend import DONE, PATIENCE, chunk, completion, json_reply, serving, sse
 
 pytestmark = pytest.mark.usefixtures("logs")  # a command configures the logging of its process
 
@@ -67,6 +66,7 @@ def test_what_cannot_be_tried_is_one_line(capsys, argv, code, words):
     found, out, err = run(capsys, *argv)
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert err.startswith("statecar: ") and words in err
+    assert "(see " not in err or "(see statecar doctor --help)" in err
 
 
 def test_the_doctor_has_help(capsys):
@@ -140,8 +140,7 @@ async def test_what_a_backend_lacks_is_told_one_by_one():
         "a later system message": ("no", "refused, but statecar can do without"),
         "the developer role": ("no", "refused, but statecar can do without"),
     }
-    last = report.as_text().splitlines()[-1]
-    assert last == "statecar needs what it lacks: stream, usage, usage in streams."
+    assert report.end.strip() == "statecar needs what it lacks: stream, usage, usage in streams."
 
 
 # -- where there is nothing to find
@@ -167,6 +166,34 @@ async def test_an_answer_that_never_comes_is_given_up(backend, settings, monkeyp
     report = await examine(settings, "m")
     assert report.rows[0].verdict == "no"
     assert "within 0.2 s" in report.rows[0].why
+
+
+async def test_people_see_each_row_as_soon_as_it_is_found(backend, settings):
+    backend.script(json_reply(completion("Hello.")))
+    backend.script(asyncio.Event())
+    lines = asyncio.Queue()
+    examining = asyncio.create_task(examine(settings, "m", name="mine", tell=lines.put_nowait))
+    async with asyncio.timeout(PATIENCE):
+        assert (await lines.get()).splitlines()[0] == "upstream  mine"
+        assert await lines.get() == 'text                    ok         "Hello."'
+    assert not examining.done()
+    examining.cancel()
+
+
+async def test_what_an_upstream_says_cannot_command_a_terminal(backend, settings):
+    evil = "\x1b]0;owned\x07\x9b2J\u202e"
+    backend.script(json_reply({"data": [{"id": evil}]}))
+    backend.script(json_reply({"error": {"message": f"No such model: {evil}"}}, status=404))
+    lines = []
+    report = await examine(settings, "", tell=lines.append)
+    shown = r"\x1b]0;owned\x07\x9b2J\u202e"
+    assert lines[0].splitlines()[2] == f"model     {shown}"
+    assert lines[1].endswith(f"404: No such model: {shown}")
+    assert report.model == evil
+    backend.script(json_reply({"error": {"message": evil}}, status=401))
+    with pytest.raises(UpstreamError) as caught:
+        await examine(settings, "")
+    assert shown in caught.value.message
 
 
 async def test_an_empty_answer_is_no_text(backend, settings):

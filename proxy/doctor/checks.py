@@ -66,6 +66,11 @@ def short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
+def printable(text: str) -> str:
+    """A text that is safe to print: what a terminal would obey, or hide, is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def _quoted(answer: Answer) -> str:
     return f'"{short(answer.text)}"'
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from proxy import ids
-from proxy.doctor.checks import CHECKS, NO, OK, TOKENS, Answer, Check, Verdict, short
+from proxy.doctor.checks import CHECKS, NO, OK, TOKENS, Answer, Check, Verdict, printable, short
 from proxy.errors import StatecarError, UpstreamError, UpstreamUnreachable
 from proxy.settings import Settings
 from proxy.translate.dialects import Dialect, for_kind, kind_by_host, lesson_of
@@ -36,6 +37,10 @@ class Row:
     verdict: str = "not tried"
     why: str = ""
 
+    def as_text(self) -> str:
+        """A line of the table."""
+        return f"{self.name:24}{self.verdict:11}{printable(self.why)}".rstrip()
+
 
 @dataclass
 class Report:
@@ -60,17 +65,25 @@ class Report:
         """All of it, for programs."""
         return json.dumps(asdict(self) | {"ok": self.ok}, indent=2, ensure_ascii=False)
 
-    def as_text(self) -> str:
-        """All of it, for people."""
-        head = [f"upstream  {self.upstream}", f"kind      {self.kind} ({self.how})", f"model     {self.model}"]
-        table = [f"{row.name:24}{row.verdict:11}{row.why}".rstrip() for row in self.rows]
-        end = "statecar works with it." if self.ok else f"statecar needs what it lacks: {', '.join(self._missing)}."
-        return "\n".join([*head, "", *table, "", end])
+    @property
+    def head(self) -> str:
+        """The text above the table."""
+        kind, model = f"{self.kind} ({printable(self.how)})", printable(self.model)
+        return f"upstream  {self.upstream}\nkind      {kind}\nmodel     {model}\n"
+
+    @property
+    def end(self) -> str:
+        """The text below it."""
+        missing = ", ".join(self._missing)
+        return f"\nstatecar needs what it lacks: {missing}." if missing else "\nstatecar works with it."
 
 
-async def examine(settings: Settings, model: str) -> Report:
+async def examine(
+    settings: Settings, model: str, *, name: str = "", tell: Callable[[str], None] = lambda text: None
+) -> Report:
     """Tries everything once, one after the other. ``model``: "" for the first one of the upstream's list.
 
+    ``name``: of the upstream in the report, its URL if "". ``tell``: gets the report for people as it grows.
     Raises StatecarError when there is no upstream, or no model to ask for.
     """
     upstream = Upstream(
@@ -82,12 +95,15 @@ async def examine(settings: Settings, model: str) -> Report:
     )
     try:
         kind, how = await _kind(upstream, settings)
-        report = Report(settings.upstream, kind, how, model or await _first_model(upstream))
+        report = Report(name or settings.upstream, kind, how, model or await _first_model(upstream))
+        tell(report.head)
         for check in CHECKS:
             row = Row(check.name, check.core)
             if not report.rows or report.rows[0].verdict == OK:  # without a plain text the rest need not be tried
                 row.verdict, row.why = await _tried(check, upstream, for_kind(kind, settings), report.model)
             report.rows.append(row)
+            tell(row.as_text())
+        tell(report.end)
         return report
     finally:
         await upstream.aclose()
@@ -112,7 +128,7 @@ async def _first_model(upstream: Upstream) -> str:
         raise
     except UpstreamError as exc:
         right = "Is --upstream-api-key right?" if exc.status in (401, 403) else "Is that the base URL, up to /v1?"
-        said = short(exc.message).rstrip(".")
+        said = printable(short(exc.message)).rstrip(".")
         raise UpstreamError(f"Its list of models is answered {exc.status}: {said}. {right}") from None
 
 
@@ -147,7 +163,7 @@ async def _answer(check: Check, upstream: Upstream, dialect: Dialect, model: str
     )
     events: list[Event] = []
     async with AsyncExitStack() as stack:
-        reply, better = await put(stack, upstream, dialect, (), written)
+        reply, tries = await put(stack, upstream, dialect, (), written)
         async with aclosing(reply.batches()) as batches:
             async for batch in batches:
                 for chunk in batch:
@@ -156,4 +172,4 @@ async def _answer(check: Check, upstream: Upstream, dialect: Dialect, model: str
                     raise stream.failure
         stream.finish(int(time.time()), done=reply.ended)
     deltas = sum(event["type"] == "response.output_text.delta" for event in events)
-    return Answer(stream.response, deltas, not stream.usage_missing, better)
+    return Answer(stream.response, deltas, not stream.usage_missing, tries.dialect)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from proxy.errors import UpstreamError
+from proxy.errors import OVERFLOW, UpstreamError
 from proxy.settings import Settings
 
 
@@ -23,7 +23,8 @@ class Dialect:
     ``custom_tools``: it takes tools of type ``custom``. ``strict_tools``, ``parallel_tool_calls``: it takes those keys.
     ``named_tools``: it heeds the name in a named choice. ``streamed_tool_logprobs``: it streams log probabilities
     beside tools. ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops
-    the generation, so plain requests may stay plain. ``reasoning_fields``: the keys earlier thoughts go back under.
+    the generation, so plain requests may stay plain. ``signed_calls``: it wants the extras of its calls back, also from
+    clients that carry the history themselves. ``reasoning_fields``: the keys earlier thoughts go back under.
     ``left_out``: keys at the top of a body that it refuses.
     """
 
@@ -36,6 +37,7 @@ class Dialect:
     streamed_tool_logprobs: bool = True
     developer_role: bool = False
     plain_stops: bool = False
+    signed_calls: bool = False
     max_tokens_field: str = "max_tokens"
     system_messages: str = "merge"
     reasoning_replay: str = "tool_turns"
@@ -86,7 +88,7 @@ PROFILES = {
         # 422 for every key it does not know: its usage comes unasked, and its thoughts have another form
         Dialect(kind="mistral", reasoning_replay="never", tool_call_ids="mistral9", stream_options=False),
         # 400 `Unknown name "reasoning_content": Cannot find field.`; its extras on calls go back as they came (§11.6)
-        Dialect(kind="gemini", reasoning_replay="never"),
+        Dialect(kind="gemini", reasoning_replay="never", signed_calls=True),
     )
 }
 """The profile of every kind of upstream (wire §7.2-7.7, §11.1, §11.2, §12)."""
@@ -135,12 +137,6 @@ def for_kind(kind: str, settings: Settings) -> Dialect:
     )
 
 
-def for_upstream(base_url: str, settings: Settings) -> Dialect:
-    """The dialect of the server at ``base_url`` as far as option and host tell, without asking it."""
-    kind = kind_by_host(base_url) if settings.upstream_kind == "auto" else settings.upstream_kind
-    return for_kind(kind or "generic", settings)
-
-
 # -- lessons
 
 Lesson = dict[str, Any]
@@ -174,8 +170,6 @@ def taught(dialect: Dialect, lesson: Lesson) -> Dialect:
     """The dialect with a lesson applied. What another version wrote and this one cannot use is passed over."""
     if not lesson:
         return dialect
-    if not lesson:
-        return dialect
     kinds = {field.name: type(getattr(dialect, field.name)) for field in fields(dialect)}
     changes: dict[str, Any] = {}
     for name, value in lesson.items():
@@ -190,17 +184,22 @@ def taught(dialect: Dialect, lesson: Lesson) -> Dialect:
 # -- remedies
 
 
-def remedy(error: UpstreamError, dialect: Dialect) -> Dialect | None:
-    """The dialect with which a request refused by ``error`` is worth one more try; None when nothing would help.
+Body = dict[str, Any]
+Remedy = Callable[[Dialect], Dialect]
+"""One change to a dialect; the same refusal gives the same objects again, so that they can be compared."""
 
-    A refusal may name several things at once (FastAPI lists all of them): every one is cured.
+
+def remedies(error: UpstreamError, dialect: Dialect, body: Body) -> list[Remedy]:
+    """The changes that may help a request refused by ``error``, each to be tried alone. ``body``: what was refused.
+
+    A refusal may name several things at once (FastAPI lists all of them), some of which only repeat what the caller
+    wrote. What is refused for its size or its value is no quirk.
     """
+    if error.code == OVERFLOW:
+        return []
     text = f"{error.message} {error.param or ''}".lower()
-    cured = dialect
-    for statuses, tells, cure in _REMEDIES:
-        if error.status in statuses and tells(text, cured):
-            cured = cure(text, cured)
-    return cured if cured != dialect else None
+    named = [cure for statuses, tells, cure in _REMEDIES if error.status in statuses and tells(text, dialect, body)]
+    return [cure for cure in dict.fromkeys(named) if cure(dialect) != dialect]
 
 
 _REFUSAL = (
@@ -209,66 +208,72 @@ _REFUSAL = (
 )
 
 
+_OF_A_VALUE = re.compile("supported values|invalid schema")
+
+_Tells = Callable[[str, Dialect, Body], bool]
+
+
 def _refused(text: str, name: str) -> bool:
     """Whether a key of this name is refused as such, not its value: the name and the refusal stand close together."""
     key = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
     near = rf"{key}.{{0,60}}?(?:{_REFUSAL})|(?:{_REFUSAL}).{{0,60}}?{key}"
-    return "supported values" not in text and re.search(near, text, re.DOTALL) is not None
+    return not _OF_A_VALUE.search(text) and re.search(near, text, re.DOTALL) is not None
 
 
-def _names(*patterns: str) -> Callable[[str, Dialect], bool]:
+def _is_quoted(text: str, value: Any) -> bool:
+    """Whether a refusal quotes the value of what it refuses; pydantic does that for every unknown key too."""
+    quoted = isinstance(value, str) and any(f"{mark}{value.lower()}{mark}" in text for mark in "'\"`")
+    return quoted and "extra_forbidden" not in text
+
+
+def _names(*patterns: str) -> _Tells:
     compiled = re.compile("|".join(patterns), re.DOTALL)
-    return lambda text, dialect: compiled.search(text) is not None
+    return lambda text, dialect, body: compiled.search(text) is not None
 
 
-def _refuses(name: str) -> Callable[[str, Dialect], bool]:
-    return lambda text, dialect: _refused(text, name)
+def _refuses(*names: str) -> _Tells:
+    return lambda text, dialect, body: any(_refused(text, name) for name in names)
 
 
-def _to(**changes: Any) -> Callable[[str, Dialect], Dialect]:
-    return lambda text, dialect: replace(dialect, **changes)
-
-
-def _refuses_limit(text: str, dialect: Dialect) -> bool:
+def _refuses_limit(name: str) -> _Tells:
     """``max_tokens`` or ``max_completion_tokens``; the one named first is refused, the other may be advised."""
-    first = re.search(r"(?<!\w)max_(?:completion_)?tokens(?!\w)", text)
-    return first is not None and first[0] == dialect.max_tokens_field and _refused(text, first[0])
+
+    def tells(text: str, dialect: Dialect, body: Body) -> bool:
+        first = re.search(r"(?<!\w)max_(?:completion_)?tokens(?!\w)", text)
+        return first is not None and first[0] == name == dialect.max_tokens_field and _refused(text, name)
+
+    return tells
 
 
-def _other_limit(text: str, dialect: Dialect) -> Dialect:
-    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-    return replace(dialect, max_tokens_field=other[dialect.max_tokens_field])
+def _refuses_hint(name: str) -> _Tells:
+    return lambda text, dialect, body: _refused(text, name) and not _is_quoted(text, body.get(name))
 
 
-def _refuses_reasoning(text: str, dialect: Dialect) -> bool:
-    return any(_refused(text, name) for name in dialect.reasoning_fields)
+def _to(**changes: Any) -> Remedy:
+    return lambda dialect: replace(dialect, **changes)
 
 
-def _without_reasoning(text: str, dialect: Dialect) -> Dialect:
-    kept = tuple(name for name in dialect.reasoning_fields if not _refused(text, name))
-    return replace(dialect, reasoning_fields=kept)
+def _without_thoughts_as(name: str) -> Remedy:
+    return lambda dialect: replace(
+        dialect, reasoning_fields=tuple(field for field in dialect.reasoning_fields if field != name)
+    )
+
+
+def _without(name: str) -> Remedy:
+    return lambda dialect: replace(dialect, left_out=dialect.left_out | {name})
 
 
 _HINTS = ("reasoning_effort", "verbosity", "service_tier", "safety_identifier", "prompt_cache_key")
 """Keys that change how an answer is made, not what was asked for: an upstream without them may go without."""
 
-
-def _refuses_hint(text: str, dialect: Dialect) -> bool:
-    return any(_refused(text, name) for name in _HINTS)
-
-
-def _without_hints(text: str, dialect: Dialect) -> Dialect:
-    return replace(dialect, left_out=dialect.left_out | {name for name in _HINTS if _refused(text, name)})
-
-
 _BAD = frozenset({400, 422})
 _BAD_OR_BROKEN = _BAD | {500}  # llama.cpp and LM Studio: what a chat template raises is their own error
-_REMEDIES: tuple[
-    tuple[frozenset[int], Callable[[str, Dialect], bool], Callable[[str, Dialect], Dialect]],
-    ...,
-] = (
+_UNASKED_USAGE = _to(stream_options=False)
+_REMEDIES: tuple[tuple[frozenset[int], _Tells, Remedy], ...] = (
     # older gateways; Azure with data sources; Mistral (wire §12.1 row 47)
-    (_BAD, _names("stream_options", "include_usage"), _to(stream_options=False)),
+    (_BAD, _refuses("stream_options", "include_usage"), _UNASKED_USAGE),
+    # a gateway that asks a model without streams for a whole answer, with the option still there
+    (_BAD, _names("stream_options.{0,20} only allowed"), _UNASKED_USAGE),
     # Mistral's API and templates (wire §12.1 row 48)
     (_BAD, _names("with a length of 9"), _to(tool_call_ids="mistral9")),
     # DashScope, DeepSeek, o1-mini; Qwen's template, which names no role
@@ -294,8 +299,9 @@ _REMEDIES: tuple[
         _to(reasoning_replay="always", reasoning_fields=("reasoning_content",)),
     ),
     # Groq, Cerebras, Mistral, Gemini: thoughts go back under the other name, or not at all
-    (_BAD, _refuses_reasoning, _without_reasoning),
-    (_BAD, _refuses_limit, _other_limit),
+    *((_BAD, _refuses(name), _without_thoughts_as(name)) for name in ("reasoning_content", "reasoning")),
+    (_BAD, _refuses_limit("max_tokens"), _to(max_tokens_field="max_completion_tokens")),
+    (_BAD, _refuses_limit("max_completion_tokens"), _to(max_tokens_field="max_tokens")),
     (_BAD, _refuses("parallel_tool_calls"), _to(parallel_tool_calls=False)),
     (_BAD, _refuses("strict"), _to(strict_tools=False)),
     # OpenAI's older models, and gateways before them: custom tools are emulated by functions (wire §7.7)
@@ -310,5 +316,5 @@ _REMEDIES: tuple[
         ),
         _to(custom_tools=False),
     ),
-    (_BAD, _refuses_hint, _without_hints),
+    *((_BAD, _refuses_hint(name), _without(name)) for name in _HINTS),
 )

@@ -100,9 +100,8 @@ async def _written(
         return to_chat(kept, items, ToolPlan(), lenient, stream=services.streams(dialect))
 
     async with AsyncExitStack() as stack:
-        reply = await asked(stack, services, caller, context.upstream, kept["model"], written)
-        dialect = await services.manners.of(context.upstream, kept["model"], caller.headers)
-        tags = dialect.think_tags
+        reply = await asked(stack, services, caller, context, written)
+        tags = context.dialect.think_tags
         stream = ResponseStream(skeleton(kept, "", 0), lambda type_: type_, ids.new_call_id, think_tags=tags)
         async with aclosing(events_of(reply, stream)) as batches:
             async for _ in batches:

@@ -10,6 +10,7 @@ from proxy import ids
 from proxy.errors import InvalidRequest, NotFound
 from proxy.state import Item, Past
 from proxy.translate.compaction import compacted
+from proxy.translate.dialects import Dialect
 from proxy.translate.sealed import opened
 from proxy.turn.seals import Seals
 from proxy.turn.services import Caller, Services
@@ -20,12 +21,17 @@ TRIGGER = "compaction_trigger"
 
 @dataclass
 class Context:
-    """What a request is answered from. ``given``: its own items; ``sent``: what the model is to see, oldest first."""
+    """What a request is answered from. ``given``: its own items; ``sent``: what the model is to see, oldest first.
+
+    ``dialect``: in which the upstream is asked for the model, as far as is known by now.
+    """
 
     past: Past
     given: list[Item]
     minter: ids.Minter
+    model: str
     upstream: Upstream
+    dialect: Dialect
     seals: Seals
     sent: list[Item]
 
@@ -46,10 +52,11 @@ async def context_of(
     if storing:
         await services.state.check()  # before the model works for nothing
     minter = ids.Minter(past.tag)
-    upstream = services.pool.pick(request["model"], past.tag)
-    dialect = await services.manners.of(upstream, request["model"], caller.headers)
+    model = request["model"]
+    upstream = services.pool.pick(model, past.tag)
+    dialect = await services.manners.of(upstream, model, caller.headers)
     given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
-    context = Context(past, given, minter, upstream, Seals(services.sealer, caller.tenant), [])
+    context = Context(past, given, minter, model, upstream, dialect, Seals(services.sealer, caller.tenant), [])
     context.sent = context.followed_by()
     return context
 

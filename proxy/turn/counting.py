@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from contextlib import AsyncExitStack, aclosing
+from itertools import islice, takewhile
 from typing import Any
 
 from proxy import ids
-from proxy.errors import NotBuilt, UpstreamError, from_upstream
-from proxy.state import Item
+from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout, from_upstream
+from proxy.state import Past
 from proxy.translate.counting import TOKENIZERS, prompt_tokens
 from proxy.translate.dialects import Dialect
 from proxy.translate.request import to_chat
@@ -19,9 +21,11 @@ from proxy.translate.tools import plan
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_of
 from proxy.turn.services import Caller, Services
-from proxy.upstream import Upstream
 
 log = logging.getLogger("statecar.turn")
+
+_PATIENCE = 2.0  # seconds a turn waits for the upstream's tokenizer
+_LOOKED_AT = 8  # turns of the past, newest first, of which one should be a response
 
 Request = dict[str, Any]
 
@@ -34,12 +38,11 @@ async def input_tokens(request: Request, services: Services, caller: Caller) -> 
     """
     async with AsyncExitStack() as stack:
         context = await context_of(request, services, caller, stack, storing=False)
-    dialect = await services.manners.of(context.upstream, request["model"], caller.headers)
     refused: UpstreamError | None = None
     try:
-        counted = await tokenized(request, context.sent, context.upstream, caller, dialect)
+        counted = await tokenized(request, context, caller)
     except UpstreamError as exc:
-        if not _is_missing(exc, request["model"], dialect.kind):
+        if not _is_missing(exc, context.model, context.dialect.kind):
             raise
         counted, refused = None, exc
     if counted is None and services.count_by_generation:
@@ -60,10 +63,9 @@ def _is_missing(refusal: UpstreamError, model: str, kind: str) -> bool:
     return kind == "sglang" and refusal.status in (400, 422)
 
 
-async def tokenized(
-    request: Request, items: list[Item], upstream: Upstream, caller: Caller, dialect: Dialect
-) -> int | None:
+async def tokenized(request: Request, context: Context, caller: Caller) -> int | None:
     """By the upstream's own tokenizer; None for a kind of upstream that has none. Raises as ``Upstream.ask`` does."""
+    items, dialect = context.sent, context.dialect
     if dialect.kind not in TOKENIZERS:
         return None
     chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
@@ -75,18 +77,21 @@ async def tokenized(
         except StopIteration as end:
             counted: int = end.value
             return counted
-        answer = await upstream.ask("POST", path, body, caller.headers)
+        answer = await context.upstream.ask("POST", path, body, caller.headers)
 
 
-async def size_of(
-    request: Request, services: Services, caller: Caller, context: Context, dialect: Dialect
-) -> int | None:
+async def size_of(request: Request, services: Services, caller: Caller, context: Context) -> int | None:
     """About how many tokens the model would see: counted, else as recorded with the past; None when nothing tells."""
-    try:
-        counted = await tokenized(request, context.sent, context.upstream, caller, dialect)
-    except UpstreamError as exc:
-        log.warning("the upstream's tokenizer failed: %s", exc.message)
-        counted = None
+    counted = None
+    if services.manners.may_count(context.upstream):
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                counted = await tokenized(request, context, caller)
+        except (UpstreamTimeout, TimeoutError):
+            log.warning("upstream %s: its tokenizer did not answer within %g s", context.upstream.name, _PATIENCE)
+            services.manners.cannot_count(context.upstream)
+        except UpstreamError as exc:
+            log.warning("the upstream's tokenizer failed: %d, %s", exc.status, exc.code)
     if counted is None:
         counted = await _recorded(services, caller, context)
     if counted is None:
@@ -95,14 +100,15 @@ async def size_of(
 
 
 async def _recorded(services: Services, caller: Caller, context: Context) -> int | None:
-    """The tokens of the past as its newest response recorded them, this request's input not included.
+    """The tokens of the past as its newest stored response recorded them, what came after it not included.
 
-    None when that response is not stored, had no figures, or was compacted, as its figures then hold another context.
+    None when there is no such response, when it had no figures, and when there is a compaction in it or after it: then
+    its figures hold another context.
     """
-    minted = next((m for item in reversed(context.past.items) if (m := ids.parse(item["id"]))), None)
-    if minted is None:
-        return None
-    stored = await services.state.responses.load(f"resp_{minted.tag}{minted.turn}0000", caller.tenant)
+    stored = None
+    for id_ in islice(_responses_of(context.past), _LOOKED_AT):
+        if stored := await services.state.responses.load(id_, caller.tenant):
+            break
     if stored is None or any(item["type"] == "compaction" for item in stored.output):
         return None
     response = restore(
@@ -117,6 +123,16 @@ async def _recorded(services: Services, caller: Caller, context: Context) -> int
     return (response["usage"] or {}).get("total_tokens") or None
 
 
+def _responses_of(past: Past) -> list[str]:
+    """The ids of the turns that made the items after the last compaction, newest first.
+
+    Not every turn is a response: items are also added to a conversation by hand.
+    """
+    newest = takewhile(lambda item: item["type"] != "compaction", reversed(past.items))
+    minted = filter(None, (ids.parse(item["id"]) for item in newest))
+    return list(dict.fromkeys(f"resp_{one.tag}{one.turn}0000" for one in minted if one.tag == past.tag))
+
+
 async def _by_generation(request: Request, services: Services, caller: Caller, context: Context) -> int:
     shortest = {**request, "max_output_tokens": 1}
 
@@ -124,7 +140,7 @@ async def _by_generation(request: Request, services: Services, caller: Caller, c
         return to_chat(shortest, context.sent, plan(request, context.sent, dialect), dialect, stream=False)
 
     async with AsyncExitStack() as stack:
-        reply = await asked(stack, services, caller, context.upstream, request["model"], written)
+        reply = await asked(stack, services, caller, context, written)
         async with aclosing(reply.batches()) as batches:
             chunks = [chunk async for batch in batches for chunk in batch]
     if wrong := next(filter(ResponseStream.is_error, chunks), None):

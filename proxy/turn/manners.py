@@ -16,12 +16,19 @@ from proxy.upstream import Upstream, by_asking
 
 log = logging.getLogger("statecar.turn")
 
-ASK_AGAIN = 30.0
-"""Seconds until an upstream that could not tell its kind is asked again."""
+ASK_AGAIN = 3.0
+"""Seconds until an upstream that could not tell its kind is asked again, twice as many each time up to ``_SELDOM``."""
+
+COUNT_AGAIN = 30.0
+"""Seconds for which a tokenizer that kept silent is not asked for a turn's sake."""
 
 LOOK_AGAIN = 60.0
 """Seconds until the store is asked again what others have learnt."""
 
+_SELDOM = 30.0
+_ANOTHER_KEY = 1.0  # seconds between two questions with keys
+_KEYS = 1000  # failed keys remembered
+_SHOWN = 128  # characters of a model's name in the log: it is any text of a caller
 _PAIRS, _LONGEST_NAME = 1000, 256  # lessons remembered, and for which models: their names are any text of callers
 _PATIENCE = 0.3  # seconds a turn waits for the store
 _QUIET = 10.0  # seconds without a look after the store has failed
@@ -38,6 +45,7 @@ class Manners:
         self._dialects: dict[str, Dialect] = {}
         self._learnt: OrderedDict[tuple[str, str], _Learnt] = OrderedDict()
         self._quiet_until = 0.0
+        self._tokenizer_at: dict[str, float] = {}
 
     def begin(self, upstreams: Sequence[Upstream]) -> None:
         """Starts finding out what the upstreams are; nobody waits for it but their first turns."""
@@ -47,7 +55,8 @@ class Manners:
     async def of(self, upstream: Upstream, model: str, headers: Headers = ()) -> Dialect:
         """The dialect to ask this upstream for this model in. ``headers``: the caller's, for its key.
 
-        Waits for a question that is under way, 2 s at most: while the upstream's kind is unknown it is ``generic``.
+        Waits for a question that is under way, 2 s at most, but not for an upstream that kept silent when it was last
+        asked: while the upstream's kind is unknown it is ``generic``.
         """
         plain = self._profile(await self._kind(upstream).wait(upstream, headers))
         return taught(plain, await self._lesson(upstream.base_url, model))
@@ -55,13 +64,22 @@ class Manners:
     async def learn(self, upstream: Upstream, model: str, dialect: Dialect) -> None:
         """Remembers a dialect in which the upstream has answered after it had refused another, for every replica."""
         lesson = lesson_of(self._profile(dialect.kind), dialect)
-        log.warning("upstream %s wants other manners for model %r: from now on %s", upstream.name, model, lesson)
+        shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}..."
+        log.warning("upstream %s wants other manners for model %r: from now on %s", upstream.name, shown, lesson)
         self._remember((upstream.base_url, model), lesson)
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._lessons.put(upstream.base_url, model, lesson)
         except (StoreUnavailable, TimeoutError):
             log.warning("only this process knows, as the store does not take it")
+
+    def may_count(self, upstream: Upstream) -> bool:
+        """Whether the upstream's tokenizer is worth a turn's time: it has not kept silent a moment ago."""
+        return asyncio.get_running_loop().time() >= self._tokenizer_at.get(upstream.base_url, 0.0)
+
+    def cannot_count(self, upstream: Upstream) -> None:
+        """The upstream's tokenizer kept silent."""
+        self._tokenizer_at[upstream.base_url] = asyncio.get_running_loop().time() + COUNT_AGAIN
 
     async def close(self) -> None:
         """Ends the questions under way."""
@@ -79,7 +97,7 @@ class Manners:
             known = kind_by_host(upstream.base_url) if option == "auto" else option
             if known and option == "auto":
                 log.info("upstream %s is taken for %s, by its host name", upstream.name, known)
-            self._kinds[upstream.base_url] = _Kind(known)
+            self._kinds[upstream.base_url] = _Kind(known, own_key=bool(self._settings.upstream_api_key))
         return self._kinds[upstream.base_url]
 
     async def _lesson(self, base_url: str, model: str) -> Lesson:
@@ -122,30 +140,39 @@ class _Learnt:
 
 
 class _Kind:
-    """The kind of one upstream, asked for by one task at a time until it is known."""
+    """The kind of one upstream, asked for by one task at a time until it is known.
 
-    def __init__(self, known: str | None) -> None:
-        self._known = known
+    ``own_key``: statecar has a key for it, which is sent instead of the callers'.
+    """
+
+    def __init__(self, known: str | None, *, own_key: bool) -> None:
+        self._known, self._own_key = known, own_key
         self._task: asyncio.Task[None] | None = None
-        self._again_at = 0.0
-        self._needs_key = False
+        self._pause, self._again_at, self._with_key_at = ASK_AGAIN, 0.0, 0.0
+        self._silent = self._needs_key = False
+        self._failed: set[int] = set()  # hashes of keys
 
     def ask(self, upstream: Upstream, headers: Headers) -> None:
         """Begins to ask, unless that is under way or was done a moment ago.
 
-        An upstream that wants a key, which statecar may not have, is asked again with the first caller's.
+        An upstream that wants a key, which statecar may not have, is asked again with each caller's that comes.
         """
         now = asyncio.get_running_loop().time()
         if self._known or (self._task and not self._task.done()):
             return
-        if now >= self._again_at or (self._needs_key and _has_key(headers)):
-            self._again_at = now + ASK_AGAIN
-            self._task = asyncio.create_task(self._ask(upstream, headers))
+        key = "" if self._own_key else _key_in(headers)
+        untried = self._needs_key and key and hash(key) not in self._failed
+        if now >= self._again_at or (untried and now >= self._with_key_at):
+            self._again_at = now + self._pause
+            self._pause = min(2 * self._pause, _SELDOM)
+            if key:
+                self._with_key_at = now + _ANOTHER_KEY
+            self._task = asyncio.create_task(self._ask(upstream, headers, key))
 
     async def wait(self, upstream: Upstream, headers: Headers) -> str:
         """The kind, as far as it is known when the question under way is answered."""
         self.ask(upstream, headers)
-        if self._task and not self._task.done():
+        if self._task and not self._task.done() and not self._silent:
             await asyncio.wait([self._task])  # bounded by the question's own limit
         return self._known or "generic"
 
@@ -154,14 +181,16 @@ class _Kind:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _ask(self, upstream: Upstream, headers: Headers) -> None:
+    async def _ask(self, upstream: Upstream, headers: Headers, key: str) -> None:
         found = await by_asking(upstream, headers)
         kind = found.kind or "generic"
         if found.final:
             self._known = kind
-        self._needs_key = found.needs_key and not _has_key(headers)
+        self._silent, self._needs_key = found.silent, found.needs_key
+        if found.needs_key and key and len(self._failed) < _KEYS:
+            self._failed.add(hash(key))
         log.info("upstream %s is taken for %s: %s%s", upstream.name, kind, found.how, "" if found.final else ", so far")
 
 
-def _has_key(headers: Headers) -> bool:
-    return any(name.lower() == "authorization" for name, _ in headers)
+def _key_in(headers: Headers) -> str:
+    return next((value for name, value in headers if name.lower() == "authorization"), "")

@@ -119,7 +119,6 @@ class Turn:
         request, services = self._request, self._services
         storing = request.get("store", True)
         context = await context_of(request, services, self._caller, stack, storing=storing)
-        dialect = await services.manners.of(context.upstream, request["model"], self._caller.headers)
         response = skeleton(request, context.minter.own("resp"), int(services.now()))
         self.facts["response"] = response["id"]
         sealing = services.sealer is not None and _ENCRYPTED in request.get("include", ())
@@ -128,13 +127,13 @@ class Turn:
             lambda type_: minted_id(context.minter, type_),
             ids.new_call_id,
             call_ids=[item["call_id"] for item in (*context.past.items, *context.given) if "call_id" in item],
-            think_tags=dialect.think_tags,
+            think_tags=context.dialect.think_tags,
             logprobs=wants_logprobs(request),
             seal=context.seals.thought if sealing else None,
         )
         shares = iter(SHARES if request.get("truncation") == "auto" else ())
-        work = _Work(context, dialect, self._stream, context.sent, shares)
-        self._plan(work, dialect)
+        work = _Work(context, context.dialect, self._stream, context.sent, shares)
+        self._plan(work, context.dialect)
         return work
 
     def _plan(self, work: _Work, dialect: Dialect) -> None:
@@ -154,7 +153,7 @@ class Turn:
         thresholds = [entry["compact_threshold"] for entry in entries if "compact_threshold" in entry]
         if not thresholds or not holds_more(work.context.sent):
             return False
-        size = await size_of(self._request, self._services, self._caller, work.context, work.dialect)
+        size = await size_of(self._request, self._services, self._caller, work.context)
         return size is not None and size > min(thresholds)
 
     async def _compact(self, work: _Work) -> list[Event]:
@@ -230,8 +229,7 @@ class Turn:
             return to_chat(request, work.context.sent, tools, dialect, stream=streamed)
 
         async with AsyncExitStack() as stack:
-            upstream, model = work.context.upstream, self._request["model"]
-            reply = await asked(stack, self._services, self._caller, upstream, model, written)
+            reply = await asked(stack, self._services, self._caller, work.context, written)
             self.headers |= passed_on(reply.headers)
             batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
             async for events in batches:

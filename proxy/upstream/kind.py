@@ -32,13 +32,14 @@ class Found:
     """What asking gave. ``kind``: None when no answer told. ``how``: in words, for the log.
 
     ``final``: the server has shown its models, so that asking again would give the same. ``needs_key``: it shows them
-    only to those who have one.
+    only to those who have one. ``silent``: it could not be reached, or took too long.
     """
 
     kind: str | None
     how: str
     final: bool
     needs_key: bool = False
+    silent: bool = False
 
 
 async def by_asking(upstream: Upstream, headers: Sequence[tuple[str, str]] = ()) -> Found:
@@ -50,7 +51,7 @@ async def by_asking(upstream: Upstream, headers: Sequence[tuple[str, str]] = ())
                 try:
                     answer = await upstream.ask("GET", path, headers=headers, limit=_BYTES)
                 except (UpstreamUnreachable, UpstreamTimeout) as exc:
-                    return Found(None, exc.message, final=False)
+                    return Found(None, exc.message, final=False, silent=True)
                 except UpstreamError as exc:
                     if path == _MODELS and (exc.status in (401, 403, 408, 429) or exc.status >= 500):
                         refused = exc.status
@@ -58,7 +59,7 @@ async def by_asking(upstream: Upstream, headers: Sequence[tuple[str, str]] = ())
                 if kind := tells(answer):
                     return Found(kind, f"by its answer to {path}", final=True)
     except TimeoutError:
-        return Found(None, f"it did not answer within {LIMIT:g} s", final=False)
+        return Found(None, f"it did not answer within {LIMIT:g} s", final=False, silent=True)
     if refused:
         how = f"its list of models is answered {refused}"
         return Found(None, how, final=False, needs_key=refused in (401, 403))

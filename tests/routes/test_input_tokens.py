@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from openai.types.responses import InputTokenCountResponse
 
-from tests.backend import completion, json_reply
+from tests.backend import PATIENCE, completion, json_reply
 from tests.callers import error_of, ok, refusal
 
 BY_GENERATION = "--count-by-generation"
@@ -154,6 +154,31 @@ async def test_a_refusing_tokenizer_keeps_its_status(calling, backend):
     ):
         backend.script(json_reply({"error": {"message": told}}, status=status))
         assert (await count(caller, input="Hi")).status_code == status
+
+
+TALK = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"}]
+THRESHOLD = {"context_management": [{"type": "compaction", "compact_threshold": 1000}]}
+
+
+async def test_a_turn_waits_for_a_silent_tokenizer_once_in_a_while_and_not_for_long(calling, backend, monkeypatch):
+    monkeypatch.setattr("proxy.turn.counting._PATIENCE", 0.1)
+    caller = await calling("--upstream-kind=vllm")
+    backend.script(asyncio.Event())
+    async with asyncio.timeout(PATIENCE / 2):
+        for _ in range(2):
+            await caller.create(TALK, **THRESHOLD)
+    chat = "/v1/chat/completions"
+    assert [request.target for request in backend.requests] == ["/tokenize", chat, chat]
+    backend.script(json_reply({"count": 5}))
+    assert await counted(caller, input="Hi") == 5  # who asks for nothing else gets it asked
+    monkeypatch.setattr("proxy.turn.manners.COUNT_AGAIN", 0.0)
+    caller = await calling("--upstream-kind=vllm")
+    backend.script(asyncio.Event())
+    await caller.create(TALK, **THRESHOLD)
+    monkeypatch.setattr("proxy.turn.counting._PATIENCE", PATIENCE)
+    backend.script(json_reply({"count": 5}))
+    await caller.create(TALK, **THRESHOLD)
+    assert [request.target for request in backend.requests[4:]] == ["/tokenize", chat] * 2
 
 
 REFUSED = {

@@ -1,18 +1,20 @@
 """The upstream's kind, found out by asking it, and what its refusals teach, through the whole proxy."""
 
 import asyncio
+import json
 import secrets
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
-from proxy.errors import StoreUnavailable
+from proxy.errors import StoreUnavailable, UpstreamUnreachable
 from proxy.settings import Settings
 from proxy.state import keys, open_state
 from proxy.translate.dialects import for_kind
 from proxy.turn import Manners, manners
 from proxy.upstream import Upstream, kind
-from tests.backend import json_reply, stream, talk
+from tests.backend import PATIENCE, completion, json_reply, serving, stream, talk
 from tests.callers import refusal
 from tests.translate.test_dialects import MISTRAL
 from tests.upstream.test_kind import KEYLESS, PATHS, answers, models
@@ -76,7 +78,8 @@ async def test_a_question_without_an_answer_holds_no_turn_up_for_long(backend, c
     assert chats(backend)[0]["stream"] is True
 
 
-async def test_what_cannot_tell_yet_is_generic_and_left_alone_for_a_while(backend, calling):
+async def test_what_cannot_tell_yet_is_generic_and_left_alone_for_a_while(backend, calling, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 1000.0)
     answers(backend, {"/v1/models": json_reply({}, status=503)})
     caller = await calling("--upstream-kind=auto")
     await backend.received(len(PATHS))
@@ -97,19 +100,6 @@ async def test_what_could_not_tell_is_asked_again_later(backend, calling, monkey
     assert chats(backend)[0]["stream"] is False
 
 
-async def test_an_upstream_that_is_down_at_the_start_is_known_when_it_is_up(backend, calling, monkeypatch):
-    monkeypatch.setattr(manners, "ASK_AGAIN", 0.0)
-    url = backend.url
-    await backend.__aexit__()
-    caller = await calling("--upstream-kind=auto", upstream=url)
-    assert refusal(await caller.ask())[:2] == (502, "upstream_unreachable")
-    loop = asyncio.get_running_loop()
-    backend._server = await loop.create_server(backend._accept, "127.0.0.1", int(url.split(":")[2].split("/")[0]))
-    backend.script(models("vllm"))
-    await caller.create()
-    assert chats(backend)[0]["stream"] is False
-
-
 async def test_a_callers_key_opens_what_is_closed_without_one(backend, calling):
     answers(backend, {"/v1/models": KEYLESS})
     caller = await calling("--upstream-kind=auto")
@@ -120,7 +110,8 @@ async def test_a_callers_key_opens_what_is_closed_without_one(backend, calling):
     assert chats(backend)[0]["stream"] is False
 
 
-async def test_a_wrong_key_is_tried_once_in_a_while(backend, calling):
+async def test_a_wrong_key_is_tried_once_in_a_while(backend, calling, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 1000.0)
     answers(backend, {"/v1/models": KEYLESS})
     caller = await calling("--upstream-kind=auto")
     await backend.received(len(PATHS))
@@ -129,6 +120,116 @@ async def test_a_wrong_key_is_tried_once_in_a_while(backend, calling):
         backend.script(STREAM)
         await caller.create()
     assert len(questions(backend)) == 2 * len(PATHS)
+
+
+@pytest.fixture
+async def asking(backend):
+    """Manners that ask the backend what it is, without a store; and the upstream, which is asked nothing else."""
+    state = open_state("unix:///nowhere.sock", response_ttl=60, conversation_ttl=60)
+    upstream = Upstream(backend.url, api_key=None)
+    made = []
+
+    def make(**options):
+        made.append(Manners(Settings(upstream=backend.url, **options), state.lessons))
+        return made[-1], upstream
+
+    yield make
+    for each in made:
+        await each.close()
+    await upstream.aclose()
+    await state.close()
+
+
+def key(value):
+    return [("authorization", f"Bearer {value}")]
+
+
+async def test_a_wrong_key_keeps_nobody_else_from_opening_it(backend, asking, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 1000.0)
+    monkeypatch.setattr(manners, "_ANOTHER_KEY", 0.0)
+    own, upstream = asking()
+    answers(backend, {"/v1/models": KEYLESS})
+    assert (await own.of(upstream, "m")).kind == "generic"
+    answers(backend, {"/v1/models": KEYLESS})
+    for _ in range(3):
+        assert (await own.of(upstream, "m", key("wrong"))).kind == "generic"
+    assert len(backend.requests) == 2 * len(PATHS)
+    backend.script(models("vllm"))
+    assert (await own.of(upstream, "m", key("right"))).kind == "vllm"
+    asked = [request.values("authorization") for request in backend.requests if request.target == "/v1/models"]
+    assert asked == [[], ["Bearer wrong"], ["Bearer right"]]
+
+
+async def test_many_wrong_keys_do_not_make_many_questions(backend, asking, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 1000.0)
+    monkeypatch.setattr(manners, "_ANOTHER_KEY", 1000.0)
+    own, upstream = asking()
+    answers(backend, {"/v1/models": KEYLESS})
+    for n in range(9):
+        await own.of(upstream, "m", key(n))
+    assert len(backend.requests) == len(PATHS)
+
+
+async def test_with_a_key_of_its_own_the_callers_change_nothing(backend, asking, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 1000.0)
+    monkeypatch.setattr(manners, "_ANOTHER_KEY", 0.0)
+    own, upstream = asking(upstream_api_key="sk-up")
+    answers(backend, {"/v1/models": KEYLESS})
+    for n in range(3):
+        await own.of(upstream, "m", key(n))
+    assert len(backend.requests) == len(PATHS)
+
+
+async def until_known(own, upstream):
+    async with asyncio.timeout(PATIENCE):
+        while (await own.of(upstream, "m")).kind == "generic":
+            await own._kind(upstream)._task
+    return (await own.of(upstream, "m")).kind
+
+
+async def test_nobody_waits_a_second_time_for_an_upstream_that_kept_silent(backend, asking, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 0.0)
+    monkeypatch.setattr(kind, "LIMIT", 0.1)
+    own, upstream = asking()
+    backend.script(asyncio.Event())
+    assert (await own.of(upstream, "m")).kind == "generic"
+    monkeypatch.setattr(kind, "LIMIT", PATIENCE)
+    told = asyncio.Event()
+    backend.script(told, models("vllm"))
+    async with asyncio.timeout(PATIENCE / 2):
+        for _ in range(3):
+            assert (await own.of(upstream, "m")).kind == "generic"
+    await backend.received(2)
+    told.set()
+    assert await until_known(own, upstream) == "vllm"
+    assert len(backend.requests) == 2
+
+
+async def test_an_upstream_that_is_down_at_the_start_is_known_soon_after_it_is_up(backend, asking, monkeypatch):
+    monkeypatch.setattr(manners, "ASK_AGAIN", 0.0)
+    port = int(backend.url.split(":")[2].split("/")[0])
+    await backend.__aexit__()
+    own, upstream = asking()
+    assert (await own.of(upstream, "m")).kind == "generic"
+    backend._server = await asyncio.get_running_loop().create_server(backend._accept, "127.0.0.1", port)
+    backend.script(models("vllm"))
+    assert await until_known(own, upstream) == "vllm"
+
+
+async def test_the_pauses_between_questions_grow_to_half_a_minute(asking, monkeypatch):
+    own, upstream = asking()
+    monkeypatch.setattr(upstream, "ask", unreachable)
+    asked, pauses = own._kind(upstream), []
+    for _ in range(6):
+        asked._again_at = 0.0
+        asked.ask(upstream, ())
+        pauses.append(round(asked._again_at - asyncio.get_running_loop().time()))
+        await asked._task
+    assert pauses == [3, 6, 12, 24, 30, 30]
+
+
+async def unreachable(*_, **__):
+    raise UpstreamUnreachable("nobody there")
 
 
 async def test_a_kind_that_is_said_is_not_asked_for(backend, calling):
@@ -276,21 +377,111 @@ async def test_a_refusal_of_what_was_not_sent_is_final(backend, calling, model):
     assert len(backend.requests) == 1
 
 
-async def test_several_refusals_in_a_row_are_cured_but_not_without_end(backend, calling, model):
+ALL_KEYS = {"tools": [TOOL], "parallel_tool_calls": False, "max_output_tokens": 9, "reasoning": {"effort": "low"}}
+
+
+async def test_refusals_are_cured_one_after_the_other_but_not_without_end(backend, calling, model):
     caller = await calling()
-    refused = ("stream_options", "max_tokens", "parallel_tool_calls", "reasoning_effort")
-    errors = [json_reply({"error": {"message": f"Unknown parameter: {name}"}}, status=400) for name in refused]
-    fields = {"tools": [TOOL], "parallel_tool_calls": False, "max_output_tokens": 9, "reasoning": {"effort": "low"}}
-    for error in errors:
-        backend.script(error)
-    backend.script(STREAM)
-    await caller.events(model=model, **fields)
-    assert chats(backend)[4].keys().isdisjoint(refused)
-    strict = json_reply({"error": {"message": "Unknown parameter: strict"}}, status=400)
-    for error in (*errors, strict):
-        backend.script(error)
-    assert refusal(await caller.ask(model=f"{model}-2", **fields))[0] == 400
-    assert len(backend.requests) == 10
+    refused = ["stream_options", "max_tokens", "max_completion_tokens", "parallel_tool_calls", "reasoning_effort"]
+    refused += ["strict", "max_tokens"]
+    for name in refused:
+        backend.script(json_reply({"error": {"message": f"Unknown parameter: {name}"}}, status=400))
+    answer = await caller.ask(model=model, stream=True, **ALL_KEYS)
+    assert refusal(answer)[0] == 400
+    assert len(backend.requests) == len(refused)
+    assert chats(backend)[-1].keys().isdisjoint({"stream_options", "parallel_tool_calls", "reasoning_effort"})
+
+
+class Picky:
+    """A backend that refuses keys at the top of a body with ``said(body, refused)``, and answers everything else."""
+
+    def __init__(self, *unknown, said):
+        self.unknown, self.said = unknown, said
+        self.bodies = []
+
+    async def __call__(self, scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.bodies.append(json.loads(body))
+        refused = [name for name in self.unknown if name in self.bodies[-1]]
+        status, answer = (400, self.said(self.bodies[-1], refused)) if refused else (200, completion())
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+        )
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+@pytest.fixture
+async def picky(calling):
+    """Starts such a backend and a server in front of it, and gives it with a caller."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*unknown, said):
+            backend = Picky(*unknown, said=said)
+            return backend, await calling(upstream=f"{await stack.enter_async_context(serving(backend))}/v1")
+
+        yield start
+
+
+def listing(body, refused):
+    """As FastAPI does: everything at once."""
+    return {"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"} for name in refused]}
+
+
+async def test_everything_that_one_refusal_names_is_cured_in_one_call_and_learnt_call_by_call(picky, model):
+    unknown = ("stream_options", "max_tokens", "parallel_tool_calls", "reasoning_effort")
+    backend, caller = await picky(*unknown, said=listing)
+    tries = []
+    for _ in range(5):
+        before = len(backend.bodies)
+        await caller.create(model=model, **ALL_KEYS)
+        assert backend.bodies[-1].keys().isdisjoint(unknown)
+        tries.append(len(backend.bodies) - before)
+    assert tries == [5, 4, 3, 2, 1]  # what is proven to be needed is the last remedy of each
+
+
+def echoing(body, refused):
+    return {"error": {"message": f"Unsupported parameter: '{refused[0]}'. (request of user {body['user']})"}}
+
+
+def numbered(body, refused):
+    return {"error": {"message": f"{echoing(body, refused)['error']['message']} {secrets.token_hex(8)}"}}
+
+
+def repeating(body, refused):
+    return {"error": {"message": f"Unsupported parameter: '{refused[0]}' in {json.dumps(body)}"}}
+
+
+PLANTED = "unknown field stream_options, unknown max_tokens, unknown strict, unknown reasoning, unknown verbosity."
+
+
+@pytest.mark.parametrize(
+    ("said", "user", "text"),
+    [
+        (echoing, PLANTED, "Hi"),
+        (numbered, PLANTED, "Hi"),  # no two refusals are alike
+        (repeating, "Hi", "unknown field"),  # the text stands before the first key, and is gone with it
+    ],
+)
+async def test_what_a_caller_plants_in_a_refusal_teaches_nothing(picky, model, said, user, text):
+    backend, caller = await picky("parallel_tool_calls", said=said)
+    await caller.create(text, model=model, user=user, **ALL_KEYS)
+    assert {"stream_options", "max_tokens"} <= backend.bodies[0].keys()
+    assert "stream_options" not in backend.bodies[1]  # tried first, in vain
+    await caller.create(model=model, user="Hi", **ALL_KEYS)
+    meant = {**backend.bodies[0], "user": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
+    del meant["parallel_tool_calls"]
+    assert backend.bodies[-1] == meant
+
+
+async def test_a_refusal_that_nothing_cures_teaches_nothing(picky, model):
+    backend, caller = await picky("user", said=echoing)
+    assert refusal(await caller.ask(model=model, user=PLANTED, **ALL_KEYS))[0] == 400
+    assert [len(body.keys() & {"stream_options", "max_tokens"}) for body in backend.bodies] == [2, 1, 1, 2]
+    await caller.create(model=model, **ALL_KEYS)
+    assert {**backend.bodies[0], "user": None} == {**backend.bodies[-1], "user": None}
 
 
 # -- lessons
@@ -408,6 +599,13 @@ async def test_without_a_store_a_lesson_ends_all_the_same(homeless):
     own, upstream, plain = homeless(lesson_ttl=0)
     await own.learn(upstream, "m", replace(plain, stream_options=False))
     assert await own.of(upstream, "m") == plain
+
+
+async def test_the_log_shows_the_start_of_a_long_name(homeless, caplog):
+    own, upstream, plain = homeless()
+    await own.learn(upstream, "x" * 3_000_000, replace(plain, stream_options=False))
+    assert f"model '{'x' * 128}...'" in caplog.text
+    assert max(map(len, caplog.messages)) < 300
 
 
 async def test_lessons_of_many_models_do_not_pile_up(homeless, monkeypatch):

@@ -5,24 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.errors import UpstreamError, from_upstream
+from proxy.errors import OVERFLOW, UpstreamError, from_upstream
 from proxy.settings import Settings
 from proxy.translate.dialects import (
     PROFILES,
     Dialect,
     for_kind,
-    for_upstream,
     kind_by_host,
     lesson_of,
-    remedy,
+    remedies,
     taught,
 )
 
 LOCAL = "http://localhost:8000/v1"
 
 
-def dialect(url=LOCAL, **options):
-    return for_upstream(url, Settings(upstream=url, **options))
+def dialect(kind="generic", **options):
+    return for_kind(kind, Settings(upstream=LOCAL, **options))
 
 
 @pytest.mark.parametrize(
@@ -49,8 +48,6 @@ def dialect(url=LOCAL, **options):
 )
 def test_a_service_is_known_by_its_host(url, kind):
     assert kind_by_host(url) == kind
-    assert dialect(url).kind == (kind or "generic")
-    assert dialect(url, upstream_kind="vllm").kind == "vllm"
 
 
 def test_every_kind_that_may_be_said_has_a_profile_under_its_name():
@@ -79,6 +76,7 @@ OPENAI = {"openai", "azure"}
         (lambda d: d.reasoning_replay == "always", set()),
         (lambda d: d.tool_call_ids == "mistral9", {"mistral"}),
         (lambda d: not d.stream_options, {"mistral"}),
+        (lambda d: d.signed_calls, {"gemini"}),
         (lambda d: "reasoning" not in d.reasoning_fields, {"sglang", "llamacpp", "deepseek"}),
         (lambda d: "reasoning_content" not in d.reasoning_fields, {"ollama", "openrouter"}),
         (lambda d: not (d.strict_tools and d.parallel_tool_calls), set()),
@@ -106,8 +104,8 @@ def test_a_profile_says_what_is_known_of_its_kind(has, kinds):
     ],
 )
 def test_an_option_sets_its_field_and_no_other_whatever_the_kind(kind, option, value, field):
-    usual = dialect(upstream_kind=kind)
-    assert dialect(upstream_kind=kind, **{option: value}) == replace(usual, **{field: value})
+    usual = dialect(kind)
+    assert dialect(kind, **{option: value}) == replace(usual, **{field: value})
 
 
 @pytest.mark.parametrize(
@@ -122,7 +120,7 @@ def test_an_option_sets_its_field_and_no_other_whatever_the_kind(kind, option, v
 def test_reasoning_goes_back_under_the_names_of_the_option(option, fields):
     assert dialect(reasoning_field=option).reasoning_fields == fields
     if option != "auto":
-        assert dialect(reasoning_field=option, upstream_kind="ollama").reasoning_fields == fields
+        assert dialect("ollama", reasoning_field=option).reasoning_fields == fields
 
 
 def test_vendor_keys_are_those_of_the_option():
@@ -158,6 +156,21 @@ REFUSALS = {
     "a param": (
         422,
         {"message": "Extra inputs are not permitted", "param": "stream_options"},
+        {"stream_options": False},
+    ),
+    "Azure with data sources": (
+        400,
+        {"message": "Validation error at #/stream_options: Extra inputs are not permitted"},
+        {"stream_options": False},
+    ),
+    "Groq, stream_options": (
+        400,
+        {"message": "property 'stream_options' is unsupported, did you mean 'stream'?"},
+        {"stream_options": False},
+    ),
+    "a gateway that does not stream": (
+        400,
+        {"message": "The 'stream_options' parameter is only allowed when 'stream' is enabled."},
         {"stream_options": False},
     ),
     "what lies in it": (400, {"message": "include_usage is not supported"}, {"stream_options": False}),
@@ -288,47 +301,91 @@ REFUSALS = {
 }
 
 
+def cured_of(refusal, dialect):
+    """With every remedy that there is."""
+    for each in remedies(refusal, dialect, {}):
+        dialect = each(dialect)
+    return dialect
+
+
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_that_names_a_quirk_is_worth_one_more_try_and_not_two(name):
+def test_a_refusal_that_names_a_quirk_is_worth_one_more_try_for_each_thing_it_names_and_no_more(name):
     status, error, cured = REFUSALS[name]
     before = replace(ALL, max_tokens_field="max_tokens") if "max_tokens_field" in cured else ALL
     refusal = UpstreamError(**error, status=status)
-    better = remedy(refusal, before)
+    better = cured_of(refusal, before)
     assert better == replace(before, **cured)
-    assert remedy(refusal, better) is None
+    assert remedies(refusal, better, {}) == []
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_server_error_has_no_remedy_but_those_of_chat_templates(name):
     _, error, cured = REFUSALS[name]
     template = cured in (MERGED, NO_DEVELOPER)
-    assert (remedy(UpstreamError(**error, status=500), ALL) is not None) == template
-    assert remedy(UpstreamError(**error, status=404), ALL) is None
+    assert bool(remedies(UpstreamError(**error, status=500), ALL, {})) == template
+    assert remedies(UpstreamError(**error, status=404), ALL, {}) == []
 
 
 def test_a_limit_refused_under_its_new_name_is_sent_under_the_old_one():
     """Mistral's words (422) as they come."""
     body = {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}]}
     refusal = from_upstream(body, 422)
-    assert remedy(refusal, ALL) == replace(ALL, max_tokens_field="max_tokens")
+    assert cured_of(refusal, ALL) == replace(ALL, max_tokens_field="max_tokens")
 
 
-def test_everything_that_a_refusal_names_is_cured_at_once():
+def test_everything_that_a_refusal_names_has_a_remedy_of_its_own():
     keys = ("stream_options", "parallel_tool_calls", "max_completion_tokens", "verbosity")
     body = {"detail": [{"loc": ["body", key], "msg": "Extra inputs are not permitted"} for key in keys]}
-    assert remedy(from_upstream(body, 422), ALL) == replace(
-        ALL,
-        stream_options=False,
-        parallel_tool_calls=False,
-        max_tokens_field="max_tokens",
-        left_out=frozenset({"verbosity"}),
-    )
+    assert [lesson_of(ALL, each(ALL)) for each in remedies(from_upstream(body, 422), ALL, {})] == [
+        {"stream_options": False},
+        {"max_tokens_field": "max_tokens"},
+        {"parallel_tool_calls": False},
+        {"left_out": ["verbosity"]},
+    ]
+
+
+def test_no_remedy_changes_two_things():
+    """A caller whose words a refusal repeats could add a second one to what is really refused."""
+    words = ["reasoning_content", "reasoning", "reasoning_effort", "verbosity", "service_tier", "safety_identifier"]
+    refusal = UpstreamError("".join(f"Unknown field: {word}. " for word in words), status=400)
+    changes = [each(ALL) for each in remedies(refusal, ALL, {})]
+    assert [changed.reasoning_fields for changed in changes[:2]] == [REASONING_ONLY, CONTENT_ONLY]
+    assert [changed.left_out for changed in changes[2:]] == [{word} for word in words[2:]]
+
+
+def test_the_same_remedies_are_given_again():
+    refusal = UpstreamError("Unknown fields: stream_options, verbosity", status=400)
+    assert remedies(refusal, ALL, {}) == remedies(refusal, ALL, {})
+
+
+@pytest.mark.parametrize(
+    ("message", "value", "is_cured"),
+    [
+        ("The service_tier 'priority' is not allowed for this project.", "priority", False),
+        ('service_tier "Priority" is not supported', "Priority", False),
+        ("The service_tier 'priority' is not allowed for this project.", "flex", True),
+        ("Unknown parameter: service_tier", "priority", True),
+        ("[{'type': 'extra_forbidden', 'loc': ('body', 'service_tier'), 'input': 'auto'}]", "auto", True),
+    ],
+)
+def test_a_hint_that_is_refused_for_its_value_is_for_its_caller_to_mend(message, value, is_cured):
+    found = remedies(UpstreamError(message, status=400), ALL, {"service_tier": value})
+    assert [each(ALL) for each in found] == [replace(ALL, left_out=frozenset({"service_tier"}))] * is_cured
+
+
+def test_what_is_too_long_is_no_quirk_whatever_else_is_named():
+    body = {"message": "This model's maximum context length is 9 tokens. Sent: unknown field reasoning"}
+    refusal = from_upstream(body, 400)
+    assert refusal.code == OVERFLOW
+    assert remedies(refusal, ALL, {}) == []
 
 
 @pytest.mark.parametrize(
     "message",
     [
         "no such model",
+        "Invalid 'messages': stream_options talk",
+        "Invalid schema for tool 'set_include_usage'",
         "messages must not be empty",
         "max_tokens=100000 cannot be greater than max_model_len=4096. Please request fewer output tokens."
         " (parameter=max_tokens, value=100000)",
@@ -343,6 +400,7 @@ def test_everything_that_a_refusal_names_is_cured_at_once():
         " 'minimal', 'low', 'medium', and 'high'.",
         "Invalid schema for function 'f': In context=('properties', 'fields'), 'additionalProperties' is required to"
         " be supplied and to be false.",
+        "Invalid schema for function 'f': In context=('properties', 'unsupported strict'), 'type' is missing",
         "Grammar error: Invalid type: nonsense",
         "tiny is not a multimodal model",
         "Requested sample logprobs of 500, which is greater than max allowed: 20 (parameter=logprobs, value=500)",
@@ -352,8 +410,8 @@ def test_everything_that_a_refusal_names_is_cured_at_once():
 )
 def test_any_other_refusal_is_final(message):
     """Most of them as real servers were recorded."""
-    assert remedy(UpstreamError(message, status=400), ALL) is None
-    assert remedy(UpstreamError(message, status=400), replace(ALL, max_tokens_field="max_tokens")) is None
+    for field in ("max_tokens", "max_completion_tokens"):
+        assert remedies(UpstreamError(message, status=400), replace(ALL, max_tokens_field=field), {}) == []
 
 
 # -- lessons
@@ -363,7 +421,7 @@ def test_any_other_refusal_is_final(message):
 def test_a_lesson_survives_the_store(name):
     status, error, _ = REFUSALS[name]
     before = replace(ALL, max_tokens_field="max_tokens")
-    after = remedy(UpstreamError(**error, status=status), before)
+    after = cured_of(UpstreamError(**error, status=status), before)
     lesson = json.loads(json.dumps(lesson_of(before, after)))
     assert lesson and taught(before, lesson) == after
     assert lesson_of(before, before) == {}

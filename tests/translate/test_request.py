@@ -6,12 +6,12 @@ import pytest
 
 from proxy import wire
 from proxy.settings import Settings
-from proxy.translate.dialects import Dialect, for_upstream
+from proxy.translate.dialects import Dialect, for_kind
 from proxy.translate.request import can_stream, to_chat
 from proxy.translate.tools import plan
 
-LOCAL = for_upstream("http://localhost:8000/v1", Settings(upstream="http://localhost:8000/v1"))
-OPENAI = for_upstream("https://api.openai.com/v1", Settings(upstream="https://api.openai.com/v1"))
+LOCAL = for_kind("generic", Settings(upstream="http://localhost:8000/v1"))
+OPENAI = for_kind("openai", Settings(upstream="https://api.openai.com/v1"))
 BARE = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
 TOOL = {"type": "function", "name": "f"}
 SENT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
