@@ -183,7 +183,6 @@ def taught(dialect: Dialect, lesson: Lesson) -> Dialect:
 
 # -- remedies
 
-
 Body = dict[str, Any]
 Remedy = Callable[[Dialect], Dialect]
 """One change to a dialect; the same refusal gives the same objects again, so that they can be compared."""
@@ -206,8 +205,6 @@ _REFUSAL = (
     r"unsupported|not supported|n't supported|does not support|not permitted|not allowed|not recognized|unrecognized"
     r"|unknown|unexpected|extra_forbidden|extra (?:inputs|fields)|additional propert|cannot find field"
 )
-
-
 _OF_A_VALUE = re.compile("supported values|invalid schema")
 
 _Tells = Callable[[str, Dialect, Body], bool]
