@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import codec
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
-from proxy.observe import AccessLog
+from proxy.observe import Observed, log_request
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> ASGIApp:
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key)
     door = Door(own, passthrough, access, settings.own_prefix, life.requests)
-    return AccessLog(door, enabled=settings.access_log)
+    return Observed(door, [log_request] if settings.access_log else [])
 
 
 def _routes(

@@ -39,6 +39,8 @@ DOORS = {
     "yaml": {"settings"},
     "orjson": {"codec"},
     "cryptography": {"seal"},
+    "prometheus_client": {"observe"},
+    "structlog": {"observe"},
 }
 """Foreign library to the only rooms that know it."""
 

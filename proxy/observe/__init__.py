@@ -1,0 +1,7 @@
+"""What an operator sees. Fed by ``app.py`` as wrappers; the core never imports it."""
+
+from proxy.observe.access import log_request
+from proxy.observe.logs import configure_logging
+from proxy.observe.requests import CLIENT_LEFT, Finished, Observed, Observer
+
+__all__ = ["CLIENT_LEFT", "Finished", "Observed", "Observer", "configure_logging", "log_request"]
