@@ -46,10 +46,10 @@ run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost
 	@exec $(BIN)/statecar serve --upstream '$(UPSTREAM)' --port '$(PORT)' --store '$(STORE)' $(ARGS)
 
 test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/image $(ARGS)
 
 test-chart: .venv/installed .venv/test .venv/chart build/helm3 ## render the Helm chart with Helm 3 and 4 and check it
-	$(BIN)/python -m pytest tests/chart $(ARGS)
+	$(BIN)/python -m pytest tests/chart tests/config/test_schemas.py $(ARGS)
 
 test-image: .venv/installed .venv/test .venv/image ## run the steps of the Dockerfile and what they make
 	$(BIN)/python -m pytest tests/image $(ARGS)
