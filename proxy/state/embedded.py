@@ -54,11 +54,16 @@ class EmbeddedError(RuntimeError):
 
 @contextlib.contextmanager
 def private_directory() -> Iterator[Path]:
-    """A fresh directory (0700) with a path short enough for unix sockets, removed at the end with its sockets and log.
+    """A fresh directory (0700) with a path short enough for unix sockets, removed at the end with what is ours in it.
 
-    Those of processes that died without removing theirs are removed now.
+    Those of processes that died without removing theirs are removed now. Raises EmbeddedError when there is no place.
     """
-    base = Path(tempfile.gettempdir())
+    try:
+        base = Path(tempfile.gettempdir())
+    except OSError:
+        raise EmbeddedError(
+            "no directory for temporary files can be written to: mount one on /tmp, or name one in TMPDIR"
+        ) from None
     base = base if len(str(base)) < 60 else Path("/tmp")  # noqa: S108  a socket's path holds 104 to 108 bytes
     for left in base.glob(f"statecar-*/{_MARK}"):
         with contextlib.suppress(OSError), left.open("r+") as file:
@@ -77,6 +82,7 @@ def private_directory() -> Iterator[Path]:
 def _remove(directory: Path) -> None:
     """Removes what private directories hold, nothing else: should someone's data lie there, the directory stays."""
     with contextlib.suppress(OSError):
+        shutil.rmtree(directory / "metrics", ignore_errors=True)
         for file in [*directory.glob("*.sock"), directory / "valkey.log", directory / _MARK]:
             file.unlink(missing_ok=True)
         directory.rmdir()
