@@ -1,0 +1,100 @@
+{{- /* What cannot work fails here, with the reason and the line that helps; the schema has checked types and forms. */}}
+{{- define "statecar.check" -}}
+{{- include "statecar.checkUpstream" . }}
+{{- include "statecar.checkStore" . }}
+{{- include "statecar.checkSecrets" . }}
+{{- include "statecar.checkShutdown" . }}
+{{- include "statecar.checkScaling" . }}
+{{- if .Values.networkPolicy.enabled }}
+{{- include "statecar.checkNetworkPolicy" . }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkUpstream" -}}
+{{- if not .Values.upstream.url }}
+{{- fail "\n\nupstream.url is missing. Give the base URL of the chat-completions server, up to and including /v1:\n  --set upstream.url=http://vllm:8000/v1\nor try it without a model:\n  --set upstream.url=demo\n" }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkStore" -}}
+{{- $chosen := list }}
+{{- if .Values.store.url }}{{ $chosen = append $chosen "store.url" }}{{ end }}
+{{- if .Values.store.existingSecret }}{{ $chosen = append $chosen "store.existingSecret" }}{{ end }}
+{{- if .Values.valkey.enabled }}{{ $chosen = append $chosen "valkey.enabled" }}{{ end }}
+{{- if gt (len $chosen) 1 }}
+{{- fail (printf "\n\n%s are given, but there is one store: keep one of them.\n" (join " and " $chosen)) }}
+{{- end }}
+{{- if include "statecar.privateStore" . }}
+{{- $store := .Values.store.url | default "embedded" }}
+{{- $help := "Give all pods one store: store.url (redis://...), store.existingSecret or valkey.enabled=true" }}
+{{- if .Values.autoscaling.enabled }}
+{{- fail (printf "\n\nautoscaling.enabled needs a shared store, and the store %s is private to one pod: every further pod would keep a state of its own.\n%s.\n" $store $help) }}
+{{- end }}
+{{- if gt (int .Values.replicaCount) 1 }}
+{{- fail (printf "\n\nreplicaCount is %d, and the store %s is private to one pod: each would keep a state of its own and not find what another stored.\n%s; or set replicaCount=1.\n" (int .Values.replicaCount) $store $help) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.valkey.password .Values.valkey.existingSecret }}
+{{- fail "\n\nvalkey.password and valkey.existingSecret are both given: keep one of them.\n" }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkSecrets" -}}
+{{- $auth := .Values.auth }}
+{{- $named := list }}
+{{- range $value, $key := $auth.existingSecretKeys }}
+{{- if $key }}
+{{- $named = append $named $value }}
+{{- if not $auth.existingSecret }}
+{{- fail (printf "\n\nauth.existingSecretKeys.%s names a key, but auth.existingSecret names no Secret.\n" $value) }}
+{{- end }}
+{{- if index $auth $value }}
+{{- fail (printf "\n\nauth.%s and auth.existingSecretKeys.%s are both given: keep one of them.\n" $value $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $auth.existingSecret (not $named) }}
+{{- fail "\n\nauth.existingSecret names a Secret, but auth.existingSecretKeys names none of its keys, as --set auth.existingSecretKeys.apiKeys=api-keys.\n" }}
+{{- end }}
+{{- if and .Values.upstream.apiKey .Values.upstream.existingSecret }}
+{{- fail "\n\nupstream.apiKey and upstream.existingSecret are both given: keep one of them.\n" }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkShutdown" -}}
+{{- $given := .Values.shutdown.terminationGracePeriodSeconds }}
+{{- $needed := include "statecar.secondsToEnd" . | int }}
+{{- if and (not (kindIs "invalid" $given)) (lt (int $given) $needed) }}
+{{- fail (printf "\n\nshutdown.terminationGracePeriodSeconds is %d, but preStopSeconds (%d), graceSeconds (%d) and the closing of the store take up to %d: give %d or more, or leave it out.\n" (int $given) (int .Values.shutdown.preStopSeconds) (int .Values.shutdown.graceSeconds) $needed $needed) }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkScaling" -}}
+{{- with .Values.autoscaling }}
+{{- if .enabled }}
+{{- if not (or .targetCPUUtilizationPercentage .metrics) }}
+{{- fail "\n\nautoscaling.enabled needs something to go by: autoscaling.targetCPUUtilizationPercentage or autoscaling.metrics.\n" }}
+{{- end }}
+{{- if and .targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" $.Values.resources)) }}
+{{- fail "\n\nautoscaling.targetCPUUtilizationPercentage is a share of resources.requests.cpu, which is not given: set it, or set the target to null and use autoscaling.metrics.\n" }}
+{{- end }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "\n\nautoscaling.minReplicas (%d) is above autoscaling.maxReplicas (%d).\n" (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
+{{- fail "\n\nmetrics.serviceMonitor.enabled needs metrics.enabled=true.\n" }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkNetworkPolicy" -}}
+{{- $egress := .Values.networkPolicy.egress }}
+{{- $url := tpl .Values.upstream.url . }}
+{{- if not (or $egress.upstream (eq $url "demo") (regexMatch "^(http\\+unix:|https?://(localhost|127\\.|\\[::1\\]))" $url)) }}
+{{- fail "\n\nnetworkPolicy.enabled would cut statecar off from its upstream: say in networkPolicy.egress.upstream where it is, as\n  - to: [{podSelector: {matchLabels: {app: vllm}}}]\n    ports: [{port: 8000}]\n" }}
+{{- end }}
+{{- if and (not $egress.store) (has (include "statecar.store" .) (list "url" "secret")) (not (hasPrefix "unix:" .Values.store.url)) }}
+{{- fail "\n\nnetworkPolicy.enabled would cut statecar off from its store: say in networkPolicy.egress.store where it is, as\n  - to: [{podSelector: {matchLabels: {app: redis}}}]\n    ports: [{port: 6379}]\n" }}
+{{- end }}
+{{- end }}
