@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -222,6 +223,44 @@ def options_table() -> str:
         meaning = _of(f).help.replace("<think>", "`<think>`") + choices
         rows.append(f"| `{_flag(f.name)}` | `{_variable(f)}` | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def options_yaml() -> str:
+    """Every option as a ``--config`` file that changes nothing; what has no fixed default stands empty."""
+    lines = [_HEAD]
+    group = ""
+    for f in fields(Settings):
+        if f.name == "config":  # a file names no other
+            continue
+        if _of(f).group != group:
+            group = _of(f).group
+            lines.append(f"\n# ---- {group} ----")
+        told = textwrap.wrap(f"{_of(f).help}{_unfixed(f)}", 118, break_on_hyphens=False)
+        if _is_choice(f):
+            told.append(f"one of: {', '.join(get_args(f.type))}")
+        lines += ["", *(f"# {line}" for line in told), f"{f.name}:{_written(f)}"]
+    return "\n".join(lines) + "\n"
+
+
+_HEAD = """\
+# Every option at its default, by its YAML key: statecar serve --config FILE, or STATECAR_CONFIG=FILE. A file needs only
+# the options it changes; a flag or a variable (STATECAR_ and the key in capitals) wins over it. A key without a value
+# counts as not given. Times are seconds, sizes bytes; a repeatable option takes a list. Secrets need not stand here: an
+# option that takes @FILE reads them from there, and a store's URL with a password can be given as STATECAR_STORE."""
+
+
+def _unfixed(f: Field[Any]) -> str:
+    """What an option without a fixed default says of that."""
+    if f.default is not MISSING:
+        return ""
+    return " (required)" if f.default_factory is MISSING else f" (default {_default(f)})"
+
+
+def _written(f: Field[Any]) -> str:
+    """The default as YAML, to stand behind its key."""
+    if isinstance(f.default, tuple):
+        return "".join(f"\n  - {entry}" for entry in f.default)
+    return "" if f.default in (MISSING, "") else f" {_default(f)}"
 
 
 def _of(f: Field[Any]) -> Option:
