@@ -9,9 +9,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,10 +25,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import codec
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
-from proxy.observe import Observed, log_request
+from proxy.observe import Metrics, Observed, log_request
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
+from proxy.routes.metrics import Scrape
 from proxy.routes.open import OpenRequests
 from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
@@ -46,14 +48,19 @@ _OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z")
 _SLASHES = re.compile("/{2,}")
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The whole proxy as one ASGI application. ``settings``: store and upstream are URLs by now."""
+def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASGIApp:
+    """The whole proxy as one ASGI application. ``settings``: store and upstream are URLs by now.
+
+    ``metrics_directory``: where several workers keep their metrics; None for a process alone.
+    """
+    metrics = Metrics(metrics_directory)
     state = open_state(
         settings.store,
         response_ttl=settings.response_ttl,
         conversation_ttl=settings.conversation_ttl,
         lesson_ttl=settings.lesson_ttl,
         connections=settings.store_connections,
+        heard=metrics.store,
     )
     upstream = Upstream(
         settings.upstream,
@@ -61,18 +68,34 @@ def create_app(settings: Settings) -> ASGIApp:
         connect_timeout=settings.upstream_connect_timeout,
         first_byte_timeout=settings.upstream_first_byte_timeout,
         idle_timeout=settings.upstream_idle_timeout,
+        heard=metrics.upstream,
     )
-    pool, life = Pool(upstream), Life(settings.grace)
+    pool, life = Pool(upstream), Life(settings.grace, OpenRequests(metrics.open_streams))
     manners = Manners(settings, state.lessons)
     access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
     own = Starlette(
-        routes=_routes(settings, state, pool, manners, access, life),
-        lifespan=lambda app: _lifespan(state, pool, manners, life),
+        routes=[*_routes(settings, state, pool, manners, access, life), *_about(settings, state, pool, metrics, life)],
+        lifespan=lambda app: _lifespan(state, pool, manners, life, metrics),
         exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
     )
-    passthrough = Passthrough(pool, keep_authorization=not settings.api_key)
-    door = Door(own, passthrough, access, settings.own_prefix, life.requests)
-    return Observed(door, [log_request] if settings.access_log else [])
+    passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
+    about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
+    door = Door(own, passthrough, access, about, life.requests, metrics.open_requests)
+    return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
+
+
+def _about_paths(settings: Settings) -> tuple[str, ...]:
+    return tuple(path for path in ABOUT if settings.metrics or path != "/metrics")
+
+
+def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life: Life) -> list[BaseRoute]:
+    """The routes about this server itself."""
+    prefix = settings.own_prefix
+    return [
+        *Health(state, pool, lambda: life.stopping).routes(prefix),
+        *(Scrape(metrics).routes(prefix) if settings.metrics else []),
+        *OpenApi(prefix, _about_paths(settings)).routes(),
+    ]
 
 
 def _routes(
@@ -97,10 +120,7 @@ def _routes(
     )
     responses = Responses(services, access, life.requests, pace, settings.body_limit)
     conversations = Conversations(state, access, time.time, settings.body_limit)
-    health = Health(state, pool, lambda: life.stopping)
     return [
-        *health.routes(settings.own_prefix),
-        *OpenApi(settings.own_prefix).routes(),
         *responses.routes(PREFIX, done=True),
         *responses.routes(ALIAS, done=False),  # its client parses [DONE] as JSON and dies
         *conversations.routes(PREFIX),
@@ -110,13 +130,18 @@ def _routes(
 
 @dataclass(frozen=True)
 class Door:
-    """Which requests are ours, by the path a lenient server would read; all others go upstream (wire §3.10)."""
+    """Which requests are ours, by the path a lenient server would read; all others go upstream (wire §3.10).
+
+    ``about``: the paths about this server itself. ``opened``: called with 1 for any other request that begins, with -1
+    for one that is over.
+    """
 
     own: ASGIApp
     passthrough: ASGIApp
     access: Access
-    own_prefix: str
+    about: frozenset[str]
     requests: OpenRequests
+    opened: Callable[[int], object]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,16 +160,21 @@ class Door:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
         own = _OWN.match(path)
-        about = path.startswith(self.own_prefix) and path[len(self.own_prefix) :] in ABOUT
         if scope["type"] == "websocket":
             await (_refuse_websocket if own else self.passthrough)(scope, receive, send)
-        elif about or (own and scope["method"] != "OPTIONS"):
-            await self.own({**scope, "path": path, "raw_path": path.encode()}, receive, send)
-        else:
-            await self._pass_on(scope, receive, send)
+            return
+        is_about = path in self.about
+        self.opened(not is_about)
+        try:
+            if is_about or (own and scope["method"] != "OPTIONS"):
+                await self.own({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+            else:
+                await self._pass_on(scope, receive, send)
+        finally:
+            self.opened(is_about - 1)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts(scope)["passed_on"] = True
+        facts(scope).update(passed_on=True, route="passed on")
         try:
             if scope["method"] != "OPTIONS":  # a browser's preflight carries no key
                 self.access.check(scope)
@@ -159,7 +189,7 @@ class Life:
     """The end of a process: open requests get ``grace`` seconds; then turns end as failed, never as a bare EOF."""
 
     grace: float
-    requests: OpenRequests = field(default_factory=OpenRequests)
+    requests: OpenRequests
     stopping: bool = False
 
     def watch_signals(self) -> None:
@@ -192,7 +222,7 @@ class Life:
 
 
 @asynccontextmanager
-async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life) -> AsyncIterator[None]:
+async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life, metrics: Metrics) -> AsyncIterator[None]:
     life.watch_signals()
     manners.begin(pool.all())
     try:
@@ -205,6 +235,7 @@ async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life) -> A
         yield
     finally:
         await life.ended()
+        metrics.settle()
         await manners.close()
         await pool.aclose()
         await state.close()

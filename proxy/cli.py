@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import multiprocessing
 import os
@@ -25,6 +26,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
+
+if os.getpid() == 1:
+    # A container's first process: until it handles a signal the kernel drops it, and the rest takes a while to import.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -160,9 +165,9 @@ def _serve(args: list[str]) -> int:
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
         log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
         if settings.workers == 1:
-            app = functools.partial(create_app, ready)
+            app = functools.partial(served_app, ready)
             return _run_here(_config(app, grace=settings.grace, factory=True), sockets, asked)
-        return _run_workers(ready, sockets, asked)
+        return _run_workers(ready, stack.enter_context(_metrics_directory()), sockets, asked)
 
 
 class _AskedToEnd:
@@ -241,6 +246,15 @@ def _end(embedded: Embedded) -> None:
 
 
 @contextlib.contextmanager
+def _metrics_directory() -> Iterator[Path]:
+    """Where the workers keep their metrics, gone with the last of them."""
+    with private_directory() as directory:
+        metrics = directory / "metrics"
+        metrics.mkdir(mode=0o700)
+        yield metrics
+
+
+@contextlib.contextmanager
 def _demo_backend() -> Iterator[str]:
     with private_directory() as directory:
         path = directory / "demo.sock"
@@ -287,8 +301,8 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket], asked: _Aske
     return 0 if server.started else 1
 
 
-def _run_workers(settings: Settings, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
-    app = functools.partial(worker_app, settings)
+def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
+    app = functools.partial(worker_app, settings, metrics)
     supervisor = _Workers(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
     if asked.so:
         return 0
@@ -322,12 +336,19 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def worker_app(settings: Settings) -> Any:
-    """The app in a worker process, which ends when its parent does."""
+def served_app(settings: Settings, metrics: Path | None = None) -> Any:
+    """The app of a process that does nothing else: what is loaded by now is never looked at for garbage again."""
+    app = create_app(settings, metrics)
+    gc.freeze()
+    return app
+
+
+def worker_app(settings: Settings, metrics: Path) -> Any:
+    """The app in a worker process, which ends when its parent does. ``metrics``: where all of them keep theirs."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     configure_logging(settings.log_format, settings.log_level)
     threading.Thread(target=_end_with_parent, args=(settings.grace,), name="parent-watcher", daemon=True).start()
-    return create_app(settings)
+    return served_app(settings, metrics)
 
 
 def _end_with_parent(grace: int) -> None:

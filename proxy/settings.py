@@ -24,6 +24,7 @@ EMBEDDED = "embedded"
 MEMORY = "memory://"
 
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _VENDOR_KEYS = (
@@ -391,9 +392,13 @@ def _value(f: Field[Any], where: str, given: Any) -> Any:
 
 
 def _secrets(texts: list[str]) -> list[str]:
-    """The keys, those of ``@FILE`` and ``file:PATH`` read, one a line. Never none: that would open a door."""
+    """The keys, those of ``@FILE`` and ``file:PATH`` read, one a line. Never none: that would open a door.
+
+    Without what surrounds them: secrets that were made of files tend to end in a newline, which is no part of a key.
+    """
     keys: list[str] = []
     for text in texts:
+        text = text.strip()
         path = text.removeprefix("@" if text.startswith("@") else "file:")
         try:
             keys += [text] if path == text else [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
@@ -402,6 +407,8 @@ def _secrets(texts: list[str]) -> list[str]:
     keys = [key for key in keys if key]
     if not keys:
         raise ValueError("must hold a key that is not empty")
+    if any(_CONTROL.search(key) for key in keys):
+        raise ValueError("must be a key without line breaks and other control characters")
     return keys
 
 

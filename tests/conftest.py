@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe import logs as log_form
 from tests import servers
 from tests.backend import Backend
 
@@ -34,7 +33,6 @@ def logs():
     root.handlers = handlers
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.error").removeFilter(log_form._worth_telling)
 
 
 @pytest.fixture

@@ -188,6 +188,17 @@ def test_a_single_secret_may_lie_in_a_file_of_one_line(tmp_path):
         resolve(["--upstream", "demo", "--upstream-api-key", f"@{tmp_path}/key"])
 
 
+@pytest.mark.parametrize("name", ["upstream_api_key", "tenant_secret", "api_key", "seal_key"])
+def test_what_surrounds_a_secret_is_no_part_of_it(tmp_path, name):
+    key = "sixteen characters or more"
+    (tmp_path / "key").write_text(f"{key}\n")
+    flag, demo = f"--{name.replace('_', '-')}", ["--upstream", "demo"]
+    given = [resolve(demo, {f"STATECAR_{name.upper()}": f" {key}\n"}), resolve([*demo, flag, f"@{tmp_path}/key\n"])]
+    assert [getattr(settings, name) for settings in given] == [getattr(resolve([*demo, flag, key]), name)] * 2
+    with pytest.raises(SettingsError, match="without line breaks"):
+        resolve([*demo, flag, "sixteen characters\nor more"])
+
+
 def test_a_list_may_be_emptied():
     assert resolve(["--upstream", "demo", "--vendor-keys", ""]).vendor_keys == ()
 
@@ -205,7 +216,7 @@ def test_secrets_are_shown_by_neither_repr_nor_errors_nor_help(capsys):
     settings = Settings(upstream="http://me:hush-4@h/v1", store="redis://:hush-5@r:6379/0", **given)
     assert "hush" not in repr(settings)
     assert "http://me:***@h/v1" in repr(settings)
-    for argv in (["--store", "mysql://u:hush@h"], ["--upstream-api-key", "@/hu/sh\n"]):
+    for argv in (["--store", "mysql://u:hush@h"], ["--upstream-api-key", "@/hu/sh"]):
         with pytest.raises(SettingsError) as caught:
             resolve(["--upstream", "demo", *argv])
         assert "hush" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from proxy.observe.access import log_request
 from proxy.observe.logs import configure_logging
+from proxy.observe.metrics import Metrics
 from proxy.observe.requests import CLIENT_LEFT, Finished, Observed, Observer
 
-__all__ = ["CLIENT_LEFT", "Finished", "Observed", "Observer", "configure_logging", "log_request"]
+__all__ = ["CLIENT_LEFT", "Finished", "Metrics", "Observed", "Observer", "configure_logging", "log_request"]

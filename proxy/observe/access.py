@@ -9,7 +9,10 @@ from proxy.observe.requests import Finished
 
 access = logging.getLogger("statecar.access")
 
-_NOT_TOLD = ("turn", "probe", "begun", "left")
+_NOT_TOLD = ("turn", "probe", "begun", "left", "route")
+
+_SHOWN = 256
+"""Characters of a path that are shown; with long ones, lines of several workers could mix in a pipe."""
 
 
 def log_request(request: Finished) -> None:
@@ -17,9 +20,8 @@ def log_request(request: Finished) -> None:
     quiet = request.facts.get("probe") and request.status == 200
     fields: dict[str, Any] = {
         "method": request.method,
-        "path": request.path,
+        "path": request.path if len(request.path) <= _SHOWN else f"{request.path[:_SHOWN]}...",
         "status": request.status,
-        "request_id": request.id,
         "first_ms": None if request.first is None else round(request.first * 1000, 1),
         "ms": round(request.whole * 1000, 1),
         **{name: value for name, value in request.facts.items() if name not in _NOT_TOLD},

@@ -1,58 +1,129 @@
-"""The form of log lines. Ids and counts, never prompts, outputs or keys."""
+"""The form of log lines: one a record, on stderr. Ids and counts, never prompts, outputs or keys.
+
+Modules log through the standard library; structlog makes the line, with the id of the request at work.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
-import time
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from structlog.contextvars import bind_contextvars, merge_contextvars
+from structlog.dev import Column, ConsoleRenderer, plain_traceback
+from structlog.processors import EventRenamer, ExceptionRenderer, JSONRenderer, TimeStamper
+from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from proxy import codec
 
 _PLAIN = re.compile(r"[!#-<>-~]+\Z")  # printable ASCII without space, quote or equals sign
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-class LogFormat(logging.Formatter):
-    """One line a record, as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.form = form
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
-        if self.form == "text":
-            pairs = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
-            told = _CONTROL.sub(_escaped, record.getMessage().rstrip())
-            return f"{when} {record.levelname} {told}{pairs}{trace and chr(10)}{trace}"
-        line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        return json.dumps(line | fields | ({"exception": trace} if trace else {}), default=str)
+_UNTOLD = re.compile(r"[^\n(]*")  # of asyncio's message, before it shows a task, its exception or its arguments
 
 
 def configure_logging(form: str, level: str) -> None:
-    """Log lines to stderr: ours from ``level`` on, other packages' from warning on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormat(form))
+    """Log lines to stderr: ours from ``level`` on, other packages' from warning on. ``form``: json or text."""
+    # without a stderr the next file or socket to be opened would be taken for it
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    handler = _Lines(sys.stderr)
+    handler.addFilter(_worth_telling)
+    handler.setFormatter(line_format(form, colours=sys.stderr.isatty() and not os.environ.get("NO_COLOR")))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     for name in ("statecar", "proxy"):
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
+
+
+def at_work_on(request_id: str) -> None:
+    """The id for all lines of this task from now on, and of the tasks it starts."""
+    bind_contextvars(request_id=request_id)
+
+
+def line_format(form: str, *, colours: bool) -> logging.Formatter:
+    """A record as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
+    as_json = form == "json"
+    chain: list[Processor] = [TimeStamper("iso", key="time"), add_log_level, *([add_logger_name] if as_json else [])]
+    chain += [EventRenamer("message"), merge_contextvars, _fields, ExceptionRenderer(_trace)]
+    renderer = JSONRenderer(_json) if as_json else _console(colours=colours)
+    return ProcessorFormatter(foreign_pre_chain=chain, processors=[ProcessorFormatter.remove_processors_meta, renderer])
+
+
+class _Lines(logging.StreamHandler[Any]):
+    """Writes each line in one piece, so that those of several workers do not mix."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that cannot be made or written is lost, and nothing else; the library would show its arguments."""
+
+
+def _fields(_logger: Any, _level: str, line: EventDict) -> EventDict:
+    record: logging.LogRecord = line["_record"]
+    if record.name == "asyncio" and (shown := _UNTOLD.match(line["message"])):
+        line["message"] = shown[0]
+    line.update(getattr(record, "fields", ()))
+    return line
+
+
+def _trace(exc_info: ExcInfo) -> str:
+    """Where exceptions were raised, and their kinds; not their words, which may repeat what somebody wrote."""
+    return "".join(_traced(exc_info[1], set()))
+
+
+def _traced(exc: BaseException, told: set[int]) -> Iterator[str]:
+    told.add(id(exc))
+    before = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    if before is not None and id(before) not in told:
+        yield from _traced(before, told)
+        yield "\n\nThen:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(exc.__traceback__)
+    yield f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.")
+    for each in getattr(exc, "exceptions", ()):  # of a group
+        yield "\n\nIn it:\n\n"
+        yield from _traced(each, told)
+
+
+def _json(line: EventDict, default: Callable[[Any], Any]) -> str:
+    """ASCII, whatever the encoding of stderr: so nothing in a value can end a line, or be read by a terminal."""
+    try:
+        text = codec.dumps(line).decode()
+    except TypeError:
+        text = ""
+    return text if text and text.isascii() else json.dumps(line, default=default)
+
+
+def _console(*, colours: bool) -> ConsoleRenderer:
+    look = ConsoleRenderer.get_default_column_styles(colours)
+    levels = ConsoleRenderer.get_default_level_styles(colours)
+    begin, middle, end = look.kv_key, f"{look.reset}={look.kv_value}", look.reset
+    columns = [
+        Column("time", lambda _, value: f"{look.timestamp}{value}{end}"),
+        Column("level", lambda _, value: f"{levels.get(str(value), '')}{str(value).upper()}{end}"),
+        Column("message", lambda _, value: f"{look.bright}{_CONTROL.sub(_escaped, str(value).rstrip())}{end}"),
+        Column("", lambda key, value: f"{begin}{key}{middle}{_quoted(value)}{end}"),
+    ]
+    return ConsoleRenderer(columns=columns, sort_keys=False, exception_formatter=plain_traceback)
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
     """Of uvicorn's records: a worker's death, and warnings save those about what happens here by design."""
+    if record.name != "uvicorn.error":
+        return True
     text = record.getMessage()
     if record.levelno < logging.WARNING:
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
         return text.startswith("Child process") and text.endswith("died")
     upgrade = text.startswith(("Unsupported upgrade", "No supported WebSocket"))  # the app answers these
+    cut = text.startswith("ASGI callable returned without completing")  # what else ends an answer that broke off?
     forced = text.rstrip().endswith("CancelledError")  # a second Ctrl-C cuts the app's shutdown short
-    return not upgrade and not forced
+    return not (upgrade or cut or forced)
 
 
 def _escaped(control: re.Match[str]) -> str:
@@ -60,7 +131,7 @@ def _escaped(control: re.Match[str]) -> str:
     return control[0].encode("unicode_escape").decode()
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     """A value that stays one word on its line, whatever a caller put into a path."""
     text = str(value)
     return text if _PLAIN.match(text) else json.dumps(text)

@@ -11,6 +11,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.observe.logs import at_work_on
+
 CLIENT_LEFT = 499
 """The status noted for a client that left before its answer."""
 
@@ -49,8 +51,9 @@ class Observed:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"request_id": request_id}
         scope["statecar"] = facts
+        at_work_on(request_id)  # to the end of the task: the server's lines about this request come last
         began = time.perf_counter()
         first: float | None = None
         status = CLIENT_LEFT

@@ -31,9 +31,9 @@ class Conversations:
         at = f"{prefix}/conversations"
         return [
             Resource(at, POST=self.create),
-            Resource(f"{at}/{{id}}", GET=self.retrieve, POST=self.update, DELETE=self.delete),
-            Resource(f"{at}/{{id}}/items", GET=self.list_items, POST=self.add_items),
-            Resource(f"{at}/{{id}}/items/{{item}}", GET=self.item, DELETE=self.delete_item),
+            Resource(f"{at}/{{conversation_id}}", GET=self.retrieve, POST=self.update, DELETE=self.delete),
+            Resource(f"{at}/{{conversation_id}}/items", GET=self.list_items, POST=self.add_items),
+            Resource(f"{at}/{{conversation_id}}/items/{{item_id}}", GET=self.item, DELETE=self.delete_item),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -72,17 +72,18 @@ class Conversations:
 
     async def item(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request)
-        return answer(public(await self.state.conversations.item(id_, tenant, request.path_params["item"])))
+        return answer(public(await self.state.conversations.item(id_, tenant, request.path_params["item_id"])))
 
     async def delete_item(self, request: Request) -> Response:
         """Answers the conversation, not a receipt (OpenAPI ``deleteConversationItem``)."""
         tenant, id_ = await self._addressed(request)
-        return answer(_object(await self.state.conversations.delete_item(id_, tenant, request.path_params["item"])))
+        item = request.path_params["item_id"]
+        return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
 
     async def _addressed(self, request: Request) -> tuple[str, str]:
         """(tenant, conversation id). Raises NotFound for what cannot be a conversation's id."""
         caller = await self.access.caller(request)
-        id_: str = request.path_params["id"]
+        id_: str = request.path_params["conversation_id"]
         facts(request.scope)["conversation"] = id_[:128]
         if not ids.of_kind(id_, "conv"):
             raise NotFound(f"Conversation with id '{id_[:128]}' not found.")

@@ -20,6 +20,7 @@ from proxy.errors import InvalidRequest, MethodNotAllowed, TooLarge, Unauthorize
 from proxy.state import Page, State
 from proxy.turn import Caller
 from proxy.upstream import forwarded
+from proxy.waits import Waiting
 from proxy.wire import page
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
@@ -58,8 +59,9 @@ class Access:
         """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read."""
         self.check(request.scope)
         headers = forwarded(request.scope["headers"], keep_authorization=not self.keys)
-        caller = Caller(await self._tenant(request.scope), headers)
-        facts(request.scope)["tenant"] = caller.tenant[:8]
+        known = facts(request.scope)
+        caller = Caller(await self._tenant(request.scope), headers, known.get("request_id", ""))
+        known["tenant"] = caller.tenant[:8]
         return caller
 
     async def _tenant(self, scope: Scope) -> str:
@@ -95,7 +97,8 @@ async def json_body(request: Request, limit: int, *, optional: bool = False) -> 
 
     Raises TooLarge, and InvalidRequest for what is no JSON. Any content type will do (wire §1.2).
     """
-    body = await _read(request, limit)
+    with Waiting("client"):
+        body = await _read(request, limit)
     if not body and optional:
         return None
     try:
@@ -141,6 +144,7 @@ class Resource(Route):
         self.app, self.methods = self._dispatch, None  # every method is ours to answer
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts(scope)["route"] = self.path
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is None:
             allowed = ", ".join(sorted(self._endpoints))

@@ -14,6 +14,7 @@ from proxy.errors import StatecarError
 from proxy.routes.edge import Resource, answer, facts
 from proxy.state import State
 from proxy.upstream import Pool
+from proxy.wire import flag
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Health:
         return answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
+        """``?upstream=false`` leaves the upstream out: for replicas whose model server is a matter of its own."""
         facts(request.scope)["probe"] = True
-        store, upstream = await asyncio.gather(self._store(), self.pool.check())
+        asks = flag([("upstream", "true"), *request.query_params.multi_items()], "upstream")
+        store, upstream = await asyncio.gather(self._store(), self.pool.check() if asks else _unasked())
         server = "stopping" if self.stopping() else None
         lacking = {"store": store, "upstream": upstream, "server": server}
-        told = {name: fault or "ok" for name, fault in lacking.items()}
+        told = {name: fault or "ok" for name, fault in lacking.items()} | ({} if asks else {"upstream": "not asked"})
         if any(lacking.values()):
             return answer({"status": "not ready", **told}, 503)
         return answer({"status": "ready", **told})
@@ -47,3 +50,7 @@ class Health:
         except StatecarError as exc:
             return exc.message
         return None
+
+
+async def _unasked() -> None:
+    return None

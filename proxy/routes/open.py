@@ -10,11 +10,13 @@ from contextlib import contextmanager
 class OpenRequests:
     """Each request by its task, with what ends it: cancellation, or something gentler while that is known.
 
-    ``stopped``: they have been told to end.
+    ``stopped``: they have been told to end. ``streams``: called with 1 for an event stream that begins, with -1 for one
+    that is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Callable[[int], object] = bool) -> None:
         self.stopped = False
+        self.streams = streams
         self._ends: dict[asyncio.Task[object], Callable[[], object]] = {}
         self._none = asyncio.Event()
         self._none.set()

@@ -14,15 +14,16 @@ from proxy import __version__, codec
 from proxy.routes.edge import Resource
 
 DOCUMENT = Path(__file__).parents[1] / "openapi.json"
-ABOUT = ("/health", "/ready", "/openapi.json")
+ABOUT = ("/health", "/ready", "/metrics", "/openapi.json")
 """Paths about this server itself, which ``--own-prefix`` moves."""
 
 
 @dataclass(frozen=True)
 class OpenApi:
-    """``prefix``: in front of our own paths."""
+    """``prefix``: in front of our own paths. ``about``: those of ``ABOUT`` that are served."""
 
     prefix: str
+    about: tuple[str, ...] = ABOUT
 
     def routes(self) -> list[BaseRoute]:
         return [Resource(f"{self.prefix}/openapi.json", GET=self.document)]
@@ -35,6 +36,6 @@ class OpenApi:
         """The document of this version with its paths where they are; read when somebody first asks."""
         document = codec.loads(DOCUMENT.read_bytes())
         document["info"]["version"] = __version__
-        paths = document["paths"].items()
-        document["paths"] = {self.prefix + path if path in ABOUT else path: item for path, item in paths}
+        paths = [(path, item) for path, item in document["paths"].items() if path in self.about or path not in ABOUT]
+        document["paths"] = {self.prefix + path if path in self.about else path: item for path, item in paths}
         return codec.dumps(document)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
@@ -15,16 +16,19 @@ from proxy.upstream import Forwarded, Pool
 
 log = logging.getLogger(__name__)
 
+_EVENTS = re.compile(rb"\s*text/event-stream\b", re.IGNORECASE)
+
 
 class Passthrough:
     """An ASGI application that relays requests to the upstream and its answers back, unread.
 
-    ``keep_authorization``: False where the caller's Authorization is statecar's own key. Raises, before anything was
-    sent: UpstreamUnreachable, UpstreamError, NotFound for the upstream's own responses, NotBuilt for an upgrade.
+    ``keep_authorization``: False where the caller's Authorization is statecar's own key. ``streams``: called with 1 for
+    an event stream that begins, with -1 for one that is over. Raises, before anything was sent: UpstreamUnreachable,
+    UpstreamError, NotFound for the upstream's own responses, NotBuilt for an upgrade.
     """
 
-    def __init__(self, pool: Pool, *, keep_authorization: bool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, *, keep_authorization: bool, streams: Callable[[int], object] = bool) -> None:
+        self._pool, self._streams = pool, streams
         self._keep_authorization = keep_authorization
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,11 +67,15 @@ class Passthrough:
                 # no body may follow, but servers wait for as many bytes as this says
                 headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            is_stream = any(name.lower() == b"content-type" and _EVENTS.match(value) for name, value in headers)
+            self._streams(is_stream)
             try:
                 await _relay_body(answer, send)
             except UpstreamError as exc:
                 # Returning without the last message makes the server cut the connection: no end that looks clean.
                 log.warning("upstream %s: %s", upstream.name, exc.message)
+            finally:
+                self._streams(-is_stream)
 
 
 async def _relay_body(answer: Forwarded, send: Send) -> None:

@@ -18,6 +18,7 @@ from proxy.routes.streaming import JsonReply, Pace, SseReply, ValueReply
 from proxy.state import State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn, compact, input_tokens
+from proxy.waits import begin
 from proxy.wire import compact_response, count_input_tokens, create_response, flag
 
 
@@ -42,9 +43,9 @@ class Responses:
             Resource(at, POST=create, GET=self.list),
             Resource(f"{at}/compact", POST=self.compact),
             Resource(f"{at}/input_tokens", POST=self.input_tokens),
-            Resource(f"{at}/{{id}}", GET=self.retrieve, DELETE=self.delete),
-            Resource(f"{at}/{{id}}/cancel", POST=self.cancel),
-            Resource(f"{at}/{{id}}/input_items", GET=self.input_items),
+            Resource(f"{at}/{{response_id}}", GET=self.retrieve, DELETE=self.delete),
+            Resource(f"{at}/{{response_id}}/cancel", POST=self.cancel),
+            Resource(f"{at}/{{response_id}}/input_items", GET=self.input_items),
         ]
 
     @property
@@ -52,12 +53,13 @@ class Responses:
         return self.services.state
 
     async def create(self, request: Request, *, done: bool) -> ASGIApp:
+        waits = begin()
         caller = await self.access.caller(request)
         body = create_response(await json_body(request, self.body_limit))
         turn = Turn(self.services, body, caller)
         if body.get("stream"):
-            return SseReply(turn, self.requests, self.pace, done=done)
-        return JsonReply(turn, self.requests)
+            return SseReply(turn, self.requests, waits, self.pace, done=done)
+        return JsonReply(turn, self.requests, waits)
 
     async def list(self, request: Request) -> Response:
         """Not in OpenAI's API; newest first, each with its own ``input`` (wire §3)."""
@@ -122,7 +124,7 @@ class Responses:
 
 
 def _id(request: Request) -> str:
-    id_: str = request.path_params["id"]
+    id_: str = request.path_params["response_id"]
     facts(request.scope)["response"] = id_[:128]
     if not ids.of_kind(id_, "resp"):
         raise _missing(id_)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import inf
+from time import perf_counter
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -17,6 +18,7 @@ from proxy.routes.edge import ClientGone, answer, attended, facts
 from proxy.routes.open import OpenRequests
 from proxy.translate.items import Event
 from proxy.turn import Turn
+from proxy.waits import Waits
 
 log = logging.getLogger("statecar.edge")
 
@@ -45,8 +47,8 @@ class Pace:
 class JsonReply:
     """An ASGI answer: the last event's response. Errors before it are raised, so that they keep their HTTP status."""
 
-    def __init__(self, turn: Turn, requests: OpenRequests) -> None:
-        self._turn, self._requests = turn, requests
+    def __init__(self, turn: Turn, requests: OpenRequests, waits: Waits) -> None:
+        self._turn, self._requests, self._waits = turn, requests, waits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts(scope)["turn"] = self._turn.facts
@@ -56,11 +58,15 @@ class JsonReply:
                 async with aclosing(self._turn.run()) as batches, attended(receive):
                     async for events in batches:
                         last = events[-1] if events else last
+            assert last is not None  # a turn ends with its terminal event, or raises
+            whole = answer(last["response"], headers=self._turn.headers)
+            began = perf_counter()
+            await whole(scope, receive, send)
+            self._waits.client += perf_counter() - began
         except ClientGone:
             facts(scope)["left"] = True
-            return
-        assert last is not None  # a turn ends with its terminal event, or raises
-        await answer(last["response"], headers=self._turn.headers)(scope, receive, send)
+        finally:
+            self._turn.facts |= self._waits.told()
 
 
 class ValueReply:
@@ -82,26 +88,29 @@ class ValueReply:
 class SseReply:
     """An ASGI answer: the events, framed as they come. The status line waits for the first of them (wire §2.6)."""
 
-    def __init__(self, turn: Turn, requests: OpenRequests, pace: Pace, *, done: bool) -> None:
+    def __init__(self, turn: Turn, requests: OpenRequests, waits: Waits, pace: Pace, *, done: bool) -> None:
         """``done``: whether ``data: [DONE]`` ends the stream (wire §9.1)."""
-        self._turn, self._requests, self._pace, self._done = turn, requests, pace, done
+        self._turn, self._requests, self._waits, self._pace, self._done = turn, requests, waits, pace, done
         self._sending = asyncio.Lock()
-        self._opened = False
+        self._opened = self._answered = False
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._send = send
-        facts(scope)["turn"] = self._turn.facts
+        self._send, self._facts = send, facts(scope)
+        self._facts["turn"] = self._turn.facts
         try:
             with self._requests.ended_by(self._turn.stop):
                 async with aclosing(self._turn.run()) as batches, attended(receive, self):
                     async for events in batches:
                         if events:
-                            async with self._sending:
-                                await self._write(events)
+                            await self._write(events)
         except ClientGone:
-            facts(scope)["left"] = True
+            self._facts["left"] = True
+        finally:
+            if self._opened:
+                self._requests.streams(-1)
+            self._turn.facts |= self._waits.told()
 
     # -- the clock's side (Ticking)
 
@@ -152,11 +161,20 @@ class SseReply:
     async def _write(self, events: list[Event]) -> None:
         ends = events[-1]["type"] in _TERMINAL
         frames = b"".join(map(sse.encode, events))
-        await self._body(frames + sse.DONE if ends and self._done else frames, more=not ends)
+        began = perf_counter()
+        if not self._answered:
+            self._answered = True
+            self._turn.facts["first_event_ms"] = round((began - self._waits.began) * 1000, 1)
+        try:
+            async with self._sending:
+                await self._body(frames + sse.DONE if ends and self._done else frames, more=not ends)
+        finally:
+            self._waits.client += perf_counter() - began
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         if not self._opened:
-            self._opened = True
+            self._opened = self._facts["streamed"] = True
+            self._requests.streams(1)
             told = [(name.encode(), value.encode("latin-1")) for name, value in self._turn.headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
         self._last = self._clock()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from proxy.state import keys
-from proxy.state.client import Client, Script
+from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
@@ -77,12 +77,18 @@ class State:
 
 
 def open_state(
-    url: str, *, response_ttl: int, conversation_ttl: int, lesson_ttl: int = 86400, connections: int = 32
+    url: str,
+    *,
+    response_ttl: int,
+    conversation_ttl: int,
+    lesson_ttl: int = 86400,
+    connections: int = 32,
+    heard: Heard = unheard,
 ) -> State:
     """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``.
 
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
-    Raises ValueError for a URL that cannot be right.
+    ``heard``: told of every operation. Raises ValueError for a URL that cannot be right.
     """
-    client = Client(url, connections=connections)
+    client = Client(url, connections=connections, heard=heard)
     return State(client, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
+from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.errors import StoreUnavailable
 from proxy.state.keys import SCHEMA
+from proxy.waits import waits
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +46,19 @@ LIMIT = 2.0
 _ATTEMPT = 0.9
 """Seconds to connect, and seconds to wait for a reply: two attempts fit into the limit."""
 
+_SLOW = 0.1
+"""Seconds from which on an operation is worth a line for debugging."""
+
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 _Arg = str | bytes | int
+
+Heard = Callable[[str, float, bool], object]
+"""Hears of every operation: the name of its script or command, the seconds it took, whether it went well."""
+
+
+def unheard(_operation: str, _seconds: float, _ok: bool) -> None:
+    """Nobody wants to know."""
 
 
 class Script:
@@ -63,9 +75,10 @@ class Script:
 class Client:
     """A single server (TCP, TLS or unix socket) or a Cluster behind two verbs."""
 
-    def __init__(self, url: str, *, connections: int) -> None:
+    def __init__(self, url: str, *, connections: int, heard: Heard = unheard) -> None:
         """``connections``: in use at once, at most; others wait for one. Raises ValueError for bad URLs."""
         self._redis = _open(url, connections)
+        self._heard = heard
         # A Cluster's pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
 
@@ -108,6 +121,12 @@ class Client:
             await self._redis.nodes_manager.aclose()
             await self._redis.nodes_manager.aclose("startup_nodes")
 
+    async def _leave_replica(self) -> None:
+        """Closes the connections at rest: what was the primary when they were made is a replica now, and the URL's
+        address may lead to the new one. A Cluster's client is told by MOVED."""
+        if isinstance(self._redis, Redis):
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
         try:
             return await self._redis.execute_command("EVALSHA", script.sha, *args)
@@ -119,17 +138,30 @@ class Client:
         task = asyncio.current_task()
         assert task is not None, "coroutines run in tasks"
         cancels = task.cancelling()
+        began, ok = perf_counter(), None
         try:
             async with asyncio.timeout(LIMIT), self._gate:
                 try:
-                    return await send()
+                    reply = await send()
                 except (AuthenticationError, AuthorizationError, BusyLoadingError):
                     raise
+                except ReadOnlyError:
+                    await self._leave_replica()
+                    reply = await send()
                 except (RedisConnectionError, RedisTimeoutError, OSError):
-                    return await send()
+                    reply = await send()
+            ok = True
+            return reply
         except _FAULTS as exc:
+            ok = False
             raise _unavailable(name, exc) from exc
         finally:
+            seconds = perf_counter() - began
+            waits(task).store += seconds
+            if seconds >= _SLOW:
+                _log.debug("the state store took %d ms for %s", seconds * 1000, name)
+            if ok is not None:  # else nobody waited for it any more
+                self._heard(name, seconds, ok)
             # redis-py writes inside asyncio.wait_for, which before Python 3.12 loses a cancellation that comes just
             # as the write is done
             if task.cancelling() > cancels:
@@ -146,11 +178,12 @@ def _unavailable(name: str, exc: Exception) -> StoreUnavailable:
     """Ours for theirs: what passes by itself is a warning, what somebody must repair is an error in the log."""
     if isinstance(exc, RedisConnectionError) and isinstance(exc.__cause__, RedisError):
         exc = exc.__cause__  # over unix sockets, whatever the server said to a new connection
+    said = str(exc).partition(", with args")[0]  # servers repeat the arguments of commands that they do not know
     refused = isinstance(exc, ResponseError | AuthenticationError | AuthorizationError | AttributeError)
     if refused and not isinstance(exc, _PASSING):
-        _log.error("the state store refused %s: %s: %s", name, type(exc).__name__, exc)
+        _log.error("the state store refused %s: %s: %s", name, type(exc).__name__, said)
         return StoreUnavailable("The state store refused the operation; the server's log says why.")
-    _log.warning("the state store is not reachable for %s: %s: %s", name, type(exc).__name__, exc)
+    _log.warning("the state store is not reachable for %s: %s: %s", name, type(exc).__name__, said)
     return StoreUnavailable()
 
 

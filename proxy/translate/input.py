@@ -30,17 +30,21 @@ _ANSWERED = -1
 _NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
 
 
-def to_messages(instructions: str | None, items: list[Item], dialect: Dialect) -> list[Message]:
+def to_messages(
+    instructions: str | None, items: list[Item], dialect: Dialect, repaired: list[str] | None = None
+) -> list[Message]:
     """The upstream's ``messages`` for a context, oldest item first. Item types that mean nothing upstream are skipped.
 
+    ``repaired``: takes the ids of calls that had to be given an output, or moved to where theirs is.
     Raises InvalidRequest for an output without its call, a call of the newest turn without an output, and parts that no
     chat backend takes (wire §2.4, §7.3).
     """
     sent = [(kind, item) for item in items if (kind := _kind(item))]
     system, rest = _system(instructions, sent, dialect)
     blocks = _blocks(rest)
-    _pair(blocks, dialect.repair_tool_history)
-    _move_late_calls(blocks)
+    changed = [*_pair(blocks, dialect.repair_tool_history), *_move_late_calls(blocks)]
+    if repaired is not None:
+        repaired += changed
     messages = [*system, *(message for block in blocks for message in _write(block, dialect))]
     if not messages:
         raise InvalidRequest("There is nothing to answer: 'input' and its context hold no message.", param="input")
@@ -184,8 +188,11 @@ def _object_text(arguments: str) -> str:
 # -- calls and outputs
 
 
-def _pair(blocks: list[_Block], repair: bool) -> None:
-    """Gives every call its output. An output answers the nearest earlier open call; the last duplicate wins."""
+def _pair(blocks: list[_Block], repair: bool) -> list[str]:
+    """Gives every call its output; the ids of those that get one made up.
+
+    An output answers the nearest earlier open call; the last duplicate wins.
+    """
     open_: dict[str, list[_Call]] = {}
     last: dict[str, _Call] = {}
     for at, block in enumerate(blocks):
@@ -195,12 +202,15 @@ def _pair(blocks: list[_Block], repair: bool) -> None:
         for item in block.items if block.kind == "output" else ():
             id_ = _answered_id(item)
             _answer(open_[id_].pop() if open_.get(id_) else last.get(id_), item, at)
+    filled: list[str] = []
     newest = max((at for at, block in enumerate(blocks) if block.kind == "model"), default=-1)
     for at, block in enumerate(blocks):
         for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
             if at == newest and not repair:
                 raise InvalidRequest(f"No tool output found for function call {call.id}.", param="input")
             call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, _ANSWERED
+            filled.append(call.id)
+    return filled
 
 
 def _answered_id(output: Item) -> str:
@@ -218,12 +228,13 @@ def _answer(call: _Call | None, output: Item, at: int) -> None:
         call.answered_in = at
 
 
-def _move_late_calls(blocks: list[_Block]) -> None:
-    """Moves a call that is answered only later down to its output.
+def _move_late_calls(blocks: list[_Block]) -> list[str]:
+    """Moves a call that is answered only later down to its output; the ids of those moved.
 
     The other way round, the output up to its call, would leave an old question as the newest message: the model would
     call the tool again, for ever.
     """
+    ids: list[str] = []
     for at, block in enumerate(blocks):
         if block.kind != "model":
             continue
@@ -242,6 +253,8 @@ def _move_late_calls(blocks: list[_Block]) -> None:
                 if not moved or moved[-1].thoughts is not thoughts:
                     moved.append(_Spoken(thoughts))
                 moved[-1].calls.append(call)
+                ids.append(call.id)
+    return ids
 
 
 # -- messages

@@ -16,14 +16,22 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 def to_chat(
-    request: dict[str, Any], context: list[Item], plan: ToolPlan, dialect: Dialect, *, stream: bool
+    request: dict[str, Any],
+    context: list[Item],
+    plan: ToolPlan,
+    dialect: Dialect,
+    *,
+    stream: bool,
+    repaired: list[str] | None = None,
 ) -> dict[str, Any]:
     """The upstream body for ``context`` (oldest item first, this request's input included). Pure: same in, same out.
+
+    ``repaired``: takes the ids of calls that had to be given an output, or moved to where theirs is.
 
     Optional keys are sent only when the client gave them, since local servers have defaults of their own (wire §4.4).
     Raises InvalidRequest as ``to_messages`` does.
     """
-    messages = to_messages(request.get("instructions"), context, dialect)
+    messages = to_messages(request.get("instructions"), context, dialect, repaired)
     body: dict[str, Any] = {"model": request["model"], "messages": messages, "stream": stream}
     if stream and dialect.stream_options:
         body["stream_options"] = {"include_usage": True}

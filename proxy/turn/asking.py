@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import secrets
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -21,6 +22,9 @@ log = logging.getLogger("statecar.turn")
 _REMEDIES = 6
 """Most remedies that are tried for one call."""
 
+_LONGEST = 119
+"""Characters of a request's id that its calls' ids begin with: with 9 more they are 128, as long as any id."""
+
 Written = Callable[[Dialect], dict[str, Any]]
 
 
@@ -30,7 +34,7 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
     Raises as ``Upstream.open`` does, when nothing more can be done about it.
     """
     plain = context.dialect
-    reply, tries = await put(stack, context.upstream, plain, caller.headers, written)
+    reply, tries = await put(stack, context.upstream, plain, caller.headers, written, caller.request_id)
     context.dialect = tries.dialect
     if tries.last and (better := tries.last(plain)) != plain:
         await services.manners.learn(context.upstream, context.model, better)
@@ -43,21 +47,40 @@ async def put(
     dialect: Dialect,
     headers: Headers,
     written: Written,
+    request_id: str = "",
 ) -> tuple[Reply, Tries]:
-    """(the upstream's answer, how it was asked in the end). Raises as ``Upstream.open`` does."""
+    """(the upstream's answer, how it was asked in the end). Raises as ``Upstream.open`` does.
+
+    ``request_id``: what the ids of the calls begin with; "" for a new one.
+    """
+    begin = request_id[:_LONGEST] or f"req_{secrets.token_hex(16)}"
     tries = Tries(dialect, written)
     for left in reversed(range(_REMEDIES + 1)):
-        # fresh for each call: vLLM makes it the call's id
-        pairs = [*headers, ("x-request-id", f"req_{uuid.uuid4().hex}")]
+        id_ = f"{begin}-{secrets.token_hex(4)}"  # its own for each call: vLLM makes it the call's id
+        opened = upstream.open(
+            codec.dumps(tries.body), [*headers, ("x-request-id", id_)], stream=tries.body.get("stream", False)
+        )
+        began = time.perf_counter()
         try:
-            opened = upstream.open(codec.dumps(tries.body), pairs, stream=tries.body.get("stream", False))
-            return await stack.enter_async_context(opened), tries
+            reply = await stack.enter_async_context(opened)
         except UpstreamError as exc:
+            _note(upstream, dialect, id_, began, exc.status)
             if not (left and tries.refused(exc)):
                 raise
             changed = lesson_of(tries.kept, tries.dialect)  # not the message: it may repeat what the caller wrote
             log.info("upstream %s answers %d and is asked again with %s", upstream.name, exc.status, changed)
+        else:
+            _note(upstream, dialect, id_, began, reply.status)
+            return reply, tries
     raise AssertionError("the last try returns or raises")
+
+
+def _note(upstream: Upstream, dialect: Dialect, id_: str, began: float, status: int) -> None:
+    """A line for each call. ``status``: of its answer, or of the error that its failure becomes."""
+    if log.isEnabledFor(logging.DEBUG):
+        told = {"upstream": upstream.name, "kind": dialect.kind, "status": status, "call": id_}
+        ms = round((time.perf_counter() - began) * 1000, 1)
+        log.debug("upstream call", extra={"fields": told | {"first_ms": ms}})
 
 
 class Tries:

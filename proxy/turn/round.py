@@ -53,5 +53,5 @@ async def _after_finish(stream: ResponseStream, batches: AsyncIterator[list[dict
     except TimeoutError:
         log.warning("the upstream neither ended its stream nor sent usage within %s s", USAGE_WAIT)
     except UpstreamError as exc:
-        log.warning("the upstream broke off after its finish reason: %s", exc.message)
+        log.warning("the upstream broke off after its finish reason: %d, %s", exc.status, exc.code)
     return events

@@ -46,7 +46,11 @@ class Services:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the tenant whose state it is, and the headers that go upstream with its requests."""
+    """Who asks: the tenant whose state it is, and the headers that go upstream with its requests.
+
+    ``request_id``: of the request at work, which the ids of its upstream calls begin with; "" for none.
+    """
 
     tenant: str
     headers: list[tuple[str, str]] = field(default_factory=list)
+    request_id: str = ""

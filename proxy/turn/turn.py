@@ -144,6 +144,7 @@ class Turn:
             self.facts["dropped_tools"] = self.headers["statecar-dropped-tools"] = dropped
         else:
             self.headers.pop("statecar-dropped-tools", None)
+            self.facts.pop("dropped_tools", None)
 
     # -- compaction (wire §10.8)
 
@@ -164,7 +165,7 @@ class Turn:
         context, stream = work.context, work.stream
         summary = await summarized(self._request, self._services, self._caller, context, users_stay=False)
         item = compaction_item(context, summary, users_stay=False)
-        self.facts["compacted"] = True
+        self.facts |= {"upstream": context.upstream.name, "compacted": True}
         work.compacted = not self._is_triggered
         work.whole = context.sent = context.followed_by(item)
         return stream.place(Compaction(len(stream.items), item, told=self._is_triggered), summary.stream)
@@ -220,16 +221,19 @@ class Turn:
 
     async def _call(self, work: _Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""
+        repaired: list[str] = []
 
         def written(dialect: Dialect) -> dict[str, Any]:
             if dialect != work.dialect:
                 self._plan(work, dialect)
             request, tools = self._request, work.stream.tools
             streamed = self._streams or (self._services.streams(dialect) and can_stream(request, tools, dialect))
-            return to_chat(request, work.context.sent, tools, dialect, stream=streamed)
+            repaired.clear()
+            return to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
 
         async with AsyncExitStack() as stack:
             reply = await asked(stack, self._services, self._caller, work.context, written)
+            self.facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
             self.headers |= passed_on(reply.headers)
             batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
             async for events in batches:
@@ -283,8 +287,10 @@ class Turn:
         self.facts |= {
             "response_status": stream.response["status"],
             "input_tokens": usage.get("input_tokens"),
+            "cached_tokens": usage.get("input_tokens_details", {}).get("cached_tokens"),
             "output_tokens": usage.get("output_tokens"),
-            "usage_missing": stream.usage_missing,
+            "reasoning_tokens": usage.get("output_tokens_details", {}).get("reasoning_tokens"),
+            "usage_missing": stream.usage_missing and stream.response["status"] != "failed",
         }
 
 

@@ -19,7 +19,8 @@ class Address:
     """A base URL such as ``http://host:8000/v1`` or ``http+unix://%2Frun%2Fbackend.sock/v1``, taken apart.
 
     ``url``: what requests are addressed to, without a trailing slash. ``socket``: path of the unix socket, or None.
-    ``name``: host and port, or the socket, for logs. Raises ValueError for any other kind of URL.
+    ``name``: host and port, or the name of the socket, for logs and metrics. Raises ValueError for any other kind
+    of URL.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -27,7 +28,7 @@ class Address:
         host, slash, path = rest.partition("/")
         self.socket: str | None = None
         if found and scheme == "http+unix":
-            self.socket = self.name = unquote(host)
+            self.socket = unquote(host)
             base_url = f"http://localhost{slash}{path}"
         try:
             url = httpx.URL(base_url)
@@ -37,7 +38,7 @@ class Address:
             raise ValueError(f"{base_url!r} is no upstream: http://, https:// or http+unix:// and a host are needed")
         if url.userinfo or url.query or url.fragment:
             raise ValueError("the upstream's URL takes no credentials (use the API key option), query or fragment")
-        self.name = self.socket or url.netloc.decode()
+        self.name = self.socket.rpartition("/")[2] if self.socket else url.netloc.decode()
         self.origin = f"{url.scheme}://{url.netloc.decode()}"
         self._path = url.raw_path.rstrip(b"/")
         self.url = self.origin + self._path.decode()

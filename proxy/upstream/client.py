@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import perf_counter
 from typing import Any
 
 import httpx
@@ -15,10 +16,12 @@ import httpx
 from proxy import __version__, codec
 from proxy.errors import UpstreamError, UpstreamTimeout, from_upstream
 from proxy.upstream.address import Address
-from proxy.upstream.failure import Timeouts, failure
+from proxy.upstream.calls import Call, Heard, unheard
+from proxy.upstream.failure import Timeouts, failure, shown
 from proxy.upstream.forward import Forwarded, Headers, end_to_end
 from proxy.upstream.reply import BODY_LIMIT, Reply, refusal_body, whole_body
 from proxy.upstream.transport import Transport
+from proxy.waits import Waiting, Waits, waits
 
 _KEYS = (b"authorization", b"api-key")  # where a caller's key may stand
 _CHECK = 5.0  # seconds a readiness check may take
@@ -31,7 +34,8 @@ class Upstream:
     """A chat-completions server at ``base_url``, up to and including its ``/v1``; ``name`` is its host, for logs.
 
     ``api_key``: sent instead of whatever Authorization the caller has. Timeouts in seconds: until there is a
-    connection, until the head of the answer, and between two reads. Raises ValueError for a URL that cannot be used.
+    connection, until the head of the answer, and between two reads. ``heard``: told of every chat call and passed-on
+    request when it is over. Raises ValueError for a URL that cannot be used.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Upstream:
         first_byte_timeout: float = 600.0,
         idle_timeout: float = 300.0,
         user_agent: str = f"statecar/{__version__}",
+        heard: Heard = unheard,
     ) -> None:
         self._address = Address(base_url)
         self.name = self._address.name
@@ -50,6 +55,7 @@ class Upstream:
         self._api_key = api_key
         self._timeouts = Timeouts(connect_timeout, first_byte_timeout, idle_timeout)
         self._user_agent = user_agent
+        self._heard = heard
         self._transport = Transport(self._address.origin, self._address.socket)
         self._client = httpx.AsyncClient(
             transport=self._transport,
@@ -72,15 +78,17 @@ class Upstream:
             (b"content-length", b"%d" % len(body)),
         ]
         request = self._request("POST", self._address.url + "/chat/completions", pairs, body, self._timeouts)
-        response = await self._send(request)
-        try:
-            if response.status_code >= 300:
-                raise await _refused(response)
-            reply = Reply(response, self._timeouts, stream=stream)
-            yield reply
-            await reply.settle()
-        finally:
-            await response.aclose()
+        with Call(self.name, self._heard) as call:
+            response = await self._send(request, call.waits)
+            call.status = response.status_code
+            try:
+                if response.status_code >= 300:
+                    raise await _refused(response)
+                reply = Reply(response, self._timeouts, stream=stream, call=call)
+                yield reply
+                await reply.settle()
+            finally:
+                await response.aclose()
 
     @asynccontextmanager
     async def forward(
@@ -105,14 +113,16 @@ class Upstream:
         pairs = self._with_key(pairs, keep_authorization=keep_authorization)
         request = self._request(method, self._address.url, pairs, body, timeouts)
         request.extensions["target"] = mapped
-        try:
-            response = await self._transport.handle_async_request(request)
-        except httpx.TransportError as exc:
-            raise self._failure(exc, timeouts) from exc
-        try:
-            yield Forwarded(response, timeouts)
-        finally:
-            await response.aclose()
+        with Call(self.name, self._heard) as call:
+            try:
+                response = await self._transport.handle_async_request(request)
+            except httpx.TransportError as exc:
+                raise self._failure(exc, timeouts) from exc
+            call.status = response.status_code
+            try:
+                yield Forwarded(response, timeouts, call)
+            finally:
+                await response.aclose()
 
     async def ask(
         self,
@@ -140,11 +150,12 @@ class Upstream:
         request.extensions["target"] = self._address.target(path.encode())
         try:
             async with asyncio.timeout(seconds):
-                response = await self._send(request)
+                response = await self._send(request, waits())
                 try:
                     if response.status_code >= 300:
                         raise await _refused(response)
-                    return await whole_body(response, timeouts, limit)
+                    with Waiting("upstream"):
+                        return await whole_body(response, timeouts, limit)
                 finally:
                     await response.aclose()
         except TimeoutError as exc:
@@ -155,7 +166,8 @@ class Upstream:
         pairs = self._with_key([(b"user-agent", self._user_agent.encode())])
         timeouts = Timeouts(self._timeouts.connect, _CHECK, _CHECK)
         try:
-            response = await self._send(self._request("GET", self._address.url + "/models", pairs, None, timeouts))
+            request = self._request("GET", self._address.url + "/models", pairs, None, timeouts)
+            response = await self._send(request, waits())
         except UpstreamError as exc:
             return exc.message
         await response.aclose()
@@ -181,15 +193,18 @@ class Upstream:
         request.headers = httpx.Headers(headers)
         return request
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request, noted: Waits) -> httpx.Response:
+        began = perf_counter()
         try:
             return await self._client.send(request, stream=True)
         except httpx.HTTPError as exc:
             raise self._failure(exc, request.extensions["timeouts"]) from exc
+        finally:
+            noted.upstream += perf_counter() - began
 
     def _failure(self, exc: httpx.HTTPError, timeouts: Timeouts) -> UpstreamError:
         error = failure(exc, timeouts, begun=False)
-        log.warning("upstream %s: %s (%r)", self.name, error.message, exc.__cause__ or exc)
+        log.warning("upstream %s: %s (%s)", self.name, error.message, shown(exc))
         return error
 
 
@@ -198,7 +213,9 @@ async def _refused(response: httpx.Response) -> UpstreamError:
         return UpstreamError(
             f"The upstream answered with a redirect ({response.status_code}); redirects are not followed."
         )
-    return from_upstream(await refusal_body(response), response.status_code, response.headers)
+    with Waiting("upstream"):
+        body = await refusal_body(response)
+    return from_upstream(body, response.status_code, response.headers)
 
 
 class Pool:

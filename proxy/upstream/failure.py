@@ -47,6 +47,15 @@ def failure(exc: Exception, timeouts: Timeouts, *, begun: bool, silent: bool = F
     return UpstreamError("The upstream closed the connection before it answered.")
 
 
+def shown(exc: BaseException) -> str:
+    """An exception for the log: its kind; in words only why there was no connection.
+
+    The words of aiohttp's others repeat requests, with their headers and queries, and what the upstream has sent.
+    """
+    cause = exc.__cause__ or exc
+    return str(cause) if isinstance(cause, aiohttp.ClientConnectorError) else type(cause).__name__
+
+
 def _reason(cause: Exception) -> str:
     """Why there was no connection, without the address, which is the operator's affair and stands in the log."""
     if isinstance(cause, aiohttp.ClientHttpProxyError):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 import httpx
 
 from proxy.errors import UpstreamError
+from proxy.upstream.calls import Call
 from proxy.upstream.failure import Timeouts, failure
 from proxy.upstream.transport import Body
 
@@ -41,7 +42,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 class Forwarded:
     """An upstream's answer that is passed on as it is. ``headers``: end-to-end ones, raw."""
 
-    def __init__(self, response: httpx.Response, timeouts: Timeouts) -> None:
+    def __init__(self, response: httpx.Response, timeouts: Timeouts, call: Call) -> None:
         # 101 would end HTTP, and a server cannot send what lies outside of RFC 9110 §15
         if not 200 <= response.status_code <= 599:
             raise UpstreamError(f"The upstream answered with status {response.status_code}, which cannot be passed on.")
@@ -49,7 +50,7 @@ class Forwarded:
         self.status = response.status_code
         self.headers = end_to_end(response.headers.raw)
         self._body = response.stream
-        self._timeouts = timeouts
+        self._timeouts, self._call = timeouts, call
 
     @property
     def ended(self) -> bool:
@@ -58,8 +59,14 @@ class Forwarded:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it came off the socket, undecoded. Raises UpstreamError when it breaks off."""
+        silent = True
         try:
             async for data in self._body:
+                if silent:
+                    silent = False
+                    self._call.begin()
                 yield data
         except httpx.TransportError as exc:
-            raise failure(exc, self._timeouts, begun=True) from exc
+            error = failure(exc, self._timeouts, begun=True)
+            self._call.fail(error)  # whoever passes it on has begun to answer, and ends without raising
+            raise error from exc

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from time import perf_counter
 from typing import Any
 
 import httpx
 
 from proxy import codec, sse
 from proxy.errors import UpstreamError
-from proxy.upstream.failure import Timeouts, failure
+from proxy.upstream.calls import Call
+from proxy.upstream.failure import Timeouts, failure, shown
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that are kept in memory at once."""
@@ -25,11 +27,12 @@ log = logging.getLogger(__name__)
 class Reply:
     """The answer to one call of the upstream. ``ended``: it is whole, by ``[DONE]`` or as a plain answer."""
 
-    def __init__(self, response: httpx.Response, timeouts: Timeouts, *, stream: bool) -> None:
+    def __init__(self, response: httpx.Response, timeouts: Timeouts, *, stream: bool, call: Call | None = None) -> None:
         self.status = response.status_code
         self.headers = response.headers
         self.ended = False
         self._timeouts = timeouts
+        self._call = call or Call()
         self._silent = True
         self._bytes = response.aiter_bytes()
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -70,17 +73,22 @@ class Reply:
             return
         try:
             async with asyncio.timeout(_LINGER):
-                async for _ in self._bytes:
+                while await self._read():
                     pass
-        except (TimeoutError, httpx.HTTPError):
+        except (TimeoutError, UpstreamError):
             log.debug("the upstream did not end its body after [DONE]")
 
     async def _read(self) -> bytes:
         """What the socket gave, b"" at the end."""
+        began = perf_counter()
         try:
             data = await anext(self._bytes, b"")
         except httpx.HTTPError as exc:
             raise failure(exc, self._timeouts, begun=True, silent=self._silent) from exc
+        finally:
+            self._call.waits.upstream += perf_counter() - began
+        if self._silent and data:
+            self._call.begin()
         self._silent = False
         return data
 
@@ -165,7 +173,7 @@ async def refusal_body(response: httpx.Response) -> Any:
             if len(body) > _REFUSAL_LIMIT:
                 break
     except httpx.HTTPError as exc:
-        log.debug("the upstream's error body broke off: %s", exc)
+        log.debug("the upstream's error body broke off: %s", shown(exc))
     try:
         return codec.loads(body)
     except ValueError:

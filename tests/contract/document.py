@@ -83,6 +83,8 @@ def conforms(operation: Operation, answer: httpx.Response) -> None:
     assert kind in content, f"{operation.name} answered {kind}"
     if kind == "text/event-stream":
         stream(answer.content)
+    elif not kind.endswith("json"):
+        valid(answer.text, content[kind]["schema"])
     else:
         valid(json.loads(answer.content), content[kind]["schema"])
 

@@ -99,6 +99,7 @@ _QUERIES: dict[str, st.SearchStrategy[str]] = {
     "stream": st.sampled_from(["true", "false", "1", "0", "x"]),
     "starting_after": st.sampled_from(["1", "-1", "x"]),
     "beta": st.just("true"),
+    "upstream": st.sampled_from(["true", "false", "", "x"]),
 }
 
 

@@ -4,7 +4,7 @@ import proxy
 from tests.callers import Caller, ok, refusal
 from tests.contract.document import DOCUMENT, operations
 
-SERVER = {"/health", "/ready", "/openapi.json"}
+SERVER = {"/health", "/ready", "/metrics", "/openapi.json"}
 
 
 async def test_the_document_is_served_with_this_version(serve):
@@ -24,6 +24,12 @@ async def test_own_prefix_moves_the_document_and_its_paths(serve, backend):
         }
         await caller.http.get("/openapi.json")
     assert backend.requests[-1].target == "/openapi.json"
+
+
+async def test_without_metrics_the_document_does_not_promise_them(serve):
+    async with Caller(await serve("--no-metrics"), prefix="") as caller:
+        served = ok(await caller.http.get("/openapi.json"))
+        assert served["paths"].keys() == {operation.path for operation in operations()} - {"/metrics"}
 
 
 async def test_what_is_about_the_server_needs_no_key_as_the_document_says(serve):

@@ -212,6 +212,12 @@ async def test_health_and_ready_tell_what_is_lacking(url, backend, caller):
     answer = await caller.http.get(f"{url}/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
     assert answer.json()["upstream"] == "The upstream answered 500."
+    asked = len(backend.requests)
+    ready = ok(await caller.http.get(f"{url}/ready?upstream=false"))
+    assert ready == {"status": "ready", "store": "ok", "upstream": "not asked", "server": "ok"}
+    assert len(backend.requests) == asked
+    wrong = await caller.http.get(f"{url}/ready?upstream=maybe")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "upstream")
 
 
 async def test_own_prefix_moves_health_and_ready_and_leaves_theirs_to_the_upstream(serve, backend):

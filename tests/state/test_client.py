@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import shutil
 import subprocess
 
@@ -238,6 +239,18 @@ async def test_a_full_store_refuses_and_says_so_in_the_log(own, caplog):
         assert "OutOfMemoryError" in caplog.text
         assert await talk.read(saved) == "q a"
         assert await state.responses.delete(saved.id, talk.tenant)
+
+
+async def test_an_operation_that_takes_long_is_told_where_debugging_is_wanted(own, caplog):
+    caplog.set_level(logging.DEBUG, "proxy.state")
+    async with opened(own.url) as state:
+        await Talk(state).turn()
+        with own.admin() as admin:
+            admin.execute_command("CLIENT", "PAUSE", 150, "ALL")
+        await state.ping()
+    told = [re.fullmatch(r"the state store took (\d+) ms for (\w+)", message) for message in caplog.messages]
+    assert told[-1][2] == "probe"
+    assert all(int(each[1]) >= 100 for each in told)
 
 
 async def test_start_up_warns_when_the_store_would_evict(own):

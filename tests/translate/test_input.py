@@ -542,3 +542,21 @@ def test_the_items_given_are_not_changed():
     before = repr(items)
     to_messages("I", items, Dialect(reasoning_replay="always"))
     assert repr(items) == before
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([user(), call("a"), call("b"), output("b"), output("a")], []),
+        ([user(), call("a"), user(), output("a")], ["a"]),
+        ([user(), call("a"), call("b"), output("b"), user(), output("a")], ["a"]),
+        ([user(), call("a"), user(), call("b"), output("b")], ["a"]),
+        ([user(), call("a"), call("b"), user(), output("b"), assistant(), user()], ["a", "b"]),
+    ],
+    ids=["in order", "late", "one of two late", "never answered", "one of each"],
+)
+def test_the_calls_that_were_moved_or_given_an_output_are_told(items, expected):
+    repaired = []
+    checked = wire.create_response({"model": "m", "input": items})["input"]
+    to_messages(None, checked, Dialect(), repaired)
+    assert repaired == expected

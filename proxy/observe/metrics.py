@@ -1,0 +1,315 @@
+"""What is counted and measured, for Prometheus: one table of metrics, fed by the observers and hooks of ``app.py``.
+
+No label holds anything of a caller's content, its key or an id; what a stranger can choose is bounded (``MOST``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.values import MutexValue
+
+from proxy import __version__
+from proxy.observe.requests import CLIENT_LEFT, Finished
+from proxy.observe.workers import Workers
+
+MOST = 100
+"""Values a process tells apart of a label that strangers can choose; any further one is ``other``."""
+
+_OTHER = "other"
+_INSANE = 2**40
+"""More tokens than a turn can have; what an upstream says may be any number, and no counter takes them all."""
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_TOOL_TYPE = re.compile(r"[a-z0-9_]{1,64}\Z")
+_SOON = 0.5
+"""Seconds after which what is fed is counted."""
+
+_ANSWER = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_PART = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600)
+_STORE = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is. ``buckets``: upper bounds in seconds, of a histogram."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+
+NAMES: dict[str, Metric] = {
+    "statecar_build_info": Metric("gauge", ("version",), "1, with the version that runs."),
+    "statecar_requests_total": Metric(
+        "counter",
+        ("method", "route", "status"),
+        "HTTP requests by path template (passed on: the upstream's; unknown: nobody's) and status sent (499: none,"
+        " the client left before).",
+    ),
+    "statecar_request_seconds": Metric(
+        "histogram", ("method", "route"), "From a request's arrival to the end of its answer.", _ANSWER
+    ),
+    "statecar_open_requests": Metric(
+        "gauge", (), "Requests being answered, those about this server itself left aside."
+    ),
+    "statecar_open_streams": Metric("gauge", (), "Event streams being sent, those passed on included."),
+    "statecar_turns_total": Metric(
+        "counter",
+        ("model", "status"),
+        "Turns: completed, incomplete or failed as the response says, refused by an HTTP error instead, left by their"
+        " client. The model is told only where an upstream answered.",
+    ),
+    "statecar_turn_seconds": Metric(
+        "histogram",
+        ("model",),
+        "From a request's arrival to the end of its answer, of turns told as a response.",
+        _ANSWER,
+    ),
+    "statecar_first_event_seconds": Metric(
+        "histogram",
+        ("model",),
+        "From a streamed turn's arrival to the first event that its upstream gave rise to.",
+        _FIRST,
+    ),
+    "statecar_turn_part_seconds": Metric(
+        "histogram",
+        ("part",),
+        "What the time of a turn told as a response went to: waits for the upstream, for the store, own work. What"
+        " its client took to send and to receive is none of them.",
+        _PART,
+    ),
+    "statecar_input_tokens_total": Metric("counter", ("model",), "Input tokens of turns, cached ones included."),
+    "statecar_cached_tokens_total": Metric(
+        "counter", ("model",), "Input tokens of turns that the upstream had cached."
+    ),
+    "statecar_output_tokens_total": Metric("counter", ("model",), "Output tokens of turns, reasoning included."),
+    "statecar_reasoning_tokens_total": Metric("counter", ("model",), "Output tokens of turns that were reasoning."),
+    "statecar_usage_missing_total": Metric("counter", ("model",), "Turns of which the upstream told no token counts."),
+    "statecar_upstream_requests_total": Metric(
+        "counter",
+        ("upstream", "status"),
+        "Chat calls and passed-on requests by HTTP status, or unreachable, timeout, broken; 499: cut before the answer"
+        " because nobody waited for it any more.",
+    ),
+    "statecar_upstream_first_byte_seconds": Metric(
+        "histogram",
+        ("upstream",),
+        "From the start of a chat call or passed-on request to the first byte of the answer's body.",
+        _FIRST,
+    ),
+    "statecar_store_seconds": Metric(
+        "histogram",
+        ("operation",),
+        "Operations of the state store by script or command, the wait for a connection included.",
+        _STORE,
+    ),
+    "statecar_store_errors_total": Metric("counter", ("operation",), "Operations of the state store that failed."),
+    "statecar_save_failures_total": Metric("counter", (), "Turns whose response could not be saved."),
+    "statecar_dropped_tools_total": Metric(
+        "counter", ("type",), "Turns by the types of tools that were left out, as nothing here can run them."
+    ),
+    "statecar_repaired_orders_total": Metric(
+        "counter", (), "Turns whose calls and outputs had to be moved or filled in."
+    ),
+    "statecar_truncated_turns_total": Metric("counter", (), "Turns whose context was cut, as it was too long."),
+    "statecar_compacted_turns_total": Metric("counter", (), "Turns whose context was summed up."),
+}
+"""Every metric there is, by its name, with its labels."""
+
+_Key = tuple[str, ...]
+"""A metric's name, then its labels' values."""
+
+
+class Metrics:
+    """The metrics of this process, and their exposition.
+
+    ``directory``: where several workers keep theirs, so that each can tell those of all; None for a process alone,
+    which keeps them in memory whatever the environment says.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._workers = Workers(directory) if directory else None
+        # the library's own switch: every value made from now on is of this class
+        prometheus_client.values.ValueClass = self._workers.value_class() if self._workers else MutexValue
+        self._registry = CollectorRegistry()
+        self._children = {name: _Children(_made(name, metric, self._registry)) for name, metric in NAMES.items()}
+        known = self._workers.labels() if self._workers else {}
+        self._model = Bounded(known.get("model", set()) - {""})
+        self._tool = Bounded(known.get("type", ()))
+        self._counts: defaultdict[_Key, float] = defaultdict(float)
+        self._seconds: defaultdict[_Key, list[float]] = defaultdict(list)
+        self._open = {"statecar_open_requests": 0, "statecar_open_streams": 0}
+        self._is_due = False
+        self._children["statecar_build_info"][__version__,].set(1)
+        for part in _PARTS.values():  # opens the file of histograms, while its directory is sure to be there
+            self._children["statecar_turn_part_seconds"][part,]
+
+    # -- what is fed to them
+
+    def request(self, request: Finished) -> None:
+        """An observer of finished requests."""
+        facts = request.facts
+        method, route = request.method if request.method in _METHODS else _OTHER, facts.get("route", "unknown")
+        # of a stream that its client left the status line was sent
+        status = 200 if request.status == CLIENT_LEFT and facts.get("streamed") else request.status
+        self._counts["statecar_requests_total", method, route, str(status)] += 1
+        self._seconds["statecar_request_seconds", method, route].append(request.whole)
+        if (turn := facts.get("turn")) is not None:
+            self._turn(request, turn)
+        if not self._is_due:
+            self._soon()
+
+    def store(self, operation: str, seconds: float, ok: bool) -> None:
+        """Hears of every operation of the state store."""
+        self._seconds["statecar_store_seconds", operation].append(seconds)
+        if not ok:
+            self._counts["statecar_store_errors_total", operation] += 1
+        if not self._is_due:
+            self._soon()
+
+    def upstream(self, name: str, status: str, first: float | None) -> None:
+        """Hears of every request to an upstream when it is over. ``first``: seconds until its body began."""
+        self._counts["statecar_upstream_requests_total", name, status] += 1
+        if first is not None:
+            self._seconds["statecar_upstream_first_byte_seconds", name].append(first)
+        if not self._is_due:
+            self._soon()
+
+    def open_requests(self, change: int) -> None:
+        """Takes 1 for a request that begins, -1 for one that is over."""
+        self._open["statecar_open_requests"] += change
+        if not self._is_due:
+            self._soon()
+
+    def open_streams(self, change: int) -> None:
+        """Takes 1 for an event stream that begins, -1 for one that is over."""
+        self._open["statecar_open_streams"] += change
+        if not self._is_due:
+            self._soon()
+
+    def _soon(self) -> None:
+        """What is fed is added up for a moment first: the library takes its time for each single number."""
+        self._is_due = True
+        asyncio.get_running_loop().call_later(_SOON, self.settle)
+
+    def settle(self) -> None:
+        """Counts what has been fed until now."""
+        self._is_due = False
+        counts, self._counts = self._counts, defaultdict(float)
+        seconds, self._seconds = self._seconds, defaultdict(list)
+        for (name, *labels), count in counts.items():
+            self._children[name][tuple(labels)].inc(count)
+        for (name, *labels), amounts in seconds.items():
+            self._children[name][tuple(labels)].observe_all(amounts)
+        for name, many in self._open.items():
+            self._children[name][()].set(many)
+
+    def _turn(self, request: Finished, turn: dict[str, Any]) -> None:
+        counts, seconds, facts = self._counts, self._seconds, request.facts
+        model = self._model(turn["model"]) if "upstream" in turn else ""  # else any text of a caller
+        told = turn.get("response_status")
+        counts["statecar_turns_total", model, told or ("left" if facts.get("left") else "refused")] += 1
+        if told:
+            seconds["statecar_turn_seconds", model].append(request.whole)
+            for fact, part in _PARTS.items():
+                seconds["statecar_turn_part_seconds", part].append(turn[fact] / 1000)
+            for fact, name in _TOKENS.items():
+                tokens = turn.get(fact)
+                counts[name, model] += tokens if tokens and 0 < tokens < _INSANE else 0
+            if turn.get("usage_missing"):
+                counts["statecar_usage_missing_total", model] += 1
+        if first := turn.get("first_event_ms"):
+            seconds["statecar_first_event_seconds", model].append(first / 1000)
+        if dropped := turn.get("dropped_tools"):
+            for type_ in dropped.split(", "):
+                known = self._tool(type_ if _TOOL_TYPE.match(type_) else _OTHER)
+                counts["statecar_dropped_tools_total", known] += 1
+        for fact, name in _TURNS.items():
+            if turn.get(fact):
+                counts[name,] += 1
+
+    # -- what is told
+
+    def exposition(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+        """(body, headers) in the format and encoding that these headers of a scrape ask for; of all the workers."""
+        encode, content_type = choose_encoder(accept)
+        body = encode(self._workers.collector() if self._workers else self._registry)
+        headers = {"content-type": content_type, "vary": "accept, accept-encoding"}
+        if gzip_accepted(accept_encoding):
+            return gzip.compress(body, 1), {**headers, "content-encoding": "gzip"}
+        return body, headers
+
+
+_PARTS = {"upstream_ms": "upstream", "store_ms": "store", "own_ms": "own"}
+_TOKENS = {f"{kind}_tokens": f"statecar_{kind}_tokens_total" for kind in ("input", "cached", "output", "reasoning")}
+_TURNS = {
+    "save_failed": "statecar_save_failures_total",
+    "repaired_calls": "statecar_repaired_orders_total",
+    "truncated_items": "statecar_truncated_turns_total",
+    "compacted": "statecar_compacted_turns_total",
+}
+"""Facts of a turn, and what counts the turns that have them."""
+
+
+class Bounded:
+    """The values of a label that strangers can choose: the first ``MOST`` as they are, any further one ``other``."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._told = {value: value for value in known}
+
+    def __call__(self, value: str) -> str:
+        told = self._told.get(value)
+        if told is None:
+            if len(self._told) >= MOST:
+                return _OTHER
+            told = self._told[value] = value.encode(errors="replace").decode()  # a lone surrogate cannot be told
+        return told
+
+
+class _Children(dict[tuple[str, ...], Any]):
+    """One metric's children by their label values; of one without labels, itself."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels) if labels else self._metric
+        return child
+
+
+class _Histogram(Histogram):
+    """The library's, for many observations at once."""
+
+    def observe_all(self, amounts: list[float]) -> None:
+        """The same as ``observe`` for each of them."""
+        self._sum.inc(sum(amounts))
+        for at, many in Counts(map(bisect_left, repeat(self._upper_bounds), amounts)).items():
+            self._buckets[at].inc(many)
+
+
+def _made(name: str, metric: Metric, registry: CollectorRegistry) -> Any:
+    if metric.kind == "counter":
+        return Counter(name, metric.meaning, metric.labels, registry=registry)
+    if metric.kind == "gauge":
+        mode: Any = "livesum" if not metric.labels else "livemax"
+        return Gauge(name, metric.meaning, metric.labels, registry=registry, multiprocess_mode=mode)
+    return _Histogram(name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)
+
+
+prometheus_client.disable_created_metrics()  # half as many lines again, which nobody reads

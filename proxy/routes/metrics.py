@@ -1,0 +1,31 @@
+"""``/metrics``: what this server has counted and measured, for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from proxy.observe import Metrics
+from proxy.routes.edge import Resource, facts
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The endpoint that Prometheus asks. Like the other probes it wants no key."""
+
+    metrics: Metrics
+
+    def routes(self, prefix: str) -> list[BaseRoute]:
+        return [Resource(f"{prefix}/metrics", GET=self.scrape)]
+
+    async def scrape(self, request: Request) -> Response:
+        """Beside the loop: with many models or workers it takes tens of milliseconds, and streams go on."""
+        facts(request.scope)["probe"] = True
+        self.metrics.settle()
+        wanted = request.headers.get("accept", ""), request.headers.get("accept-encoding", "")
+        body, headers = await asyncio.to_thread(self.metrics.exposition, *wanted)
+        return Response(body, headers=headers)

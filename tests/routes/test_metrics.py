@@ -1,0 +1,118 @@
+"""``/metrics`` as it is served, and what a turn's time is told to have gone to."""
+
+import asyncio
+import gzip
+import logging
+
+import pytest
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+from tests import servers
+from tests.backend import STREAM_HEAD, chunked, json_reply, sse, stream, talk
+from tests.callers import Caller, ok, refusal
+
+
+async def test_it_is_served_in_the_format_and_encoding_that_is_asked_for(serve):
+    async with Caller(await serve("--api-key=secret"), key="wrong", prefix="") as scraper:
+        plain = await scraper.http.get("/metrics", headers={"accept": "*/*", "accept-encoding": "identity"})
+        assert plain.status_code == 200
+        assert plain.headers["content-type"].startswith("text/plain; version=")
+        assert "statecar_build_info" in {family.name for family in parser.text_string_to_metric_families(plain.text)}
+        accept = {"accept": "application/openmetrics-text;version=1.0.0", "accept-encoding": "identity"}
+        opened = await scraper.http.get("/metrics", headers=accept)
+        assert opened.headers["content-type"].startswith("application/openmetrics-text")
+        assert list(openmetrics_parser.text_string_to_metric_families(opened.text))
+        async with scraper.http.stream("GET", "/metrics", headers={"accept-encoding": "gzip"}) as packed:
+            assert packed.headers["content-encoding"] == "gzip"
+            body = b"".join([part async for part in packed.aiter_raw()])
+        assert b"statecar_build_info" in gzip.decompress(body)
+        head = await scraper.http.head("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        assert refusal(await scraper.http.post("/metrics")) == (405, "method_not_supported", None)
+
+
+async def test_a_scrape_is_a_probe_in_the_access_log(serve, caplog):
+    caplog.set_level(logging.DEBUG, "statecar.access")
+    async with Caller(await serve(), prefix="") as scraper:
+        await scraper.http.get("/metrics")
+    assert [record.levelno for record in caplog.records if record.name == "statecar.access"] == [logging.DEBUG]
+
+
+@pytest.mark.parametrize("options", [("--no-metrics",), ("--own-prefix=/statecar",)])
+async def test_the_upstreams_own_are_reached_where_ours_are_off_or_elsewhere(serve, backend, options):
+    backend.default = (json_reply({"theirs": True}),)
+    async with Caller(await serve(*options), prefix="") as scraper:
+        assert ok(await scraper.http.get("/metrics")) == {"theirs": True}
+        answer = await scraper.http.get("/statecar/metrics")
+        assert ("statecar_build_info" in answer.text) == (options != ("--no-metrics",))
+
+
+# -- what a turn's time went to
+
+
+@pytest.fixture
+def turns(caplog):
+    """The access log's lines of turns, as fields."""
+    caplog.set_level(logging.INFO, "statecar.access")
+
+    def found():
+        told = [record.fields for record in caplog.records if record.name == "statecar.access"]
+        return [fields for fields in told if "own_ms" in fields]
+
+    return found
+
+
+PAUSE = 0.25
+LONG = PAUSE * 1000 * 0.9
+"""Milliseconds that a wait must show as: a timer may fire a little early."""
+
+
+def whole(fields):
+    """A turn's parts, none of them counted twice."""
+    parts = fields["upstream_ms"], fields["store_ms"], fields["own_ms"]
+    assert min(parts) >= 0 and sum(parts) <= fields["ms"] + 0.2  # rounded
+    return parts
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_waits_for_the_upstream_are_told_as_such(caller, backend, turns, streamed):
+    first, second = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().call_later(PAUSE, first.set)
+    asyncio.get_running_loop().call_later(2 * PAUSE, second.set)
+    head, *rest = talk("Hel", "lo")
+    end = b"".join(chunked(sse(one)) for one in rest) + b"0\r\n\r\n"
+    backend.script(first, STREAM_HEAD + chunked(sse(head)), second, end)
+    await caller.ask("Hi", stream=streamed)
+    upstream, _, _ = whole(turns()[-1])
+    assert upstream >= 2 * LONG
+
+
+async def test_waits_for_the_store_are_told_as_such(calling, backend, turns, tmp_path_factory):
+    store = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
+    try:
+        caller = await calling(store=store.url)
+        backend.default = (stream(*talk("Hi")),)
+        first = ok(await caller.ask("Hi"))
+        store.pause()
+        asyncio.get_running_loop().call_later(PAUSE, store.resume)
+        ok(await caller.ask("Hi", previous_response_id=first["id"]))
+    finally:
+        store.resume()
+        store.stop()
+    _, kept, _ = whole(turns()[-1])
+    assert kept >= LONG
+
+
+async def test_waits_for_the_client_are_nobodys_work(caller, backend, turns):
+    backend.script(stream(*talk("Hi")))
+    body = b'{"model": "m", "input": "Hi"}'
+
+    async def slowly():
+        yield body[:10]
+        await asyncio.sleep(PAUSE)
+        yield body[10:]
+
+    ok(await caller.http.post("/responses", content=slowly()))
+    fields = turns()[-1]
+    assert sum(whole(fields)) <= fields["ms"] - LONG
