@@ -5,6 +5,11 @@
 {{- include "statecar.checkSecrets" . }}
 {{- include "statecar.checkShutdown" . }}
 {{- include "statecar.checkScaling" . }}
+{{- if .Values.pdb.enabled }}
+{{- include "statecar.checkEvictions" . }}
+{{- end }}
+{{- include "statecar.checkMetrics" . }}
+{{- include "statecar.checkService" . }}
 {{- if .Values.networkPolicy.enabled }}
 {{- include "statecar.checkNetworkPolicy" . }}
 {{- end }}
@@ -75,7 +80,7 @@
 {{- if not (or .targetCPUUtilizationPercentage .metrics) }}
 {{- fail "\n\nautoscaling.enabled needs something to go by: autoscaling.targetCPUUtilizationPercentage or autoscaling.metrics.\n" }}
 {{- end }}
-{{- if and .targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" $.Values.resources)) }}
+{{- if and .targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" ($.Values.resources | default dict))) }}
 {{- fail "\n\nautoscaling.targetCPUUtilizationPercentage is a share of resources.requests.cpu, which is not given: set it, or set the target to null and use autoscaling.metrics.\n" }}
 {{- end }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
@@ -83,8 +88,44 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
-{{- fail "\n\nmetrics.serviceMonitor.enabled needs metrics.enabled=true.\n" }}
+{{- end }}
+
+{{- /* A budget that allows no eviction holds up every drain of a node. Percentages are rounded as Kubernetes does: up. */}}
+{{- define "statecar.checkEvictions" -}}
+{{- $replicas := .Values.autoscaling.enabled | ternary .Values.autoscaling.minReplicas .Values.replicaCount | int }}
+{{- $least := include "statecar.share" (list .Values.pdb.minAvailable $replicas) }}
+{{- $most := include "statecar.share" (list .Values.pdb.maxUnavailable $replicas) }}
+{{- if and $least $replicas (ge (int $least) $replicas) }}
+{{- fail (printf "\n\npdb.minAvailable is %v, of %d pods at least: none could ever be evicted, and its node not be drained.\nGive less, or more pods, or pdb.maxUnavailable alone.\n" .Values.pdb.minAvailable $replicas) }}
+{{- end }}
+{{- if and (not $least) (eq (int $most) 0) $replicas }}
+{{- fail "\n\npdb.enabled needs a pdb.maxUnavailable of 1 or more, or a pdb.minAvailable: no pod could ever be evicted, and its node not be drained.\n" }}
+{{- end }}
+{{- end }}
+
+{{- /* (list NUMBER-OR-PERCENTAGE PODS): as a number of pods; empty for null. */}}
+{{- define "statecar.share" -}}
+{{- $share := index . 0 }}
+{{- if kindIs "string" $share }}
+{{- div (mul (trimSuffix "%" $share | int) (index . 1) | add 99) 100 }}
+{{- else if not (kindIs "invalid" $share) }}
+{{- int $share }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkMetrics" -}}
+{{- range $name := list "serviceMonitor" "prometheusRule" }}
+{{- if and (index $.Values.metrics $name).enabled (not $.Values.metrics.enabled) }}
+{{- fail (printf "\n\nmetrics.%s.enabled needs metrics.enabled=true.\n" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "statecar.checkService" -}}
+{{- range $name := list "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if and (index $.Values.service $name) (ne $.Values.service.type "LoadBalancer") }}
+{{- fail (printf "\n\nservice.%s is for service.type=LoadBalancer, and it is %s.\n" $name $.Values.service.type) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

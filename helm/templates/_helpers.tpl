@@ -1,21 +1,31 @@
 {{- define "statecar.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 55 | trimSuffix "-" }}
+{{- .Values.nameOverride | default .Chart.Name }}
+{{- end }}
+
+{{- /* (list NAME LENGTH): a longer name ends in a hash instead, so that names that differ late go on differing. */}}
+{{- define "statecar.cut" -}}
+{{- $name := index . 0 }}
+{{- $most := index . 1 }}
+{{- if gt (len $name) $most }}
+{{- $name = printf "%s-%s" ($name | trunc (sub $most 9 | int) | trimSuffix "-") ($name | sha256sum | trunc 8) }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{- define "statecar.fullname" -}}
-{{- $name := .Values.nameOverride | default .Chart.Name }}
+{{- $name := include "statecar.name" . }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- .Values.fullnameOverride }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- .Release.Name }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- include "statecar.cut" (list (printf "%s-%s" .Release.Name $name) 63) }}
 {{- end }}
 {{- end }}
 
 {{- /* The name of something beside statecar: (list . "valkey"). Short enough for a StatefulSet's pods. */}}
 {{- define "statecar.nameOf" -}}
-{{- printf "%s-%s" (include "statecar.fullname" (index . 0) | trunc 45 | trimSuffix "-") (index . 1) }}
+{{- printf "%s-%s" (include "statecar.cut" (list (include "statecar.fullname" (index . 0)) 45)) (index . 1) }}
 {{- end }}
 
 {{- /* (list . "") for statecar itself, (list . "valkey") for its Valkey: never one selector for two kinds of pod. */}}
@@ -23,23 +33,22 @@
 {{- $component := index . 1 -}}
 {{- with index . 0 -}}
 app.kubernetes.io/name: {{ include "statecar.name" . }}{{ with $component }}-{{ . }}{{ end }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* (list . COMPONENT MORE...): the standard labels, under those of the values and of the maps MORE; selectors stay. */}}
 {{- define "statecar.labels" -}}
-{{ include "statecar.selectorLabels" . }}
-app.kubernetes.io/component: {{ index . 1 | default "proxy" }}
 {{- $root := index . 0 }}
-{{- with $root }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: {{ include "statecar.name" . }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ tpl (toYaml .) $root }}
+{{- $labels := include "statecar.selectorLabels" . | fromYaml }}
+{{- range append (rest (rest .)) $root.Values.commonLabels }}
+{{- $labels = tpl (toYaml .) $root | fromYaml | merge $labels }}
 {{- end }}
-{{- end }}
+{{- $standard := dict "app.kubernetes.io/component" (index . 1 | default "proxy") "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $standard = set $standard "app.kubernetes.io/part-of" (include "statecar.name" $root) }}
+{{- $standard = set $standard "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $standard = set $standard "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- merge $labels $standard | toYaml }}
 {{- end }}
 
 {{- define "statecar.serviceAccountName" -}}
@@ -121,6 +130,12 @@ imagePullSecrets:
 {{- $all = append $all (dict "env" "STATECAR_SEAL_KEY" "key" "seal-keys" "value" (join "," .Values.auth.sealKeys) "secret" .Values.auth.existingSecret "from" $keys.sealKeys) }}
 {{- $all = append $all (dict "env" "STATECAR_TENANT_SECRET" "key" "tenant-secret" "value" .Values.auth.tenantSecret "secret" .Values.auth.existingSecret "from" $keys.tenantSecret) }}
 {{- dict "all" $all | toJson }}
+{{- end }}
+
+{{- /* (list . TEXT): tells whether secrets changed. By scrypt, which is in derivePassword: who may read pods but no Secrets
+could try weak passwords against a plain hash, millions a second. */}}
+{{- define "statecar.secretChecksum" -}}
+{{- derivePassword 1 "maximum" (index . 1) (include "statecar.fullname" (index . 0)) (index . 0).Release.Namespace | sha256sum }}
 {{- end }}
 
 {{- /* Seconds that a pod needs to end: wait, drain, close (and let the store inside write its data). */}}

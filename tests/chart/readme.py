@@ -1,6 +1,7 @@
 """Writes what the chart repeats: ``python -m tests.chart.readme``.
 
-Into helm/README.md the table of values, from values.yaml; into values.yaml and its schema every option of statecar.
+Into helm/README.md the table of values, from values.yaml; into values.yaml and its schema every option of statecar;
+into helm/files/ the alerts of config/, as a chart can only read what lies in it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import yaml
 from tests.chart import options
 
 CHART = Path(__file__).parents[2] / "helm"
+RULES = CHART.parent / "config/prometheus-rules.yaml"
 TABLE = re.compile(r"(<!-- values: [^\n]*-->\n).*?(<!-- end of values -->)", re.DOTALL)
 CONFIG = re.compile(r"(  # config: [^\n]*\n).*?(  # end of config)", re.DOTALL)
 
 
 def files() -> dict[Path, str]:
-    """The files with written parts, as they should be."""
+    """The files with written parts, as they should be, and those that are copies."""
     values, schema, readme = (CHART / name for name in ("values.yaml", "values.schema.json", "README.md"))
     new_values = CONFIG.sub(lambda marks: marks[1] + options.values_section() + marks[2], values.read_text("utf-8"))
     new_schema = json.loads(schema.read_text("utf-8"))
@@ -31,6 +33,7 @@ def files() -> dict[Path, str]:
         values: new_values,
         schema: json.dumps(new_schema, indent=2) + "\n",
         readme: TABLE.sub(lambda marks: marks[1] + table + marks[2], readme.read_text("utf-8")),
+        CHART / "files" / RULES.name: RULES.read_text("utf-8"),
     }
 
 

@@ -1,5 +1,7 @@
 """What matters in the rendered objects."""
 
+import hashlib
+import json
 import re
 import shlex
 from dataclasses import fields
@@ -11,10 +13,24 @@ import yaml
 
 from proxy.settings import Settings
 from tests.chart import options
-from tests.chart.rendering import CHART, DEMO, SITUATIONS, Rendered, helm3, helm4, merged, setting
+from tests.chart.rendering import (
+    CHART,
+    DEMO,
+    ROOT,
+    SITUATIONS,
+    Rendered,
+    documents,
+    helm3,
+    helm4,
+    helm_python,
+    merged,
+    render_anew,
+    setting,
+)
 
 REDIS = setting("store.url", "redis://:hunter2@redis:6379/0")
 BUNDLED = setting("valkey.enabled", True)
+PASSWORD = "of-letters.and_9~"
 SECRETS = {  # what others would have made
     "statecar-redis": {"url": "redis://redis:6379/0"},
     "statecar-keys": {
@@ -81,7 +97,7 @@ def test_every_variable_of_a_situation_is_an_option_with_a_right_value(values):
     }
     assert {name for name in env if not name.startswith("STATECAR_")} <= {"VALKEY_PASSWORD", "TZ", "POD_PREFIX"}
     settings = Settings.resolve([], env | {"STATECAR_CONFIG": ""})
-    assert settings.host == "0.0.0.0" and settings.upstream and settings.store
+    assert settings.host in ("0.0.0.0", "::") and settings.upstream and settings.store
 
 
 def test_values_that_are_not_set_leave_statecar_its_defaults():
@@ -121,16 +137,16 @@ def test_secrets_of_others_are_referred_to_and_none_is_made():
 
 def test_the_bundled_valkey_and_statecar_take_one_password():
     for values in (
-        {"password": "s3.cret_-~"},
+        {"password": PASSWORD},
         {"existingSecret": "{{ .Release.Name }}-own", "existingSecretKey": "pw"},
     ):
         rendered = Rendered(merged(DEMO, BUNDLED, {"valkey": values}))
-        secrets = {"r-own": {"pw": "s3.cret_-~"}}
+        secrets = {"r-own": {"pw": PASSWORD}}
         valkey = rendered("StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-        assert rendered.environment(secrets, valkey) == {"VALKEY_PASSWORD": "s3.cret_-~"}
+        assert rendered.environment(secrets, valkey) == {"VALKEY_PASSWORD": PASSWORD}
         assert valkey["args"] == ["--requirepass", "$(VALKEY_PASSWORD)"]
         store = rendered.environment(secrets)["STATECAR_STORE"]
-        assert store == "redis://:s3.cret_-~@r-statecar-valkey:6379/0"
+        assert store == f"redis://:{PASSWORD}@r-statecar-valkey:6379/0"
     open_one = Rendered(merged(DEMO, BUNDLED))
     assert open_one.environment()["STATECAR_STORE"] == "redis://r-statecar-valkey:6379/0"
     assert "args" not in open_one("StatefulSet")["spec"]["template"]["spec"]["containers"][0]
@@ -164,7 +180,18 @@ def test_only_its_own_changes_roll_valkey():
     assert before == template(config={"workers": 3}, auth={"apiKeys": ["new"]})
     assert "helm.sh/chart" not in before["metadata"]["labels"]
     assert before != template(valkey={"maxmemory": "1gb"})
-    assert before != template(valkey={"password": "new"})
+    assert before != template(valkey={"password": PASSWORD}) != template(valkey={"password": PASSWORD + "2"})
+
+
+def test_no_annotation_is_a_plain_hash_of_a_secret():
+    values = merged(DEMO, BUNDLED, setting("valkey.password", PASSWORD))
+    rendered, text = Rendered(values), render_anew(json.dumps(values))["statecar/templates/secret.yaml"]
+    guesses = [PASSWORD, f"modelsr-statecar-valkey{PASSWORD}", *rendered("Secret")["data"].values(), text, text.strip()]
+    plain = {hashlib.sha256(guess.encode()).hexdigest() for guess in guesses}
+    for kind in ("Deployment", "StatefulSet"):
+        annotations = rendered(kind)["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["checksum/secret"] not in plain
+    assert "checksum/secret" not in Rendered(DEMO)("Deployment")["spec"]["template"]["metadata"]["annotations"]
 
 
 @situations
@@ -202,6 +229,96 @@ def test_a_rollout_never_has_fewer_pods_unless_the_store_or_the_gpu_is_in_them(n
         assert strategy["rollingUpdate"]["maxUnavailable"] == (1 if name == "sidecar" else 0)
 
 
+def test_the_strategy_has_no_rest_of_another():
+    strategy = Rendered(merged(DEMO, REDIS, setting("updateStrategy.type", "Recreate")))("Deployment")["spec"][
+        "strategy"
+    ]
+    assert strategy == {"type": "Recreate"}
+
+
+def test_a_rollout_waits_for_a_model_that_loads():
+    assert "progressDeadlineSeconds" not in Rendered(DEMO)("Deployment")["spec"]
+    rendered = Rendered(SITUATIONS["sidecar"])
+    loading = rendered.pod["containers"][1]["startupProbe"]
+    assert (
+        rendered("Deployment")["spec"]["progressDeadlineSeconds"]
+        > loading["periodSeconds"] * loading["failureThreshold"]
+    )
+
+
+@pytest.mark.parametrize("share", [{"minAvailable": 1}, {"minAvailable": "50%"}, {"maxUnavailable": "1%"}])
+def test_a_budget_lets_one_of_two_pods_go_and_any_that_is_not_ready(share):
+    values = merged(DEMO, REDIS, {"replicaCount": 2, "pdb": {"enabled": True, **share}})
+    budget = Rendered(values)("PodDisruptionBudget")["spec"]
+    assert budget.items() >= share.items() and budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    older = documents(helm3(values, "1.26.0"))
+    assert [one["spec"].keys() - budget.keys() for one in older if one["kind"] == "PodDisruptionBudget"] == [set()]
+    assert "unhealthyPodEvictionPolicy" not in yaml.safe_dump(older)
+
+
+@pytest.mark.parametrize(
+    ("release", "values"),
+    [
+        ("r" * 53, {}),
+        ("r", {"nameOverride": "n" * 55}),
+        ("r" * 53, {"nameOverride": "n" * 55}),
+        ("r", {"fullnameOverride": "f" * 63}),
+    ],
+)
+def test_long_names_end_in_a_hash_and_so_differ(release, values):
+    def names(values, release):
+        with helm_python.Chart.load(str(CHART)) as chart:
+            files = chart.render(merged(DEMO, BUNDLED, values), name=release, namespace="models")
+        return {
+            (one["kind"], one["metadata"]["name"])
+            for text in files.values()
+            if "kind:" in text
+            for one in documents(text)
+        }
+
+    mine = names(values, release)
+    other = {name: value[:-1] + "x" for name, value in values.items()}
+    theirs = names(other, release if other else release[:-1] + "x")
+    assert not mine & theirs
+    for kind, name in mine:
+        assert len(name) <= (52 if kind == "StatefulSet" else 63) and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+
+
+def test_labels_of_the_values_win_but_over_those_that_pods_are_selected_by():
+    mine = {"team": "{{ .Release.Name }}", "app.kubernetes.io/part-of": "platform"}
+    rendered = Rendered(merged(DEMO, BUNDLED, {"commonLabels": mine, "podLabels": {"team": "models"}}))
+    deployment = rendered("Deployment")
+    assert deployment["metadata"]["labels"]["team"] == "r"
+    pod = deployment["spec"]["template"]["metadata"]["labels"]
+    assert pod["team"] == "models" and pod["app.kubernetes.io/part-of"] == "platform"
+    assert pod["app.kubernetes.io/component"] == "proxy"
+    hidden = setting("podLabels", {"{{ `app.kubernetes.io/name` }}": "other"})  # what no schema can see
+    pod = Rendered(merged(DEMO, hidden))("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert pod["app.kubernetes.io/name"] == "statecar"
+
+
+def test_a_release_named_like_a_number_has_labels_that_are_texts():
+    with helm_python.Chart.load(str(CHART)) as chart:
+        files = chart.render(merged(DEMO, {"fullnameOverride": "car"}), name="1234", namespace="models")
+    (deployment,) = documents(files["statecar/templates/deployment.yaml"])
+    for labels in (deployment["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]):
+        assert labels["app.kubernetes.io/instance"] == "1234"
+
+
+def test_the_pod_of_valkey_has_labels_and_annotations_of_its_own():
+    own = {"podLabels": {"team": "{{ .Release.Name }}"}, "podAnnotations": {"a": "b"}}
+    template = Rendered(merged(DEMO, BUNDLED, {"valkey": own}))("StatefulSet")["spec"]["template"]["metadata"]
+    assert template["labels"]["team"] == "r" and template["labels"]["app.kubernetes.io/component"] == "valkey"
+    assert template["annotations"]["a"] == "b" and "checksum/config" in template["annotations"]
+
+
+def test_where_names_are_looked_up_and_what_runs_the_pod_can_be_said():
+    pod = Rendered(SITUATIONS["full"]).pod
+    given = {name: SITUATIONS["full"][name] for name in ("hostAliases", "dnsConfig", "dnsPolicy", "runtimeClassName")}
+    assert given.items() <= pod.items()
+    assert not given.keys() & Rendered(DEMO).pod.keys()
+
+
 # -- the store inside
 
 
@@ -232,6 +349,13 @@ def test_the_claim_can_be_another(values, found):
         assert claim is None and volume["persistentVolumeClaim"] == {"claimName": "r-mine"}
     else:
         assert claim["spec"]["storageClassName"] == found
+
+
+def test_a_rewrite_of_the_append_only_file_fits_into_valkeys_memory():
+    rendered = Rendered(merged(DEMO, BUNDLED))
+    most = re.search(r"maxmemory (\d+)mb", rendered("ConfigMap", "r-statecar-valkey")["data"]["valkey.conf"])
+    limit = rendered("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert 2 * int(most[1]) + 100 <= {"1Gi": 1024}[limit]
 
 
 @pytest.mark.parametrize("name", ["demo", "redis-external", "redis-bundled", "hpa"])
@@ -276,7 +400,12 @@ def test_the_network_policy_admits_the_http_port_and_lets_out_to_what_is_needed(
     ]
     assert policy["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
     dns, valkey = policy["egress"]
-    assert {(one["port"], one["protocol"]) for one in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    assert {(one["port"], one["protocol"]) for one in dns["ports"]} == {
+        (53, "UDP"),
+        (53, "TCP"),
+        (5353, "UDP"),
+        (5353, "TCP"),
+    }
     assert valkey["ports"] == [{"port": 6379, "protocol": "TCP"}]
     full = Rendered(SITUATIONS["full"])("NetworkPolicy")["spec"]
     assert len(full["ingress"][0]["from"]) == 3 and len(full["egress"]) == 4
@@ -324,9 +453,60 @@ def test_own_paths_move_with_their_prefix():
     probes = rendered.container
     assert "startupProbe" not in probes
     assert probes["livenessProbe"]["httpGet"] == {"path": "/statecar/health", "port": "http"}
-    assert probes["readinessProbe"]["httpGet"] == {"path": "/statecar/ready", "port": "http"}
+    assert probes["readinessProbe"]["httpGet"] == {"path": "/statecar/ready?upstream=false", "port": "http"}
     assert rendered("ServiceMonitor")["spec"]["endpoints"][0]["path"] == "/statecar/metrics"
     assert rendered("Pod")["spec"]["containers"][0]["command"][-1] == "http://the-car:8080/statecar/ready"
+
+
+def test_readiness_asks_the_upstream_unless_told_not_to():
+    for asks, path in ((True, "/ready"), (False, "/ready?upstream=false")):
+        container = Rendered(merged(DEMO, setting("probes.readinessAsksUpstream", asks))).container
+        assert container["readinessProbe"]["httpGet"]["path"] == path
+        assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+
+
+def test_a_load_balancer_can_be_narrowed_and_families_chosen():
+    given = {
+        "type": "LoadBalancer",
+        "loadBalancerClass": "example.com/lb",
+        "loadBalancerSourceRanges": ["192.0.2.0/24"],
+    }
+    families = {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}
+    service = Rendered(merged(DEMO, {"service": given | families}, setting("config.host", "::")))
+    assert (given | families).items() <= service("Service")["spec"].items()
+    assert service.environment()["STATECAR_HOST"] == "::"
+    assert Rendered(DEMO)("Service")["spec"].keys() == {"type", "selector", "ports"}
+
+
+def test_the_alerts_are_those_of_the_configuration_with_their_braces():
+    rules = (ROOT / "config/prometheus-rules.yaml").read_text("utf-8")
+    assert Rendered(SITUATIONS["full"])("PrometheusRule")["spec"] == yaml.safe_load(rules)
+    linked = {"metrics": {"prometheusRule": {"enabled": True, "runbooks": "https://wiki.example/statecar"}}}
+    made = Rendered(merged(SITUATIONS["full"], linked))("PrometheusRule")
+    assert made["spec"] == yaml.safe_load(rules.replace("https://runbooks.invalid", "https://wiki.example/statecar"))
+    assert "{{ $labels." in yaml.safe_dump(made["spec"], width=1000)
+    assert made["metadata"]["labels"]["release"] == "prometheus"
+    assert made["metadata"]["annotations"] == {"example.com/team": "models"}
+
+
+def test_braces_of_others_are_written_as_the_readme_says():
+    assert Rendered(SITUATIONS["full"])("ConfigMap", "the-car-second")["data"] == {"text": "{{ $labels.job }}"}
+    (shown,) = re.findall(r"``(\{\{.*?\}\})``", (CHART / "README.md").read_text("utf-8"))
+    assert shown in yaml.safe_dump(SITUATIONS["full"]["extraObjects"], width=1000)
+
+
+def test_the_autoscaler_goes_by_what_a_busy_worker_uses():
+    assert Rendered(SITUATIONS["hpa"]).container["resources"]["requests"]["cpu"] == "1"
+    sizing = (ROOT / "docs/operations/sizing.md").read_text("utf-8")
+    assert "one worker, 1 CPU and 256 MB" in sizing
+    assert Rendered(DEMO).container["resources"]["requests"]["memory"] == "256Mi"
+
+
+def test_every_secret_of_a_situation_is_made_by_a_command_in_its_file():
+    text = (CHART / "ci/redis-external.yaml").read_text("utf-8")
+    for secret, keys in SECRETS.items():
+        command = text.partition(f"create secret generic {secret} ")[2].partition("create secret")[0]
+        assert set(re.findall(r"--from-literal=([a-z-]+)=", command)) == keys.keys()
 
 
 def test_an_ingress_leads_to_the_api_only_and_neither_buffers_nor_hurries():

@@ -1,10 +1,21 @@
 """What cannot work does not render, and says why."""
 
+import json
 import re
 
 import pytest
 
-from tests.chart.rendering import DEMO, SITUATIONS, Refused, helm3, helm4, merged, setting
+from tests.chart.rendering import (
+    CHART,
+    DEMO,
+    SITUATIONS,
+    Refused,
+    helm3,
+    helm4,
+    merged,
+    render_anew,
+    setting,
+)
 
 both = pytest.mark.parametrize("render", [helm3, helm4])
 
@@ -24,7 +35,7 @@ SENSELESS = {
     "two stores": (merged(REDIS, setting("valkey.enabled", True)), ["store.url and valkey.enabled", "one store"]),
     "url and Secret": (merged(REDIS, setting("store.existingSecret", "s")), ["store.url and store.existingSecret"]),
     "two passwords": (
-        {"valkey": {"enabled": True, "password": "a", "existingSecret": "b"}},
+        {"valkey": {"enabled": True, "password": "sixteen-or-longer", "existingSecret": "b"}},
         ["valkey.password and valkey.existingSecret"],
     ),
     "two upstream keys": (
@@ -63,6 +74,28 @@ SENSELESS = {
     "monitoring nothing": (
         {"metrics": {"enabled": False, "serviceMonitor": {"enabled": True}}},
         ["serviceMonitor.enabled needs metrics.enabled=true"],
+    ),
+    "alerts of nothing": (
+        {"metrics": {"enabled": False, "prometheusRule": {"enabled": True}}},
+        ["prometheusRule.enabled needs metrics.enabled=true"],
+    ),
+    "all of one must stay": (
+        {"pdb": {"enabled": True, "minAvailable": 1}},
+        ["pdb.minAvailable is 1, of 1 pods", "its node not be drained"],
+    ),
+    "all of the autoscaler's must stay": (
+        merged(SCALED, REDIS, {"pdb": {"enabled": True, "minAvailable": "51%"}}),
+        ["pdb.minAvailable is 51%, of 2 pods at least"],
+    ),
+    "none may go": ({"pdb": {"enabled": True, "maxUnavailable": 0}}, ["pdb.maxUnavailable of 1 or more"]),
+    "a budget of nothing": ({"pdb": {"enabled": True, "maxUnavailable": None}}, ["or a pdb.minAvailable"]),
+    "balancing no load": (
+        setting("service.loadBalancerClass", "example.com/lb"),
+        ["service.loadBalancerClass is for service.type=LoadBalancer", "it is ClusterIP"],
+    ),
+    "open ranges": (
+        {"service": {"type": "NodePort", "loadBalancerSourceRanges": ["192.0.2.0/24"]}},
+        ["service.loadBalancerSourceRanges is for", "it is NodePort"],
     ),
     "cut off from the upstream": (
         {"networkPolicy": {"enabled": True}, "upstream": {"url": "http://vllm:8000/v1"}},
@@ -104,6 +137,22 @@ MALFORMED = [
     ("ingress.hosts", [{"host": "h", "path": "/"}], "path"),
     ("httpRoute.paths", ["v1"], "paths"),
     ("pdb.maxUnavailable", "some", "maxUnavailable"),
+    ("pdb.minAvailable", "2", "minAvailable"),
+    ("valkey.password", "too-short", "password"),
+    ("podLabels", {"app.kubernetes.io/name": "other"}, "app.kubernetes.io/name"),
+    ("commonLabels", {"app.kubernetes.io/instance": "other"}, "app.kubernetes.io/instance"),
+    ("podLabels", {"number": 1}, "number"),
+    ("nameOverride", "Car", "nameOverride"),
+    ("fullnameOverride", "the_car", "fullnameOverride"),
+    ("fullnameOverride", "f" * 64, "fullnameOverride"),
+    ("updateStrategy.type", "OnDelete", "type"),
+    ("service.ipFamilies", ["IPv5"], "ipFamilies"),
+    ("dnsPolicy", "Cluster", "dnsPolicy"),
+    ("tmp", None, "tmp"),
+    ("metrics", None, "metrics"),
+    ("metrics.serviceMonitor", None, "serviceMonitor"),
+    ("service.port", None, "port"),
+    ("updateStrategy", None, "updateStrategy"),
 ]
 
 
@@ -122,6 +171,45 @@ def test_malformed_values_are_refused_by_name(render, path, value, named):
     with pytest.raises(Refused) as refused:
         render(merged(DEMO, setting(path, value)))
     assert re.search(rf"\b{named}\b", str(refused.value)) and "template" not in str(refused.value)
+
+
+def paths(node, path=""):
+    for name, one in node.get("properties", {}).items():
+        yield f"{path}{name}"
+        yield from paths(one, f"{path}{name}.")
+
+
+EVERYTHING = merged(
+    SITUATIONS["full"],
+    SITUATIONS["ingress"],
+    {"auth": {"apiKeys": [], "sealKeys": [], "tenantSecret": ""}, "store": {"url": ""}, "upstream": {"apiKey": ""}},
+    {
+        "pdb": {"minAvailable": None},
+        "autoscaling": {"enabled": True, "metrics": SITUATIONS["hpa"]["autoscaling"]["metrics"]},
+    },
+)
+INSIDE = SITUATIONS["default"]
+
+
+def test_null_is_refused_by_name_or_leaves_the_thing_out():
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    outcomes = set()
+    for path in paths(schema):
+        values = merged(INSIDE if path.startswith("store.embedded") else EVERYTHING, setting(path, None))
+        try:
+            files = render_anew(json.dumps(values))
+        except Refused as refused:
+            outcomes.add("refused")
+            reason = str(refused)
+            assert path.rpartition(".")[2] in reason and "nil" not in reason, path
+        else:
+            outcomes.add("rendered")
+            assert [text for text in files.values() if null_in(text)] == [], path
+    assert outcomes == {"refused", "rendered"}
+
+
+def null_in(text):
+    return re.search(r": null$|<nil>|<no value>", text, re.MULTILINE)
 
 
 ALLOWED = [

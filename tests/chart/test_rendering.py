@@ -27,7 +27,11 @@ yamllint_config = pytest.importorskip("yamllint.config")
 yamllint_linter = pytest.importorskip("yamllint.linter")
 
 # Kinds that no Kubernetes knows by itself, and where they come from.
-CUSTOM = {"HTTPRoute": "gateway.networking.k8s.io/v1", "ServiceMonitor": "monitoring.coreos.com/v1"}
+CUSTOM = {
+    "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
+    "ServiceMonitor": "monitoring.coreos.com/v1",
+}
 
 LINES = {"line-length": "disable", "document-start": "disable", "comments-indentation": "disable"}
 BY_HAND = {**LINES, "braces": {"max-spaces-inside": 0}}

@@ -27,6 +27,7 @@ KUBECTL = """\
 case "$3" in get) key=${7#*.data.}; base64 < "$SECRETS/$5/${key%\\}}" ;; esac
 """
 RUNNING = ["default", "demo", "redis-external", "redis-bundled"]
+ALONE = {"upstream": {"url": "http://127.0.0.1:9/v1"}, "store": {"url": "memory://"}}  # nothing listens there
 KEYS = {
     "api-key": "upstream-key",
     "api-keys": "sk-first,sk-second\n",
@@ -102,6 +103,7 @@ def pods(tmp_path_factory, valkey, bundled):
     pods = {
         "default": Pod(folder("default"), merged(SITUATIONS["default"], DEMO, data)),
         "demo": Pod(folder("demo"), SITUATIONS["demo"]),
+        "alone": Pod(folder("alone"), ALONE),
         "redis-external": Pod(folder("external"), merged(SITUATIONS["redis-external"], DEMO, tenants), own),
         "redis-bundled": Pod(
             folder("bundled"),
@@ -123,6 +125,17 @@ def test_a_rendered_pod_becomes_ready_and_answers_all_its_probes(pods, name):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["port"] == port["name"]
         assert pod.get(container[probe]["httpGet"]["path"]).status_code == 200
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_pod_without_its_upstream_is_ready_if_it_need_not_ask_it(pods, asks):
+    pod = pods["alone"]
+    rendered = Rendered(merged(ALONE, setting("probes.readinessAsksUpstream", asks)))
+    while pod.get("/health") is None:
+        assert pod.process.poll() is None, pod.log.read_text()
+        time.sleep(0.02)
+    answer = pod.get(rendered.container["readinessProbe"]["httpGet"]["path"])
+    assert answer.status_code == (503 if asks else 200), answer.text
 
 
 def test_metrics_are_where_the_monitor_asks_for_them(pods):
@@ -165,6 +178,9 @@ def test_the_notes_lead_to_a_conversation_of_two_turns(pods, name, tmp_path):
     script = commands(pod.values).replace("http://127.0.0.1:8080", pod.url)
     done = subprocess.run(["sh", "-euc", script], env=env, capture_output=True, text=True)
     assert "Your name is Ada." in done.stdout, (done.stdout, done.stderr, script)
+    assert "resp_" in done.stderr, "what the first turn answers is shown too, as an error would be"
+    named = subprocess.run(["sh", "-euc", script], env=env | {"MODEL": "no such model"}, capture_output=True, text=True)
+    assert '"model":"no such model"' in named.stderr + named.stdout
 
 
 def commands(values):
@@ -192,10 +208,19 @@ def test_the_notes_name_the_namespace_and_warn_of_what_loses_or_shares_state():
         ({"valkey": {"enabled": True, "persistence": {"enabled": False}}}, "a restart of Valkey loses all state"),
         ({"valkey": {"enabled": True, "networkPolicy": {"enabled": False}}}, "every pod of the cluster can read it"),
         (setting("upstream.apiKey", "k"), "at the cost of the upstream key given here"),
+        (setting("ingress.enabled", True), "WARNING: ingress.enabled without auth.apiKeys"),
+        (setting("httpRoute.enabled", True), "WARNING: httpRoute.enabled without auth.apiKeys"),
+        (setting("service.type", "NodePort"), "WARNING: service.type=NodePort without auth.apiKeys"),
+        (setting("service.type", "LoadBalancer"), "service.type=LoadBalancer publishes every path: /metrics"),
         (setting("config.response_ttl", 3600), "kept 3600 seconds"),
         (setting("config.response_ttl", 0), "kept for ever"),
     ):
         assert words in notes(merged(DEMO, values)) and words not in notes(DEMO), words
+    guarded = merged(DEMO, {"auth": {"apiKeys": ["k"]}, "service": {"type": "LoadBalancer"}})
+    assert "without auth.apiKeys" not in notes(guarded) and "administration paths included" in notes(guarded)
+    assert "its store answers:" in notes(merged(ALONE, setting("probes.readinessAsksUpstream", False)))
+    assert "its upstream and its store answer:" in notes(ALONE)
+    assert "#" not in commands(DEMO), "an interactive zsh takes no comments"
     assert "No auth.apiKeys" in notes(DEMO) and "No auth.apiKeys" not in notes(SITUATIONS["ingress"])
     shown = notes(merged(DEMO, setting("upstream.url", "https://user:hunter2@models/v1")))
     assert "hunter2" not in shown and "https://***@models/v1" in shown

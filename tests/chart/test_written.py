@@ -15,7 +15,7 @@ CHANGELOG = readme.CHART.parent / "CHANGELOG.md"
 IMAGE_DEFAULTS = {"host", "port", "data_dir"}
 
 
-@pytest.mark.parametrize("name", ["values.yaml", "values.schema.json", "README.md"])
+@pytest.mark.parametrize("name", ["values.yaml", "values.schema.json", "README.md", "files/prometheus-rules.yaml"])
 def test_what_is_written_is_current(name):
     file = readme.CHART / name
     assert file.read_text("utf-8") == readme.files()[file], "python -m tests.chart.readme writes it anew"
