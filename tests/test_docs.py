@@ -2,15 +2,20 @@
 
 import logging
 import re
+import subprocess
+import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 
 from proxy.app import create_app
 from proxy.observe.metrics import NAMES
 from proxy.settings import Settings
+from proxy.state.embedded import Embedded
 from tests.backend import serving
 from tests.callers import Caller
 from tests.routes.conftest import alive
@@ -39,6 +44,12 @@ FOREIGN = {
     "--help",
     "--time",
     "--now",
+    "--from-file",
+    "--mount",
+    "--target",
+    "--property",
+    "--value",
+    "--replicas",
 }
 """Flags that are no options of serve and that the pages for operators name."""
 
@@ -158,8 +169,38 @@ def test_every_alert_has_a_section_and_every_section_an_alert():
     told = re.findall(r"^### (Statecar\w+)$", (OPERATIONS / "failures.md").read_text("utf-8"), re.MULTILINE)
     assert sorted(told) == sorted(rule["alert"] for rule in alerts)
     for rule in alerts:
-        page, _, anchor = rule["annotations"]["runbook"].partition("#")
-        assert anchor in anchors(ROOT / page)
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert anchor in anchors(ROOT / page.removeprefix("https://runbooks.invalid/"))
+
+
+def test_the_data_of_the_embedded_store_goes_to_another_one_as_the_page_says(tmp_path, valkey):
+    page = (OPERATIONS / "upgrades.md").read_text("utf-8")
+    (script,) = re.findall(r"^ *```python\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    store = Embedded(tmp_path / "data")
+    try:
+        with redis.Redis(unix_socket_path=store.start().removeprefix("unix://")) as old:
+            old.set("sc:before", "1", ex=1000)
+            command = [sys.executable, "-", str(tmp_path / "data")]
+            done = subprocess.run(command, input=textwrap.dedent(script), capture_output=True, text=True, check=True)
+            old.set("sc:after", "2")
+    finally:
+        store.stop()
+    assert done.stdout == "ok 1 keys\n"
+    (base,), (later,) = ((tmp_path / "data/appendonlydir").glob(name) for name in ("*.base.aof", "*.incr.aof"))
+    load(base.read_bytes() + later.read_bytes(), valkey)
+    with redis.Redis.from_url(valkey.url) as new:
+        assert (new.get("sc:before"), new.get("sc:after")) == (b"1", b"2")
+        assert 0 < new.ttl("sc:before") <= 1000
+
+
+def load(commands, server):
+    """Sends a file of commands and waits until all of them are done, as ``redis-cli --pipe`` does."""
+    with redis.Redis.from_url(server.url) as client:
+        connection = client.connection_pool.get_connection()
+        connection.send_packed_command([commands + b"*2\r\n$4\r\nECHO\r\n$4\r\ndone\r\n"])
+        while connection.read_response() != b"done":
+            pass
+        client.connection_pool.release(connection)
 
 
 if __name__ == "__main__":

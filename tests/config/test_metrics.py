@@ -13,8 +13,10 @@ from tests.config import files
 
 ROOT = files.CONFIG.parent
 PARTS = {"_bucket": {"le"}, "_sum": set(), "_count": set()}
-TARGET = {"job", "instance"}
-"""Labels that Prometheus adds."""
+TARGET = {"namespace", "job", "instance"}
+"""Labels that Prometheus adds; the namespace on Kubernetes alone."""
+RUNBOOKS = "https://runbooks.invalid/"
+"""What whoever loads the rules puts an address of their own for."""
 
 
 def labels_of(name):
@@ -95,17 +97,37 @@ def test_an_alert_says_what_is_wrong():
     for rule in RULES.values():
         assert rule["labels"]["severity"] in ("critical", "warning")
         said = rule["annotations"]
-        assert set(said) == {"summary", "description", "runbook"}
+        assert set(said) == {"summary", "description", "runbook_url"}
         used = set(re.findall(r"\$labels\.(\w+)", "".join(said.values())))
         grouped = [n.modifier.labels for n in nodes(parsed(rule["expr"])) if isinstance(n, promql_parser.AggregateExpr)]
-        assert used <= TARGET.union(*grouped)
+        assert used <= (set.union(*map(set, grouped)) if grouped else TARGET)
+
+
+def test_two_installations_are_told_apart():
+    for name, rule in RULES.items():
+        for node in nodes(parsed(rule["expr"])):
+            if isinstance(node, promql_parser.AggregateExpr):
+                assert {"namespace", "job"} <= set(node.modifier.labels), name
+        told = rule["annotations"]["description"]
+        assert name == "StatecarAbsent" or "{{ $labels.job }}{{ with $labels.namespace }} in {{ . }}{{ end }}" in told
 
 
 def test_an_alert_leads_to_what_to_do():
     for rule in RULES.values():
-        page, _, anchor = rule["annotations"]["runbook"].partition("#")
+        page, anchor = re.fullmatch(f"{RUNBOOKS}(.*)#(.*)", rule["annotations"]["runbook_url"]).groups()
         headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_address_of_what_to_do_is_put_in_with_the_one_line_that_the_file_tells(tmp_path):
+    text = (files.CONFIG / "prometheus-rules.yaml").read_text("utf-8")
+    copy = tmp_path / "prometheus-rules.yaml"
+    copy.write_text(text, "utf-8")
+    (line,) = re.findall(r"^# +(sed .*)$", text, re.MULTILINE)
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    links = re.findall(r"runbook_url: (.*)", copy.read_text("utf-8"))
+    assert len(links) == len(RULES)
+    assert {link.split("/docs/")[0] for link in links} == {"https://git.example.com/team/statecar/blob/main"}
 
 
 def test_a_threshold_of_a_quantile_is_one_that_buckets_can_tell():
@@ -143,7 +165,7 @@ def test_every_panel_follows_the_variables():
                 assert variable.startswith("__") or variable in VARIABLES, title
             for selector in selectors(target["expr"]):
                 given = {matcher.name for matcher in selector.matchers.matchers}
-                assert given >= {"job", "instance"} | ({"model"} & labels_of(selector.name)), title
+                assert given >= TARGET | ({"model"} & labels_of(selector.name)), title
     for name, (expression, label) in QUERIES.items():
         assert label == name and label in labels_of(selectors(expression)[0].name)
         assert VARIABLES[name]["allValue"] == ".*"  # a turn that no upstream answered has no model

@@ -98,6 +98,13 @@ def test_statecar_has_time_to_end_its_streams():
     assert vllm["restartPolicy"] == "Always"  # so that it is stopped after statecar
 
 
+def test_an_update_waits_for_the_model_server_to_start():
+    spec = files.sidecar()[0]["spec"]
+    vllm, statecar = spec["template"]["spec"]["initContainers"][0], spec["template"]["spec"]["containers"][0]
+    probes = (vllm["startupProbe"], statecar["startupProbe"])
+    assert spec["progressDeadlineSeconds"] > sum(probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
+
+
 def seconds(text):
     number = re.fullmatch(r"(\d+)s", text)
     assert number
@@ -134,6 +141,7 @@ def test_containers_may_do_no_more_than_they_need():
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and not service["user"].startswith("0")
         assert service["security_opt"] == ["no-new-privileges:true"]
     assert services["statecar"]["tmpfs"] == ["/tmp"]
+    assert services["statecar"]["init"]
     assert "ports" not in services["valkey"]
     assert services["statecar"]["ports"][0].startswith("127.0.0.1:")
 
