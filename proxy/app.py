@@ -44,7 +44,7 @@ from proxy.upstream import Pool, Upstream
 log = logging.getLogger("statecar")
 
 PREFIX, ALIAS = "/v1", "/v1/openai/v1"
-_OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z")
+_OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z", re.DOTALL)
 _SLASHES = re.compile("/{2,}")
 
 

@@ -167,7 +167,8 @@ def _serve(args: list[str]) -> int:
         if settings.workers == 1:
             app = functools.partial(served_app, ready)
             return _run_here(_config(app, grace=settings.grace, factory=True), sockets, asked)
-        return _run_workers(ready, stack.enter_context(_metrics_directory()), sockets, asked)
+        metrics = stack.enter_context(_metrics_directory(settings.workers))
+        return _run_workers(ready, metrics, sockets, asked)
 
 
 class _AskedToEnd:
@@ -246,11 +247,19 @@ def _end(embedded: Embedded) -> None:
 
 
 @contextlib.contextmanager
-def _metrics_directory() -> Iterator[Path]:
-    """Where the workers keep their metrics, gone with the last of them."""
+def _metrics_directory(workers: int) -> Iterator[Path]:
+    """Where the workers keep their metrics, gone with the last of them. Raises EmbeddedError when there is no room."""
     with private_directory() as directory:
         metrics = directory / "metrics"
-        metrics.mkdir(mode=0o700)
+        room = metrics / "room"
+        try:
+            metrics.mkdir(mode=0o700)
+            room.write_bytes(bytes(workers << 18))  # what they begin with: one that finds none is started for ever
+            room.unlink()
+        except OSError as exc:
+            raise EmbeddedError(
+                f"{directory.parent} has no room for the metrics of {workers} workers, a few MB each: {exc.strerror}"
+            ) from None
         yield metrics
 
 

@@ -29,7 +29,7 @@ _UNTOLD = re.compile(r"[^\n(]*")  # of asyncio's message, before it shows a task
 
 def configure_logging(form: str, level: str) -> None:
     """Log lines to stderr: ours from ``level`` on, other packages' from warning on. ``form``: json or text."""
-    # without a stderr the next file or socket to be opened would be taken for it
+    _fill_standard_streams()
     sys.stderr = sys.stderr or open(os.devnull, "w")
     handler = _Lines(sys.stderr)
     handler.addFilter(_worth_telling)
@@ -40,6 +40,13 @@ def configure_logging(form: str, level: str) -> None:
     for name in ("statecar", "proxy"):
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+
+
+def _fill_standard_streams() -> None:
+    """Opens those that were closed: the next file or socket would be taken for one, here or by a child."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(spare, True)
+    os.close(spare)
 
 
 def at_work_on(request_id: str) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import re
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -25,6 +26,8 @@ from prometheus_client.values import MutexValue
 from proxy import __version__
 from proxy.observe.requests import CLIENT_LEFT, Finished
 from proxy.observe.workers import Workers
+
+log = logging.getLogger(__name__)
 
 MOST = 100
 """Values a process tells apart of a label that strangers can choose; any further one is ``other``."""
@@ -148,14 +151,15 @@ class Metrics:
         # the library's own switch: every value made from now on is of this class
         prometheus_client.values.ValueClass = self._workers.value_class() if self._workers else MutexValue
         self._registry = CollectorRegistry()
-        self._children = {name: _Children(_made(name, metric, self._registry)) for name, metric in NAMES.items()}
+        room = self._workers.make_room if self._workers else bool
+        self._children = {name: _Children(_made(name, metric, self._registry), room) for name, metric in NAMES.items()}
         known = self._workers.labels() if self._workers else {}
         self._model = Bounded(known.get("model", set()) - {""})
         self._tool = Bounded(known.get("type", ()))
         self._counts: defaultdict[_Key, float] = defaultdict(float)
         self._seconds: defaultdict[_Key, list[float]] = defaultdict(list)
         self._open = {"statecar_open_requests": 0, "statecar_open_streams": 0}
-        self._is_due = False
+        self._is_due = self._is_full = False
         self._children["statecar_build_info"][__version__,].set(1)
         for part in _PARTS.values():  # opens the file of histograms, while its directory is sure to be there
             self._children["statecar_turn_part_seconds"][part,]
@@ -214,11 +218,23 @@ class Metrics:
         counts, self._counts = self._counts, defaultdict(float)
         seconds, self._seconds = self._seconds, defaultdict(list)
         for (name, *labels), count in counts.items():
-            self._children[name][tuple(labels)].inc(count)
+            if child := self._child(name, tuple(labels)):
+                child.inc(count)
         for (name, *labels), amounts in seconds.items():
-            self._children[name][tuple(labels)].observe_all(amounts)
+            if child := self._child(name, tuple(labels)):
+                child.observe_all(amounts)
         for name, many in self._open.items():
             self._children[name][()].set(many)
+
+    def _child(self, name: str, labels: tuple[str, ...]) -> Any:
+        """What counts under these labels; None where there is no room for one more."""
+        try:
+            return self._children[name][labels]
+        except OSError as exc:
+            if not self._is_full:
+                self._is_full = True
+                log.error("metrics are incomplete: no room for more in the temporary directory: %s", exc.strerror)
+            return None
 
     def _turn(self, request: Finished, turn: dict[str, Any]) -> None:
         counts, seconds, facts = self._counts, self._seconds, request.facts
@@ -248,7 +264,10 @@ class Metrics:
 
     def exposition(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
         """(body, headers) in the format and encoding that these headers of a scrape ask for; of all the workers."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the library compares whatever is said to be a version
+            encode, content_type = choose_encoder("")
         body = encode(self._workers.collector() if self._workers else self._registry)
         headers = {"content-type": content_type, "vary": "accept, accept-encoding"}
         if gzip_accepted(accept_encoding):
@@ -285,10 +304,12 @@ class Bounded:
 class _Children(dict[tuple[str, ...], Any]):
     """One metric's children by their label values; of one without labels, itself."""
 
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
+    def __init__(self, metric: Any, make_room: Callable[[], object]) -> None:
+        """``make_room``: called before there is another; raises OSError where none can be."""
+        self._metric, self._make_room = metric, make_room
 
     def __missing__(self, labels: tuple[str, ...]) -> Any:
+        self._make_room()
         child = self[labels] = self._metric.labels(*labels) if labels else self._metric
         return child
 

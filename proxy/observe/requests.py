@@ -69,6 +69,9 @@ class Observed:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception:
+            status = 500 if first is None else status  # what the server answers then
+            raise
         finally:
             whole = time.perf_counter() - began
             ended = CLIENT_LEFT if facts.get("left") else status

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from prometheus_client.values import MultiProcessValue
 _SLOT = "slot-"
 _KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
 _SIZE = 1 << 16
-"""Bytes of a file to begin with, as the library has them."""
+"""Bytes of a file to begin with, as the library has them; it doubles a file that is full. Half of that holds all values
+of a histogram for one more model, however long its name.
+"""
 
 
 class Workers:
@@ -42,6 +46,17 @@ class Workers:
             fresh = path.with_suffix(".new")
             fresh.write_bytes(bytes(_SIZE))
             fresh.rename(path)
+
+    def make_room(self) -> None:
+        """Gives the slot's files what the next value may take, on the disk itself. Raises OSError when there is none.
+
+        The library only sets a file's new size: to write where a full disk has nothing behind it ends the process.
+        """
+        for kind in _KINDS:
+            with (self._directory / f"{kind}_{self._slot}.db").open("r+b", buffering=0) as file:
+                used, size = int.from_bytes(file.read(4), sys.byteorder), file.seek(0, os.SEEK_END)
+                if used + _SIZE // 2 > size:
+                    _double(file, size)
 
     def value_class(self) -> Any:
         """The library's values that lie in the files of this worker's slot."""
@@ -74,3 +89,14 @@ class Workers:
                 os.close(held)
             else:
                 yield slot, held
+
+
+def _double(file: FileIO, size: int) -> None:
+    """Adds as many zeros as it has bytes, or nothing."""
+    try:
+        missing = size
+        while missing:
+            missing -= file.write(bytes(missing))
+    except OSError:
+        file.truncate(size)
+        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,14 +18,19 @@ class Scrape:
     """The endpoint that Prometheus asks. Like the other probes it wants no key."""
 
     metrics: Metrics
+    one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def routes(self, prefix: str) -> list[BaseRoute]:
         return [Resource(f"{prefix}/metrics", GET=self.scrape)]
 
     async def scrape(self, request: Request) -> Response:
-        """Beside the loop: with many models or workers it takes tens of milliseconds, and streams go on."""
+        """Beside the loop: with many models or workers it takes tens of milliseconds, and streams go on.
+
+        One after the other: several at once would leave the streams, and the look-ups of names, few turns.
+        """
         facts(request.scope)["probe"] = True
-        self.metrics.settle()
         wanted = request.headers.get("accept", ""), request.headers.get("accept-encoding", "")
-        body, headers = await asyncio.to_thread(self.metrics.exposition, *wanted)
+        async with self.one:
+            self.metrics.settle()
+            body, headers = await asyncio.to_thread(self.metrics.exposition, *wanted)
         return Response(body, headers=headers)

@@ -19,6 +19,7 @@ from proxy.state.keys import CONVERSATION_LOG, SCHEMA, Lifetimes, Lineage
 from proxy.state.leases import LEASE, Lock, Locks
 from proxy.state.page import Page
 from proxy.state.past import Item, Past, decode, whole, without
+from proxy.waits import Waiting
 
 _CREATE = Script("conversation_create")
 _PAST = Script("conversation_past")
@@ -180,7 +181,8 @@ class Conversations:
                     param=param or "conversation",
                     code="conversation_locked",
                 )
-            await asyncio.sleep(_POLL)
+            with Waiting("store"):
+                await asyncio.sleep(_POLL)
 
     async def _past(self, id_: str, tenant: str, token: str, param: str | None) -> Any:
         keys = [*self._three(id_, param), Lineage(_parse(id_, param).tag).lock]

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from proxy.errors import StoreUnavailable
 from proxy.state.client import Client, Script
+from proxy.waits import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Locks:
                 self._releasing.add(releasing)
                 releasing.add_done_callback(self._releasing.discard)
                 if reachable:
-                    await asyncio.shield(releasing)
+                    with Waiting("store"):
+                        await asyncio.shield(releasing)
 
     async def close(self) -> None:
         """Waits for releases under way."""

@@ -13,6 +13,7 @@ from proxy.settings import Settings
 from proxy.state import Lessons
 from proxy.translate.dialects import Dialect, Lesson, for_kind, kind_by_host, lesson_of, taught
 from proxy.upstream import Upstream, by_asking
+from proxy.waits import Waiting
 
 log = logging.getLogger("statecar.turn")
 
@@ -173,7 +174,8 @@ class _Kind:
         """The kind, as far as it is known when the question under way is answered."""
         self.ask(upstream, headers)
         if self._task and not self._task.done() and not self._silent:
-            await asyncio.wait([self._task])  # bounded by the question's own limit
+            with Waiting("upstream"):
+                await asyncio.wait([self._task])  # bounded by the question's own limit
         return self._known or "generic"
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -221,3 +222,16 @@ def test_the_demo_backend_serves_alone(statecar):
     assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["demo", "demo-slow"]
     os.killpg(server.pid, signal.SIGINT)
     assert server.ended() == 0
+
+
+def test_no_room_for_the_metrics_of_several_workers_is_said_in_one_line(statecar):
+    free = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, free[1]))  # as if the disk were full
+    try:
+        server = statecar(*SERVE, "--store=redis://127.0.0.1:9", "--workers=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, free)
+    assert server.ended() == 1
+    told = f"statecar: {os.environ['TMPDIR']} has no room for the metrics of 2 workers, a few MB each: File too large"
+    assert server.stderr.splitlines()[-1] == told
+    assert os.listdir(os.environ["TMPDIR"]) == []

@@ -1,11 +1,12 @@
 """The access log: which requests have a line, and what stands in it."""
 
+import asyncio
 import json
 import logging
 
 import pytest
 
-from proxy.observe import Finished, configure_logging, log_request
+from proxy.observe import Finished, Observed, configure_logging, log_request
 
 PATH = "/v1/responses"
 
@@ -59,6 +60,23 @@ def test_a_client_that_left_had_no_first_byte(line):
 )
 def test_a_probe_that_finds_nothing_wrong_is_for_debugging(line, level, status, shown):
     assert (line(request(status=status, probe=True), level) is not None) is shown
+
+
+@pytest.mark.parametrize(("begun", "status"), [(False, 500), (True, 202)])
+async def test_an_answer_that_broke_has_the_status_that_was_sent(begun, status):
+    async def broken(scope, receive, send):
+        if begun:
+            await send({"type": "http.response.start", "status": 202, "headers": []})
+        raise RuntimeError
+
+    async def sent(_):
+        pass
+
+    told = []
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with pytest.raises(RuntimeError):
+        await asyncio.create_task(Observed(broken, [told.append])(scope, None, sent))
+    assert [request.status for request in told] == [status]
 
 
 def test_a_long_path_is_cut(line):

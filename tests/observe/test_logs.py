@@ -196,6 +196,12 @@ def test_lines_that_cannot_be_written_are_lost_and_nothing_else(kind):
     assert process.returncode == 0
 
 
+def test_no_file_or_socket_is_taken_for_a_standard_stream_that_was_closed():
+    code = "import os, proxy.observe; proxy.observe.configure_logging('text', 'info'); os._exit(os.open('.', 0))"
+    closed = subprocess.run([sys.executable, "-c", code], preexec_fn=lambda: os.closerange(0, 3))
+    assert closed.returncode > 2
+
+
 def test_a_line_that_cannot_be_made_shows_nothing_of_its_arguments(logs, capsys):
     configure_logging("json", "info")
     log.info("%d tokens", "planted")

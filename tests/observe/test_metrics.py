@@ -195,6 +195,17 @@ async def test_what_is_open_goes_up_and_down():
     assert (told["statecar_open_requests",], told["statecar_open_streams",]) == (1, 1)
 
 
+NO_VERSIONS = ["abc", "1.x", "", "\x80", "9" * 5000, "1.0.0.a"]
+
+
+@pytest.mark.parametrize("version", NO_VERSIONS)
+@pytest.mark.parametrize("format_", ["application/openmetrics-text", "text/plain"])
+def test_whatever_version_is_asked_for_there_is_an_answer(version, format_):
+    body, headers = Metrics().exposition(f"{format_};version={version}", "")
+    assert b"statecar_build_info{" in body
+    assert ("openmetrics" in headers["content-type"]) == body.endswith(b"# EOF\n")
+
+
 def test_a_process_alone_keeps_them_in_memory_whatever_the_environment_says(tmp_path):
     alone = "from proxy.observe.metrics import Metrics; print(Metrics().exposition('', '')[0].decode())"
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
@@ -312,3 +323,49 @@ def test_workers_that_die_again_and_again_leave_no_more_than_one_did(tmp_path):
                 worker.ask(f"m{life}.{n}")
             sizes.append((len(os.listdir(tmp_path)), len(turns(worker.told()))))
     assert sizes == [(sizes[0][0], MOST // 2 + 10), (sizes[0][0], MOST + 1), (sizes[0][0], MOST + 1)]
+
+
+FULL = """
+import asyncio, errno, json, logging, resource, sys
+from pathlib import Path
+from proxy.observe.metrics import Metrics
+from tests.observe.test_metrics import finished, samples, turn
+
+def tell(metrics):
+    print(json.dumps([[*key, value] for key, value in samples(metrics).items()]))
+
+def some(metrics, *models):
+    for model in models:
+        metrics.request(finished(turn=turn(model)))
+
+async def main():
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    metrics = Metrics(Path(sys.argv[1]))
+    some(metrics, "first")
+    metrics.settle()
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    some(metrics, "first", *(f"m{n}" for n in range(99)))
+    tell(metrics)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    some(metrics, "first", *(f"m{n}" for n in range(99)))
+    tell(metrics)
+
+asyncio.run(main())
+"""
+
+
+def test_a_full_disk_costs_new_values_and_nothing_else(tmp_path):
+    told = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True).stdout
+    complaint, full, again = told.splitlines()
+    assert complaint == "metrics are incomplete: no room for more in the temporary directory: File too large"
+    for line, count in (full, 2), (again, 3):
+        found = {tuple(map(str, key)): value for *key, value in json.loads(line)}
+        of_models = [key for key in found if key[0] == "statecar_turns_total"]
+        assert (len(of_models) == 100) == (count == 3)
+        assert found["statecar_turns_total", "['model', 'first']", "['status', 'completed']"] == count
+        assert found["statecar_turn_seconds_count", "['model', 'first']"] == count
+    for path in tmp_path.glob("*.db"):  # where there is a hole, a disk that is full by then would end the process
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            assert file.seek(0, os.SEEK_HOLE) == size >= 1 << 16, path

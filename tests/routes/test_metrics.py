@@ -3,11 +3,14 @@
 import asyncio
 import gzip
 import logging
+import threading
+import time
 
 import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
+from proxy.observe import Metrics
 from tests import servers
 from tests.backend import STREAM_HEAD, chunked, json_reply, sse, stream, talk
 from tests.callers import Caller, ok, refusal
@@ -30,6 +33,26 @@ async def test_it_is_served_in_the_format_and_encoding_that_is_asked_for(serve):
         head = await scraper.http.head("/metrics")
         assert (head.status_code, head.content) == (200, b"")
         assert refusal(await scraper.http.post("/metrics")) == (405, "method_not_supported", None)
+
+
+async def test_scrapes_are_answered_one_after_the_other(serve, monkeypatch):
+    """Each holds the interpreter for a while: streams are to go on beside many."""
+    alone, was_alone = threading.Lock(), []
+    expose = Metrics.exposition
+
+    def exposition(*given):
+        is_alone = alone.acquire(blocking=False)
+        was_alone.append(is_alone)
+        time.sleep(0.02)
+        if is_alone:
+            alone.release()
+        return expose(*given)
+
+    monkeypatch.setattr(Metrics, "exposition", exposition)
+    async with Caller(await serve(), prefix="") as scraper:
+        answers = await asyncio.gather(*(scraper.http.get("/metrics") for _ in range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert was_alone == [True] * 4
 
 
 async def test_a_scrape_is_a_probe_in_the_access_log(serve, caplog):
@@ -102,6 +125,33 @@ async def test_waits_for_the_store_are_told_as_such(calling, backend, turns, tmp
         store.stop()
     _, kept, _ = whole(turns()[-1])
     assert kept >= LONG
+
+
+async def test_waits_for_a_conversation_are_nobodys_work(calling, backend, turns):
+    caller = await calling("--conversation-lock-wait=20")
+    made = ok(await caller.http.post("/conversations", json={}))["id"]
+    held = asyncio.Event()
+    backend.script(held, stream(*talk("Hi")))
+    first = asyncio.create_task(caller.ask("Hi", conversation=made))
+    await backend.received(1)
+    backend.script(stream(*talk("Hi")))
+    second = asyncio.create_task(caller.ask("Hi", conversation=made))
+    asyncio.get_running_loop().call_later(PAUSE, held.set)
+    ok(await first), ok(await second)
+    _, kept, own = whole(turns()[-1])
+    assert kept >= LONG > own
+
+
+async def test_waits_for_the_upstreams_kind_are_told_as_such(calling, backend, turns):
+    asked = asyncio.Event()
+    backend.script(asked, json_reply({"data": []}))
+    backend.default = (stream(*talk("Hi")),)
+    caller = await calling("--upstream-kind=auto")
+    first = asyncio.create_task(caller.ask("Hi"))
+    asyncio.get_running_loop().call_later(PAUSE, asked.set)
+    ok(await first)
+    upstream, _, own = whole(turns()[-1])
+    assert upstream >= LONG > own
 
 
 async def test_waits_for_the_client_are_nobodys_work(caller, backend, turns):

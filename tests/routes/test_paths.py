@@ -16,6 +16,7 @@ from tests.live import strict
 OURS = {
     "/responses": "GET, HEAD, POST",
     "/responses/resp_x": "DELETE, GET, HEAD",
+    "/responses/resp_%0Ax": "DELETE, GET, HEAD",
     "/responses/resp_x/cancel": "POST",
     "/responses/resp_x/input_items": "GET, HEAD",
     "/responses/input_tokens": "POST",
