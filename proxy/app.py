@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import codec
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
-from proxy.observe import Metrics, Observed, log_request
+from proxy.observe import Metrics, Observed, at_work_on_run, log_request
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
@@ -35,9 +35,10 @@ from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.responses import Responses
 from proxy.routes.streaming import Pace
+from proxy.runs import Observer, Runner
 from proxy.seal import Sealer
 from proxy.settings import Settings
-from proxy.state import State, open_state
+from proxy.state import Limits, State, open_state
 from proxy.turn import Manners, Services, ShuttingDown
 from proxy.upstream import Pool, Upstream
 
@@ -54,14 +55,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     ``metrics_directory``: where several workers keep their metrics; None for a process alone.
     """
     metrics = Metrics(metrics_directory)
-    state = open_state(
-        settings.store,
-        response_ttl=settings.response_ttl,
-        conversation_ttl=settings.conversation_ttl,
-        lesson_ttl=settings.lesson_ttl,
-        connections=settings.store_connections,
-        heard=metrics.store,
-    )
+    state = _state(settings, metrics)
     upstream = Upstream(
         settings.upstream,
         api_key=settings.upstream_api_key or None,
@@ -73,9 +67,12 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     pool, life = Pool(upstream), Life(settings.grace, OpenRequests(metrics.open_streams))
     manners = Manners(settings, state.lessons)
     access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
+    services = _services(settings, state, pool, manners)
+    observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
+    runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Starlette(
-        routes=[*_routes(settings, state, pool, manners, access, life), *_about(settings, state, pool, metrics, life)],
-        lifespan=lambda app: _lifespan(state, pool, manners, life, metrics),
+        routes=[*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)],
+        lifespan=lambda app: _lifespan(services, runner, life, metrics),
         exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
@@ -98,10 +95,27 @@ def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life:
     ]
 
 
-def _routes(
-    settings: Settings, state: State, pool: Pool, manners: Manners, access: Access, life: Life
-) -> list[BaseRoute]:
-    services = Services(
+def _state(settings: Settings, metrics: Metrics) -> State:
+    return open_state(
+        settings.store,
+        response_ttl=settings.response_ttl,
+        conversation_ttl=settings.conversation_ttl,
+        lesson_ttl=settings.lesson_ttl,
+        connections=settings.store_connections,
+        limits=Limits(
+            runs=settings.max_runs,
+            tenant_runs=settings.max_tenant_runs,
+            lease=settings.run_lease,
+            log_bytes=settings.event_log_limit,
+            log_ttl=settings.event_log_ttl,
+            followers=settings.max_followers,
+        ),
+        heard=metrics.store,
+    )
+
+
+def _services(settings: Settings, state: State, pool: Pool, manners: Manners) -> Services:
+    return Services(
         state=state,
         pool=pool,
         manners=manners,
@@ -112,14 +126,17 @@ def _routes(
         sealer=Sealer(settings.seal_key) if settings.seal_key else None,
         count_by_generation=settings.count_by_generation,
     )
+
+
+def _routes(settings: Settings, services: Services, runner: Runner, access: Access, life: Life) -> list[BaseRoute]:
     pace = Pace(
         keepalive=settings.sse_keepalive_seconds,
         early=settings.early_stream_after_seconds,
         stall=settings.client_stall_timeout,
         comments=settings.sse_comments,
     )
-    responses = Responses(services, access, life.requests, pace, settings.body_limit)
-    conversations = Conversations(state, access, time.time, settings.body_limit)
+    responses = Responses(services, runner, access, life.requests, pace, settings.body_limit)
+    conversations = Conversations(services.state, access, time.time, settings.body_limit)
     return [
         *responses.routes(PREFIX, done=True),
         *responses.routes(ALIAS, done=False),  # its client parses [DONE] as JSON and dies
@@ -191,6 +208,7 @@ class Life:
     grace: float
     requests: OpenRequests
     stopping: bool = False
+    until: float = 0.0
 
     def watch_signals(self) -> None:
         """Learns of SIGTERM and SIGINT beside the server's own handlers; only a process's main thread may."""
@@ -201,7 +219,8 @@ class Life:
             served: Any = signal.getsignal(number)
 
             def on_signal(number: int, frame: FrameType | None, served: Any = served) -> None:
-                loop.call_soon_threadsafe(self._begin_stop)
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._begin_stop)
                 if callable(served):
                     served(number, frame)
 
@@ -210,7 +229,14 @@ class Life:
     def _begin_stop(self) -> None:
         if not self.stopping:
             self.stopping = True
-            asyncio.get_running_loop().call_later(self.grace, self.requests.stop)
+            loop = asyncio.get_running_loop()
+            self.until = loop.time() + self.grace
+            loop.call_later(self.grace, self.requests.stop)
+
+    @property
+    def left(self) -> float:
+        """Seconds of the grace that are left."""
+        return max(0.0, self.until - asyncio.get_running_loop().time())
 
     async def ended(self) -> None:
         """Waits a little for the requests that are being ended, so that their last write finds the store open."""
@@ -222,9 +248,11 @@ class Life:
 
 
 @asynccontextmanager
-async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life, metrics: Metrics) -> AsyncIterator[None]:
+async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Metrics) -> AsyncIterator[None]:
+    state, pool, manners = services.state, services.pool, services.manners
     life.watch_signals()
     manners.begin(pool.all())
+    runner.open()
     try:
         await state.ping()
         for warning in await state.warnings():
@@ -235,6 +263,7 @@ async def _lifespan(state: State, pool: Pool, manners: Manners, life: Life, metr
         yield
     finally:
         await life.ended()
+        await runner.close(life.left)
         metrics.settle()
         await manners.close()
         await pool.aclose()

@@ -94,6 +94,48 @@ class LockLost(StatecarError):
     """The turn stalled for longer than its lease, so another may have begun (architecture: locks and leases)."""
 
 
+class TooManyRuns(StatecarError):
+    """There is as much background work as is allowed."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(self, *, of_tenant: bool) -> None:
+        whose = "you have" if of_tenant else "this server has"
+        super().__init__(
+            f"Too many background responses are queued or running: {whose} reached the limit. Please retry later.",
+            headers={"retry-after": "5"},
+        )
+
+
+class TooManyFollowers(StatecarError):
+    """As many streams of background responses are being read as this process allows."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many streams of background responses are being read here. Please retry later.",
+            headers={"retry-after": "5"},
+        )
+
+
+class RunLost(StatecarError):
+    """Another process makes the response now: this one must not tell or keep anything more of it."""
+
+
+class RunCancelled(StatecarError):
+    """Somebody wants the run to end as cancelled."""
+
+
+class LogFull(StatecarError):
+    """A run's event log has reached its limit."""
+
+    code = "event_log_full"
+
+    def __init__(self) -> None:
+        super().__init__("The response has more events than this server keeps of one response.")
+
+
 class UpstreamError(StatecarError):
     """The backend's failure. ``status`` is the backend's own where it gave one of 400..599."""
 

@@ -95,6 +95,13 @@ class Minter:
         self.turn = secrets.token_hex(14)
         self._ordinal = 0
 
+    @classmethod
+    def again(cls, minted: Minted, used: int) -> Minter:
+        """That of a turn begun before, of whose ordinals so many are used."""
+        minter = cls(minted.tag)
+        minter.turn, minter._ordinal = minted.turn, used
+        return minter
+
     def own(self, prefix: str) -> str:
         """``resp_…`` of this turn, or ``conv_…``."""
         return f"{prefix}_{self.tag}{self.turn}0000"

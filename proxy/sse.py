@@ -96,3 +96,9 @@ class Decoder:
 def encode(event: dict[str, Any]) -> bytes:
     """One whole frame: ``event`` line, one ``data`` line of compact JSON, an empty line (wire §9.1)."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), codec.dumps(event))
+
+
+def decode(frame: bytes) -> dict[str, Any]:
+    """The event of a frame that ``encode`` made."""
+    event: dict[str, Any] = codec.loads(frame[frame.index(b"\ndata: ") + 7 :])
+    return event

@@ -54,6 +54,11 @@ def at_work_on(request_id: str) -> None:
     bind_contextvars(request_id=request_id)
 
 
+def at_work_on_run(response: str, request_id: str) -> None:
+    """The ids for all lines of a task that makes a response. ``request_id``: "" where there was none."""
+    bind_contextvars(response=response, **({"request_id": request_id} if request_id else {}))
+
+
 def line_format(form: str, *, colours: bool) -> logging.Formatter:
     """A record as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
     as_json = form == "json"

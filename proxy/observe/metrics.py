@@ -29,6 +29,8 @@ from proxy.observe.workers import Workers
 
 log = logging.getLogger(__name__)
 
+_OPEN = ("statecar_open_requests", "statecar_open_streams", "statecar_open_runs")
+
 MOST = 100
 """Values a process tells apart of a label that strangers can choose; any further one is ``other``."""
 
@@ -78,6 +80,12 @@ NAMES: dict[str, Metric] = {
         "Turns: completed, incomplete or failed as the response says, refused by an HTTP error instead, left by their"
         " client. The model is told only where an upstream answered.",
     ),
+    "statecar_runs_total": Metric(
+        "counter",
+        ("model", "status"),
+        "Background responses made here: completed, incomplete, failed or cancelled; handed over to another process.",
+    ),
+    "statecar_open_runs": Metric("gauge", (), "Background responses being made."),
     "statecar_turn_seconds": Metric(
         "histogram",
         ("model",),
@@ -158,7 +166,7 @@ class Metrics:
         self._tool = Bounded(known.get("type", ()))
         self._counts: defaultdict[_Key, float] = defaultdict(float)
         self._seconds: defaultdict[_Key, list[float]] = defaultdict(list)
-        self._open = {"statecar_open_requests": 0, "statecar_open_streams": 0}
+        self._open = dict.fromkeys(_OPEN, 0)
         self._is_due = self._is_full = False
         self._children["statecar_build_info"][__version__,].set(1)
         for part in _PARTS.values():  # opens the file of histograms, while its directory is sure to be there
@@ -176,6 +184,20 @@ class Metrics:
         self._seconds["statecar_request_seconds", method, route].append(request.whole)
         if (turn := facts.get("turn")) is not None:
             self._turn(request, turn)
+        if not self._is_due:
+            self._soon()
+
+    def run(self, facts: dict[str, Any]) -> None:
+        """Hears of every run made here when it is over, or handed over."""
+        model = self._model(facts["model"]) if "upstream" in facts else ""
+        self._counts["statecar_runs_total", model, facts.get("response_status") or "handed over"] += 1
+        self._work(facts, model)
+        if not self._is_due:
+            self._soon()
+
+    def open_runs(self, change: int) -> None:
+        """Takes 1 for a run that begins, -1 for one that is over."""
+        self._open["statecar_open_runs"] += change
         if not self._is_due:
             self._soon()
 
@@ -245,13 +267,19 @@ class Metrics:
             seconds["statecar_turn_seconds", model].append(request.whole)
             for fact, part in _PARTS.items():
                 seconds["statecar_turn_part_seconds", part].append(turn[fact] / 1000)
+        if first := turn.get("first_event_ms"):
+            seconds["statecar_first_event_seconds", model].append(first / 1000)
+        self._work(turn, model)
+
+    def _work(self, turn: dict[str, Any], model: str) -> None:
+        """What was done for a turn, answered at once or as a run."""
+        counts = self._counts
+        if turn.get("response_status"):
             for fact, name in _TOKENS.items():
                 tokens = turn.get(fact)
                 counts[name, model] += tokens if tokens and 0 < tokens < _INSANE else 0
             if turn.get("usage_missing"):
                 counts["statecar_usage_missing_total", model] += 1
-        if first := turn.get("first_event_ms"):
-            seconds["statecar_first_event_seconds", model].append(first / 1000)
         if dropped := turn.get("dropped_tools"):
             for type_ in dropped.split(", "):
                 known = self._tool(type_ if _TOOL_TYPE.match(type_) else _OTHER)

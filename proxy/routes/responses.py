@@ -14,12 +14,13 @@ from proxy import ids
 from proxy.errors import InvalidRequest, NotFound, UpgradeRequired
 from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
 from proxy.routes.open import OpenRequests
-from proxy.routes.streaming import JsonReply, Pace, SseReply, ValueReply
-from proxy.state import State, Stored, cut
+from proxy.routes.streaming import JsonReply, Pace, RunReply, SseReply, ValueReply
+from proxy.runs import Runner
+from proxy.state import Run, State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn, compact, input_tokens
 from proxy.waits import begin
-from proxy.wire import compact_response, count_input_tokens, create_response, flag
+from proxy.wire import compact_response, count_input_tokens, create_response, flag, integer
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Responses:
     """The endpoints of responses over what they need. ``body_limit``: bytes."""
 
     services: Services
+    runner: Runner
     access: Access
     requests: OpenRequests
     pace: Pace
@@ -39,11 +41,14 @@ class Responses:
         async def create(request: Request) -> ASGIApp:
             return await self.create(request, done=done)
 
+        async def retrieve(request: Request) -> ASGIApp:
+            return await self.retrieve(request, done=done)
+
         return [
             Resource(at, POST=create, GET=self.list),
             Resource(f"{at}/compact", POST=self.compact),
             Resource(f"{at}/input_tokens", POST=self.input_tokens),
-            Resource(f"{at}/{{response_id}}", GET=self.retrieve, DELETE=self.delete),
+            Resource(f"{at}/{{response_id}}", GET=retrieve, DELETE=self.delete),
             Resource(f"{at}/{{response_id}}/cancel", POST=self.cancel),
             Resource(f"{at}/{{response_id}}/input_items", GET=self.input_items),
         ]
@@ -57,9 +62,24 @@ class Responses:
         caller = await self.access.caller(request)
         body = create_response(await json_body(request, self.body_limit))
         turn = Turn(self.services, body, caller)
+        if body.get("background"):
+            return await self._background(request, turn, done=done)
         if body.get("stream"):
             return SseReply(turn, self.requests, waits, self.pace, done=done)
         return JsonReply(turn, self.requests, waits)
+
+    async def _background(self, request: Request, turn: Turn, *, done: bool) -> ASGIApp:
+        if turn.streams:
+            self.runner.reading.check_room()
+        running = await self.runner.begin(turn)
+        facts(request.scope).update(model=running.run.request["model"][:128], response=running.run.id)
+        if turn.streams:
+            return self._events(running.run.id, -1, done=done, headers=turn.headers)
+        return answer(running.opening, headers=turn.headers)
+
+    def _events(self, id_: str, after: int, *, done: bool, headers: dict[str, str] | None = None) -> ASGIApp:
+        followed = self.runner.reading.follow(id_, after)
+        return RunReply(followed, self.requests, self.pace, done=done, headers=headers)
 
     async def list(self, request: Request) -> Response:
         """Not in OpenAI's API; newest first, each with its own ``input`` (wire §3)."""
@@ -71,28 +91,48 @@ class Responses:
         rows = [{**_whole(stored), "input": [public(item) for item in stored.input]} for stored in found]
         return listed(rows, has_more=has_more)
 
-    async def retrieve(self, request: Request) -> Response:
-        stored = await self._stored(request)
-        if flag(request.query_params.multi_items(), "stream"):
+    async def retrieve(self, request: Request, *, done: bool) -> ASGIApp:
+        query = request.query_params.multi_items()
+        streamed = flag(query, "stream")
+        after = integer(query, "starting_after", 0) if streamed else None
+        found = await self._found(request)
+        if not streamed:
+            return answer(await self.runner.reading.snapshot(found) if isinstance(found, Run) else _whole(found))
+        if not (found.request if isinstance(found, Run) else found.body).get("background"):
             raise InvalidRequest(
                 "This response cannot be streamed because it was not created with background=true.", param="stream"
             )
-        return answer(_whole(stored))
+        logged = found.request.get("stream") if isinstance(found, Run) else await self.runner.reading.is_logged(found)
+        if not logged:
+            raise InvalidRequest(
+                "This response cannot be streamed because it was not created with stream=true.", param="stream"
+            )
+        self.runner.reading.check_room()
+        return self._events(found.id, -1 if after is None else after, done=done)
 
     async def delete(self, request: Request) -> Response:
         caller, id_ = await self.access.caller(request), _id(request)
         if not await self._state.responses.delete(id_, caller.tenant):
+            if await self._state.runs.load(id_, caller.tenant):
+                raise InvalidRequest("Cannot delete an in-flight response.")
             raise _missing(id_)
         return answer({"id": id_, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
-        await self._stored(request)
-        raise InvalidRequest("Cannot cancel a synchronous response.")
+        found = await self._found(request)
+        if isinstance(found, Run):
+            await self.runner.cancel(found.id, found.tenant)
+            found = await self._found(request)
+        if isinstance(found, Run) or not found.body.get("background"):
+            raise InvalidRequest("Cannot cancel a synchronous response.")
+        return answer(_whole(found))
 
     async def input_items(self, request: Request) -> Response:
         """All the model saw but the instructions: the context carried over, then the request's input (wire §3.5)."""
         caller, id_, page = await self.access.caller(request), _id(request), page_of(request)
         items = await self._state.responses.context(id_, caller.tenant)
+        if items is None and (run := await self._state.runs.load(id_, caller.tenant)):
+            items = await self.runner.reading.context(run)
         if items is None:
             raise _missing(id_)
         rows, has_more = cut(items, page)
@@ -115,12 +155,15 @@ class Responses:
 
         return ValueReply(counted)
 
-    async def _stored(self, request: Request) -> Stored:
+    async def _found(self, request: Request) -> Stored | Run:
+        """The response, or the run that will become it. Raises NotFound."""
         caller, id_ = await self.access.caller(request), _id(request)
-        stored = await self._state.responses.load(id_, caller.tenant)
-        if stored is None:
-            raise _missing(id_)
-        return stored
+        for _ in range(2):  # a run may end between the two looks
+            if stored := await self._state.responses.load(id_, caller.tenant):
+                return stored
+            if run := await self._state.runs.load(id_, caller.tenant):
+                return run
+        raise _missing(id_)
 
 
 def _id(request: Request) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import inf
@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from proxy import sse
+from proxy.errors import RunLost
 from proxy.routes.edge import ClientGone, answer, attended, facts
 from proxy.routes.open import OpenRequests
 from proxy.translate.items import Event
@@ -85,32 +86,25 @@ class ValueReply:
         await answer(value, headers=headers)(scope, receive, send)
 
 
-class SseReply:
-    """An ASGI answer: the events, framed as they come. The status line waits for the first of them (wire §2.6)."""
+class _EventStream:
+    """Server-sent events on their way out: one writer at a time, silences filled, a client that stalls given up."""
 
-    def __init__(self, turn: Turn, requests: OpenRequests, waits: Waits, pace: Pace, *, done: bool) -> None:
+    def __init__(self, requests: OpenRequests, pace: Pace, *, done: bool) -> None:
         """``done``: whether ``data: [DONE]`` ends the stream (wire §9.1)."""
-        self._turn, self._requests, self._waits, self._pace, self._done = turn, requests, waits, pace, done
+        self._requests, self._pace, self._done = requests, pace, done
+        self._headers: dict[str, str] = {}
         self._sending = asyncio.Lock()
-        self._opened = self._answered = False
+        self._opened = False
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._send, self._facts = send, facts(scope)
-        self._facts["turn"] = self._turn.facts
-        try:
-            with self._requests.ended_by(self._turn.stop):
-                async with aclosing(self._turn.run()) as batches, attended(receive, self):
-                    async for events in batches:
-                        if events:
-                            await self._write(events)
-        except ClientGone:
-            self._facts["left"] = True
-        finally:
-            if self._opened:
-                self._requests.streams(-1)
-            self._turn.facts |= self._waits.told()
+    def _early(self) -> list[Event]:
+        """Events to open the stream with when nothing has come for long."""
+        return []
+
+    def _between(self) -> Event | None:
+        """An event that fills a silence; None when only a comment may."""
+        return None
 
     # -- the clock's side (Ticking)
 
@@ -138,12 +132,12 @@ class SseReply:
         if self._clock() < self._due():
             return
         if not self._opened:
-            if events := self._turn.begin():
+            if events := self._early():
                 await self._fill(b"".join(map(sse.encode, events)))
             else:  # still at its history: look again soon
                 self._last = self._clock() - self._pace.early + 1
             return
-        event = self._turn.keepalive()
+        event = self._between()
         self._last = self._clock()
         if event or self._pace.comments:
             await self._fill(sse.encode(event) if event else sse.KEEPALIVE)
@@ -158,6 +152,57 @@ class SseReply:
 
     # -- sending
 
+    async def _frames(self, frames: bytes, *, more: bool = True) -> None:
+        async with self._sending:
+            await self._body(frames if more or not self._done else frames + sse.DONE, more=more)
+
+    async def _body(self, data: bytes, *, more: bool = True) -> None:
+        if not self._opened:
+            self._opened = self._facts["streamed"] = True
+            self._requests.streams(1)
+            told = [(name.encode(), value.encode("latin-1")) for name, value in self._headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
+        self._last = self._clock()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def _begin(self, scope: Scope, send: Send) -> None:
+        self._send, self._facts = send, facts(scope)
+
+    def _close(self) -> None:
+        if self._opened:
+            self._requests.streams(-1)
+
+
+class SseReply(_EventStream):
+    """An ASGI answer: a turn's events, framed as they come. The status line waits for the first of them (wire §2.6)."""
+
+    def __init__(self, turn: Turn, requests: OpenRequests, waits: Waits, pace: Pace, *, done: bool) -> None:
+        super().__init__(requests, pace, done=done)
+        self._turn, self._waits = turn, waits
+        self._headers = turn.headers
+        self._answered = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._begin(scope, send)
+        self._facts["turn"] = self._turn.facts
+        try:
+            with self._requests.ended_by(self._turn.stop):
+                async with aclosing(self._turn.run()) as batches, attended(receive, self):
+                    async for events in batches:
+                        if events:
+                            await self._write(events)
+        except ClientGone:
+            self._facts["left"] = True
+        finally:
+            self._close()
+            self._turn.facts |= self._waits.told()
+
+    def _early(self) -> list[Event]:
+        return self._turn.begin()
+
+    def _between(self) -> Event | None:
+        return self._turn.keepalive()
+
     async def _write(self, events: list[Event]) -> None:
         ends = events[-1]["type"] in _TERMINAL
         frames = b"".join(map(sse.encode, events))
@@ -166,16 +211,37 @@ class SseReply:
             self._answered = True
             self._turn.facts["first_event_ms"] = round((began - self._waits.began) * 1000, 1)
         try:
-            async with self._sending:
-                await self._body(frames + sse.DONE if ends and self._done else frames, more=not ends)
+            await self._frames(frames, more=not ends)
         finally:
             self._waits.client += perf_counter() - began
 
-    async def _body(self, data: bytes, *, more: bool = True) -> None:
-        if not self._opened:
-            self._opened = self._facts["streamed"] = True
-            self._requests.streams(1)
-            told = [(name.encode(), value.encode("latin-1")) for name, value in self._turn.headers.items()]
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
-        self._last = self._clock()
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+class RunReply(_EventStream):
+    """An ASGI answer: the frames of a run's events. Who leaves changes nothing for the run (wire §3.2)."""
+
+    def __init__(
+        self,
+        batches: AsyncGenerator[list[bytes], None],
+        requests: OpenRequests,
+        pace: Pace,
+        *,
+        done: bool,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(requests, pace, done=done)
+        self._batches, self._headers = batches, headers or {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._begin(scope, send)
+        try:
+            async with aclosing(self._batches) as batches, attended(receive, self):
+                await self._frames(b"")
+                async for frames in batches:
+                    await self._frames(b"".join(frames))
+                await self._frames(b"", more=False)
+        except ClientGone:
+            self._facts["left"] = True
+        except RunLost as exc:  # without an end: the reader may go on where it stopped
+            log.warning("the events of a response cannot be read: %s", exc.message)
+        finally:
+            self._close()

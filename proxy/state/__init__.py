@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from proxy.state import keys
 from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
@@ -14,18 +16,24 @@ from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
+from proxy.state.runs import End, Lease, Limits, Run, Runs
 from proxy.state.secret import TenantSecret
 
 __all__ = [
     "Conversation",
     "Conversations",
     "Draft",
+    "End",
     "Item",
+    "Lease",
     "Lessons",
+    "Limits",
     "Lock",
     "Page",
     "Past",
     "Responses",
+    "Run",
+    "Runs",
     "State",
     "Stored",
     "cut",
@@ -38,12 +46,15 @@ _FRESH = 1.0
 
 
 class State:
-    """Responses, conversations and lessons in one store."""
+    """Responses, runs, conversations and lessons in one store."""
 
-    def __init__(self, client: Client, lifetimes: keys.Lifetimes, lesson_ttl: int) -> None:
-        self._client = client
+    def __init__(
+        self, client: Client, waiting: Client, lifetimes: keys.Lifetimes, lesson_ttl: int, limits: Limits
+    ) -> None:
+        self._client, self._waiting = client, waiting
         self._secret = TenantSecret(client)
-        self.responses = Responses(client, lifetimes)
+        self.responses = Responses(client, lifetimes, limits.log_ttl)
+        self.runs = Runs(client, waiting, lifetimes, limits)
         self.conversations = Conversations(client, lifetimes)
         self.lessons = Lessons(client, lesson_ttl)
 
@@ -73,6 +84,7 @@ class State:
         """Releases what is being released, then closes every connection."""
         await self._secret.close()
         await self.conversations.close()
+        await self._waiting.close()
         await self._client.close()
 
 
@@ -83,6 +95,7 @@ def open_state(
     conversation_ttl: int,
     lesson_ttl: int = 86400,
     connections: int = 32,
+    limits: Limits | None = None,
     heard: Heard = unheard,
 ) -> State:
     """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``.
@@ -90,5 +103,7 @@ def open_state(
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
     ``heard``: told of every operation. Raises ValueError for a URL that cannot be right.
     """
+    limits = limits or Limits()
     client = Client(url, connections=connections, heard=heard)
-    return State(client, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl)
+    waiting = Client(url, connections=limits.followers + 1, slow=inf)  # and one that listens for runs to be ended
+    return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits)

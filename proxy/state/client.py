@@ -47,7 +47,7 @@ _ATTEMPT = 0.9
 """Seconds to connect, and seconds to wait for a reply: two attempts fit into the limit."""
 
 _SLOW = 0.1
-"""Seconds from which on an operation is worth a line for debugging."""
+"""Seconds from which on an operation is slow, where nothing else is said."""
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
@@ -75,10 +75,12 @@ class Script:
 class Client:
     """A single server (TCP, TLS or unix socket) or a Cluster behind two verbs."""
 
-    def __init__(self, url: str, *, connections: int, heard: Heard = unheard) -> None:
-        """``connections``: in use at once, at most; others wait for one. Raises ValueError for bad URLs."""
+    def __init__(self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW) -> None:
+        """``connections``: in use at once, at most; others wait for one. ``slow``: seconds from which on an operation
+        is worth a line for debugging. Raises ValueError for bad URLs.
+        """
         self._redis = _open(url, connections)
-        self._heard = heard
+        self._heard, self._slow = heard, slow
         # A Cluster's pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
 
@@ -158,7 +160,7 @@ class Client:
         finally:
             seconds = perf_counter() - began
             waits(task).store += seconds
-            if seconds >= _SLOW:
+            if seconds >= self._slow:
                 _log.debug("the state store took %d ms for %s", seconds * 1000, name)
             if ok is not None:  # else nobody waited for it any more
                 self._heard(name, seconds, ok)

@@ -22,6 +22,14 @@ PROBE = "sc:probe"
 """What a readiness check writes."""
 
 
+RUNS = "sc:runs"
+"""ZSET of all runs: member = the 22 bytes of tag and turn, then the tenant; score = when to look after it, in ms."""
+
+
+STOPS = "sc:stops"
+"""Stream: the newest runs that somebody wants to end; a hint only, which every process with runs listens to."""
+
+
 def tenant_index(tenant: str) -> str:
     """ZSET of a tenant's responses: member = the 22 bytes of tag and turn, score = created at, in microseconds."""
     return f"sc:{{t:{tenant}}}:r"
@@ -51,6 +59,18 @@ class Lineage:
     def record(self, turn: str) -> str:
         """Hash: a response without its items."""
         return f"sc:{{{self.tag}}}:r:{turn}"
+
+    def run(self, turn: str) -> str:
+        """Hash: a response in the making, with all that it takes to make it."""
+        return f"sc:{{{self.tag}}}:j:{turn}"
+
+    def lease(self, turn: str) -> str:
+        """String: the token of the process that makes the response."""
+        return f"sc:{{{self.tag}}}:w:{turn}"
+
+    def events(self, turn: str) -> str:
+        """Stream: every event of a response by its sequence number, which the entry's id is one more than."""
+        return f"sc:{{{self.tag}}}:e:{turn}"
 
     @property
     def meta(self) -> str:

@@ -15,6 +15,7 @@ from proxy import codec, ids
 from proxy.errors import StatecarError
 from proxy.state.keys import SCHEMA
 from proxy.state.past import Item, Past, decode, whole
+from proxy.state.runs import End
 
 _PIECE = 64
 _MOST_PIECES = 256  # longer bodies are one field: a packed block of 16 KiB is slow to search, and HSET has a limit
@@ -28,7 +29,8 @@ class Draft:
 
     ``body``: what a response object holds beside items and the other fields here. ``input``, ``output``: its items with
     their ids. ``append``: it becomes the newest of its chain or conversation; False for failed and cancelled ones.
-    ``minter``: made the ids; its tag is ``past.tag``. Saving may give input items fresh ids.
+    ``minter``: made the ids; its tag is ``past.tag``. Saving may give input items fresh ids. ``end``: the run it was.
+    ``conversation``: the id of the one it was made in, also where that is not locked any more.
     """
 
     id: str
@@ -42,11 +44,16 @@ class Draft:
     past: Past
     append: bool
     minter: ids.Minter
+    end: End | None = None
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored response with its own items. ``conversation``: the id of the one it was made in."""
+    """A stored response with its own items. ``conversation``: the id of the one it was made in.
+
+    ``logged``: its events were, and perhaps still are, in a log.
+    """
 
     id: str
     status: str
@@ -56,6 +63,7 @@ class Stored:
     conversation: str | None
     input: list[Item]
     output: list[Item]
+    logged: bool = False
 
 
 def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
@@ -73,6 +81,10 @@ def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
     fields += ["c", draft.created_at]
     if draft.past.lock:
         fields += ["k", draft.past.lock.conversation]
+    elif made_in := ids.of_kind(draft.conversation, "conv"):
+        fields += ["k", made_in.turn]
+    if draft.end and draft.end.events:
+        fields += ["o", 1]
     body, texts = dict(draft.body), list[bytes]()
     previous = ids.of_kind(body.get("previous_response_id"), "resp")
     if previous and previous.tag == draft.past.tag:
@@ -122,4 +134,5 @@ def decode_stored(tag: str, turn: str, reply: tuple[list[bytes], list[bytes], li
         conversation=f"conv_{tag}{fields['k'].decode()}0000" if "k" in fields else None,
         input=decode(entries[: split - start]),
         output=decode(entries[split - start :]),
+        logged="o" in fields,
     )

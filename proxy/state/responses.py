@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from proxy import codec, ids
-from proxy.errors import LockLost, StatecarError, StoreUnavailable
+from proxy.errors import LockLost, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.state import records
 from proxy.state.client import Client, Script
 from proxy.state.index import OTHER, Listed, TenantIndex
@@ -28,9 +28,10 @@ _ITEMS = Script("items")
 class Responses:
     """Verbs on stored responses. A foreign id is answered as a missing one; all raise StoreUnavailable."""
 
-    def __init__(self, client: Client, lifetimes: Lifetimes) -> None:
+    def __init__(self, client: Client, lifetimes: Lifetimes, log_ttl: int) -> None:
         self._client = client
         self._lifetimes = lifetimes
+        self._log_ttl = log_ttl
         self._index = TenantIndex(client, lifetimes)
         self._saved = -inf
 
@@ -51,7 +52,8 @@ class Responses:
         """Stores the response and appends its items, in one step; saving it again changes nothing.
 
         Input items whose ids meanwhile stand in the conversation get fresh ones, in ``draft.input``. Raises LockLost
-        when the turn's lock on its conversation has expired; then nothing is stored.
+        when the turn's lock on its conversation has expired; for the end of a run RunLost, and RunCancelled when it may
+        only be saved as cancelled; then nothing is stored.
         """
         listing = asyncio.create_task(self._index.add(draft))
         try:
@@ -84,6 +86,7 @@ class Responses:
         reply = await self._client.script(_DELETE, keys, tenant, name, int(name == CONVERSATION_LOG))
         if reply is None:
             return False
+        await self._client.command("DEL", lineage.events(minted.turn))
         await self._index.remove(tenant, id_)
         return True
 
@@ -138,6 +141,10 @@ class Responses:
                 if past.lock:
                     past.lock.held = False  # released in the same step
                 return
+            if reply == b"TAKEN":
+                raise RunLost("Another process makes this response.")
+            if reply == b"CANCELLED":
+                raise RunCancelled("The response was cancelled.")
             if reply == b"LOST":
                 raise LockLost("The conversation's lock was lost while the response was generated.")
             if reply == b"ORPHAN":  # expired in mid-turn: the response then carries what its model saw
@@ -155,6 +162,10 @@ class Responses:
         keys = [lineage.record(turn), lineage.log(past.log or turn), lineage.log(turn), lineage.meta, lineage.texts]
         if lock:
             keys += [lineage.conversation, lineage.index, lineage.lock]
+        token, first, events = "", 0, list[bytes]()
+        if end := draft.end:
+            keys += [lineage.run(turn), lineage.lease(turn), lineage.events(turn)]
+            token, first, events = end.lease.token, end.first, list(end.events)
         items = [*carried, *draft.input, *draft.output]
         fields, texts = records.encode(draft)
         return (
@@ -163,7 +174,7 @@ class Responses:
             past.log or "",
             past.length,
             past.gone,
-            int(append),
+            "x" if draft.status == "cancelled" else int(append),
             self._lifetimes.response,
             self._lifetimes.log,
             self._lifetimes.conversation,
@@ -173,8 +184,13 @@ class Responses:
             len(draft.output),
             len(fields),
             len(texts),
+            token,
+            self._log_ttl,
+            first,
+            len(events),
             *fields,
             *texts,
+            *events,
             *map(codec.dumps, items),
             *([item["id"] for item in items] if lock else ()),
         )

@@ -75,6 +75,13 @@ class Message(OutputItem):
         self._annotations: list[Item] = []
         self._logprobs: list[Item] = []
 
+    @classmethod
+    def begun(cls, index: int, id_: str, text: str) -> Message:
+        """A message in the middle of its first text part, of which so much has been told."""
+        message = cls(index, id_)
+        message._kind, message._pieces = "output_text", [text]
+        return message
+
     def text(self, delta: str, logprobs: list[Item]) -> Iterator[Event]:
         yield from self._switch("output_text")
         self._logprobs += logprobs

@@ -38,6 +38,7 @@ _DEFAULTS: Response = {
     "usage": None,
 }
 _ECHOED = (
+    "background",
     "frequency_penalty",
     "instructions",
     "max_output_tokens",

@@ -15,6 +15,7 @@ from proxy.translate.calls import Assembler, Call, Delta
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
 from proxy.translate.response import Response, snapshot, usage
 from proxy.translate.text import ThinkTags
+from proxy.translate.told import Telling
 from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
 from proxy.translate.tools import ToolPlan
 
@@ -36,6 +37,8 @@ class ResponseStream:
     what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Each event
     leaves through ``_emit``, the only place that counts.
     """
+
+    _text: Message | Reasoning | ReasoningSummary | None
 
     def __init__(  # noqa: PLR0913  all that a reply is read with
         self,
@@ -68,16 +71,36 @@ class ResponseStream:
         self._usage: list[dict[str, Any]] = []
         self._placed: list[Event] = []
         self._sequence = 0
+        self._created = False
         self._ended = False
         self._fed = False
         self._begin_round()
 
     # -- the verbs of a turn
 
+    def queue(self) -> list[Event]:
+        """The opening of a response that somebody will make: ``response.created`` and ``response.queued`` (§9.5)."""
+        self.response["status"] = "queued"
+        events = self._emit(map(self._lifecycle, ("created", "queued")))
+        self._created = True
+        return events
+
+    def resume(self, telling: Telling, *, go_on: bool) -> None:
+        """Begins where another process stopped. ``go_on``: the text it was writing is written on, if there is one."""
+        self._sequence, self._created = telling.sequence, telling.told
+        self.items = telling.items
+        self.started = telling.began
+        if go_on and (text := telling.text):
+            self.items[-1] = self._text = text
+            self._round_start = len(self.items) - 1
+
     def start(self) -> list[Event]:
         """``response.created`` and ``response.in_progress``, then what was placed before (wire §9.4)."""
         self.started = True
-        return self._emit([*map(self._lifecycle, ("created", "in_progress")), *self._placed])
+        self.response["status"] = "in_progress"
+        told = ("in_progress",) if self._created else ("created", "in_progress")
+        self._created = True
+        return self._emit([*map(self._lifecycle, told), *self._placed])
 
     def keepalive(self) -> Event | None:
         """A repeated ``response.in_progress`` while nothing is written; None when only a comment is safe (§9.9)."""
@@ -134,24 +157,33 @@ class ResponseStream:
         self.response["usage"] = usage(*self._figures())
         return events
 
-    def fail(self, error: StatecarError) -> None:
-        """Ends the response as failed, keeping what was written; what is open gets no more events (wire §9.5)."""
+    def fail(self, error: StatecarError | None) -> None:
+        """Ends the response as failed, or without an error as cancelled; keeps what was written (wire §3.4, §9.5).
+
+        What is open gets no more events.
+        """
         for item in self.items:
             if not item.closed:
                 item.cut()
-        self._settle("failed")
+        self._settle("failed" if error else "cancelled")
         figures = self._figures()
         self.response.update(
-            error=error.as_response_error(),
+            error=error.as_response_error() if error else None,
             incomplete_details=None,
             completed_at=None,
             usage=usage(*figures) if figures else None,
         )
 
     def end(self) -> Event:
-        """The terminal event: completed, incomplete or failed. The last one."""
+        """The terminal event: completed, incomplete or failed, which a cancelled response's is too. The last one.
+
+        Asked for again, after a failure to keep what it says, it has the same number.
+        """
         self._ended = True
-        return self._emit([self._lifecycle(self.response["status"])])[0]
+        status = self.response["status"]
+        event = self._lifecycle("failed" if status == "cancelled" else status)
+        event["sequence_number"] = self._sequence
+        return event
 
     def error_event(self, error: StatecarError) -> Event:
         """A flat ``error`` event before ``end``, for clients that see no other failure; by option only (wire §9.8)."""
@@ -186,7 +218,7 @@ class ResponseStream:
 
     def _begin_round(self) -> None:
         self._tags = ThinkTags() if self._think_tags else None
-        self._text: Message | Reasoning | ReasoningSummary | None = None
+        self._text = None
         self._assembler = Assembler()
         self._calls: dict[Call, ToolCall | None] = {}
         self._blank: list[tuple[str, list[Item]]] = []

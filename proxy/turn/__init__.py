@@ -1,9 +1,23 @@
 """One turn: history, chat body, upstream round, events, saved. And what is asked of a context without a turn."""
 
 from proxy.turn.compacting import compact
+from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
 from proxy.turn.manners import Manners
+from proxy.turn.resumed import Resumed, caller_of, patiently
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.turn import Turn
 
-__all__ = ["Caller", "Manners", "Services", "ShuttingDown", "Turn", "compact", "input_tokens"]
+__all__ = [
+    "Caller",
+    "Manners",
+    "Resumed",
+    "Services",
+    "ShuttingDown",
+    "Turn",
+    "caller_of",
+    "compact",
+    "input_tokens",
+    "past_of",
+    "patiently",
+]

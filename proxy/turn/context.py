@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy import ids
 from proxy.errors import InvalidRequest, NotFound
-from proxy.state import Item, Past
+from proxy.state import Item, Past, Run
 from proxy.translate.compaction import compacted
 from proxy.translate.dialects import Dialect
 from proxy.translate.sealed import opened
@@ -17,6 +17,9 @@ from proxy.turn.services import Caller, Services
 from proxy.upstream import Upstream
 
 TRIGGER = "compaction_trigger"
+
+_LOCK_WAIT = 30.0
+"""Seconds that a run waits for the lock of its conversation, which its first process may still hold for a while."""
 
 
 @dataclass
@@ -45,24 +48,55 @@ class Context:
 
 
 async def context_of(
-    request: dict[str, Any], services: Services, caller: Caller, stack: AsyncExitStack, *, storing: bool
+    request: dict[str, Any],
+    services: Services,
+    caller: Caller,
+    stack: AsyncExitStack,
+    *,
+    storing: bool,
+    run: Run | None = None,
 ) -> Context:
-    """``storing``: the request will write to what it continues from. Raises as ``past_of`` and ``input_of`` do."""
-    past = await past_of(request, services, caller, stack, storing=storing)
+    """``storing``: the request will write to what it continues from. ``run``: what was kept of it, if it is one that
+    another process began. Raises as ``past_of`` and ``input_of`` do.
+    """
+    past = await past_of(request, services, caller, stack, storing=storing, run=run)
     if storing:
         await services.state.check()  # before the model works for nothing
-    minter = ids.Minter(past.tag)
+    minter = ids.Minter(past.tag) if run is None else _minter_of(run)
     model = request["model"]
     upstream = services.pool.pick(model, past.tag)
     dialect = await services.manners.of(upstream, model, caller.headers)
-    given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
+    if run is None:
+        given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
+    else:
+        given = run.given
     context = Context(past, given, minter, model, upstream, dialect, Seals(services.sealer, caller.tenant), [])
     context.sent = context.followed_by()
     return context
 
 
+def context_lost(run: Run, services: Services, caller: Caller) -> Context:
+    """What is left of a run's context when what it continued from has gone: enough to end it."""
+    minter, model = _minter_of(run), run.request["model"]
+    upstream = services.pool.pick(model, minter.tag)
+    seals = Seals(services.sealer, caller.tenant)
+    return Context(Past.none(minter.tag), run.given, minter, model, upstream, Dialect(), seals, [])
+
+
+def _minter_of(run: Run) -> ids.Minter:
+    minted = ids.of_kind(run.id, "resp")
+    assert minted, "runs are named by ids of ours"
+    return ids.Minter.again(minted, len(run.given))
+
+
 async def past_of(
-    request: dict[str, Any], services: Services, caller: Caller, stack: AsyncExitStack, *, storing: bool
+    request: dict[str, Any],
+    services: Services,
+    caller: Caller,
+    stack: AsyncExitStack,
+    *,
+    storing: bool,
+    run: Run | None = None,
 ) -> Past:
     """What the request continues from. ``storing``: it will write there, so a conversation is locked.
 
@@ -71,6 +105,8 @@ async def past_of(
     state, tenant = services.state, caller.tenant
     if (previous := request.get("previous_response_id")) is not None:
         past = await state.responses.history(previous, tenant)
+        if past is None and await state.runs.load(previous, tenant):
+            raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")
         if past is None:
             raise InvalidRequest(
                 f"Previous response with id '{previous}' not found.",
@@ -81,10 +117,10 @@ async def past_of(
     if (conversation := request.get("conversation")) is not None:
         if not storing:
             return await state.conversations.past(conversation, tenant, param="conversation")
-        wait = services.lock_wait
+        wait = services.lock_wait if run is None else _LOCK_WAIT
         turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation")
         return await stack.enter_async_context(turn)
-    return Past.none(ids.new_tag())
+    return Past.none(ids.new_tag() if run is None else _minter_of(run).tag)
 
 
 async def input_of(

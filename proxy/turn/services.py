@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.errors import StatecarError
 from proxy.seal import Sealer
@@ -11,6 +11,9 @@ from proxy.state import State
 from proxy.translate.dialects import Dialect
 from proxy.turn.manners import Manners
 from proxy.upstream import Pool
+
+KEY = "authorization"
+"""The header that a caller's key stands in."""
 
 
 class ShuttingDown(StatecarError):
@@ -54,3 +57,7 @@ class Caller:
     tenant: str
     headers: list[tuple[str, str]] = field(default_factory=list)
     request_id: str = ""
+
+    def without_key(self) -> Caller:
+        """The same, for an upstream that wants no key of the caller's."""
+        return replace(self, headers=[pair for pair in self.headers if pair[0] != KEY])

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from proxy import ids
-from proxy.errors import OVERFLOW, StatecarError, StoreUnavailable, UpstreamError, passed_on
-from proxy.state import Draft, Item
-from proxy.translate.compaction import Compaction, holds_more
+from proxy import ids, sse
+from proxy.errors import OVERFLOW, RunCancelled, RunLost, StatecarError, StoreUnavailable, UpstreamError, passed_on
+from proxy.state import Draft, Lease, Run
+from proxy.state import End as RunEnd
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
 from proxy.translate.request import can_stream, to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import plan
-from proxy.translate.truncation import SHARES, shorter
 from proxy.turn.asking import asked
-from proxy.turn.compacting import compaction_item, summarized
-from proxy.turn.context import TRIGGER, Context, context_of, minted_id
-from proxy.turn.counting import size_of
+from proxy.turn.context import Context, context_lost, context_of, minted_id
+from proxy.turn.fitting import Fitting
+from proxy.turn.resumed import Resumed, kept_headers, patiently
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
 
@@ -42,17 +41,29 @@ class Turn:
     """The work of one create request. ``request``: as ``wire.create_response`` gives it.
 
     ``facts`` collects what the access log says of it: ids, status and token counts, never content. ``headers``: those
-    of the upstream's answer that belong on ours, known when the first event comes.
+    of the upstream's answer that belong on ours, known when the first event comes. ``streams``: somebody wants the
+    events, not only the last one's response.
     """
 
-    def __init__(self, services: Services, request: dict[str, Any], caller: Caller) -> None:
+    def __init__(
+        self, services: Services, request: dict[str, Any], caller: Caller, *, resumed: Resumed | None = None
+    ) -> None:
+        """``resumed``: the turn goes on with a run that another process began."""
         self.facts: dict[str, Any] = {"model": request["model"][:128]}
         self.headers: dict[str, str] = {}
-        self._services, self._request, self._caller = services, request, caller
-        self._streams = bool(request.get("stream"))
-        self._stream: ResponseStream | None = None
+        self.lease: Lease | None = None
+        self.saved = False
+        self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
+        self.streams = bool(request.get("stream"))
+        self._work: _Work | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._stopped, self._interruptible = False, True
+        self._ending: StatecarError | None = None
+        self._interruptible = True
+
+    @property
+    def request_id(self) -> str:
+        """Of the request that the turn answers; "" for none."""
+        return self._caller.request_id
 
     # -- what an edge may call
 
@@ -61,68 +72,81 @@ class Turn:
 
         Raises StatecarError before the first event for a bad request, an unknown id, a refusing upstream or a store
         that is down; after it every failure becomes ``response.failed``. A plain request (no ``stream``) also gets a
-        failure without any output as the error it is.
+        failure without any output as the error it is. A background response's first events come before an upstream is
+        asked. Raises RunLost at any time when another process makes the run.
         """
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
-            work = await self._begin(stack)
-            stream = work.stream
+            work = self._work = await self._begin(stack)
             closing: list[Event] = []
             failure: StatecarError | None = None
+            if self._request.get("background") and not (self._resumed and self._resumed.telling.told):
+                self._interruptible = False
+                yield work.stream.queue()
+                self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
             try:
                 async with aclosing(self._round(work)) as batches:
                     async for events in batches:
                         self._interruptible = False  # while the edge sends, and at the end while we save
                         yield events
-                        if self._stopped:
-                            raise ShuttingDown
+                        if self._ending:
+                            raise self._ending
                         self._interruptible = True
                 self._interruptible = False
-                closing = stream.finish(int(self._services.now()), done=work.done)
-                await self._save(work)
-            except StatecarError as exc:
-                failure = exc
-            except asyncio.CancelledError:
-                if not self._stopped:
-                    raise
-                asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
-                failure = ShuttingDown()
-            except Exception:
-                log.exception("a turn broke; response %s", stream.response["id"])
-                failure = StatecarError("The server had an error while processing the request.")
+                closing = work.stream.finish(int(self._services.now()), done=work.done)
+                closing.append(await self._end(work, closing))
+            except (Exception, asyncio.CancelledError) as exc:
+                failure = self._failure(exc)
             if failure:
                 if not self._is_told(work, failure):
                     raise failure
-                closing += await self._failed(work, failure)
-            yield [*closing, stream.end()]
-            self._note(stream)
+                closing = await self._failed(work, failure, closing)
+            yield closing
+            self._note(work.stream)
 
     def begin(self) -> list[Event]:
         """The opening events before the upstream has answered, for an edge that cannot wait longer (wire §2.6)."""
-        stream = self._stream
+        stream = self._work.stream if self._work else None
         return stream.start() if stream and not stream.started else []
 
     def keepalive(self) -> Event | None:
         """An event to send while nothing else comes; None when only a comment is safe (wire §9.9)."""
-        return self._stream.keepalive() if self._stream else None
+        return self._work.stream.keepalive() if self._work else None
 
-    def stop(self) -> None:
-        """Ends the turn as failed, because the server ends: at once where it waits, else when the edge comes back."""
-        if self._task and not self._stopped:
-            self._stopped = True
-            if self._interruptible:
+    def stop(self, why: StatecarError | None = None) -> None:
+        """Ends the turn as failed, or for RunCancelled as cancelled: at once where it waits, else when the edge comes
+        back. Without a reason it is that the server ends.
+        """
+        if not self._ending:
+            self._ending = why or ShuttingDown()
+            if self._task and self._interruptible:
                 self._task.cancel()
+
+    def as_run(self) -> Run:
+        """What another process needs to go on, once the first events have come."""
+        assert self._work, "the context is read before the first event"
+        response, caller = self._work.stream.response, self._caller
+        if self._work.context.upstream.has_key:
+            caller = caller.without_key()
+        return Run(
+            id=response["id"],
+            tenant=self._caller.tenant,
+            created_at=response["created_at"],
+            request=self._request,
+            given=self._work.context.given,
+            headers=kept_headers(caller, self._services.sealer),
+        )
 
     # -- context
 
     async def _begin(self, stack: AsyncExitStack) -> _Work:
-        request, services = self._request, self._services
-        storing = request.get("store", True)
-        context = await context_of(request, services, self._caller, stack, storing=storing)
-        response = skeleton(request, context.minter.own("resp"), int(services.now()))
+        request, services, resumed = self._request, self._services, self._resumed
+        context = await self._context(stack)
+        created_at = resumed.run.created_at if resumed else int(services.now())
+        response = skeleton(request, context.minter.own("resp"), created_at)
         self.facts["response"] = response["id"]
         sealing = services.sealer is not None and _ENCRYPTED in request.get("include", ())
-        self._stream = ResponseStream(
+        stream = ResponseStream(
             response,
             lambda type_: minted_id(context.minter, type_),
             ids.new_call_id,
@@ -131,10 +155,38 @@ class Turn:
             logprobs=wants_logprobs(request),
             seal=context.seals.thought if sealing else None,
         )
-        shares = iter(SHARES if request.get("truncation") == "auto" else ())
-        work = _Work(context, context.dialect, self._stream, context.sent, shares)
-        self._plan(work, context.dialect)
+        if resumed:
+            stream.resume(resumed.telling, go_on=False)
+        fitting = Fitting(request, services, self._caller, context, stream, self.facts)
+        work = _Work(context, context.dialect, stream, fitting)
+        if not self._ending:
+            self._plan(work, context.dialect)
         return work
+
+    async def _context(self, stack: AsyncExitStack) -> Context:
+        request, services, resumed = self._request, self._services, self._resumed
+        if resumed is None:
+            storing = request.get("store", True)
+            return await context_of(request, services, self._caller, stack, storing=storing)
+        try:
+            return await patiently(lambda: self._context_again(resumed, stack))
+        except RunLost:
+            raise
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            _current().uncancel()
+        except StatecarError as exc:
+            self._ending = self._ending or exc
+        return context_lost(resumed.run, services, self._caller)
+
+    async def _context_again(self, resumed: Resumed, stack: AsyncExitStack) -> Context:
+        """Reads what a run continues from. One that is to end adds nothing to a conversation, and needs no lock."""
+        request, services, storing = self._request, self._services, not (resumed.end or self._ending)
+        async with AsyncExitStack() as held:
+            context = await context_of(request, services, self._caller, held, storing=storing, run=resumed.run)
+            await stack.enter_async_context(held.pop_all())
+        return context
 
     def _plan(self, work: _Work, dialect: Dialect) -> None:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
@@ -146,52 +198,20 @@ class Turn:
             self.headers.pop("statecar-dropped-tools", None)
             self.facts.pop("dropped_tools", None)
 
-    # -- compaction (wire §10.8)
-
-    async def _is_due(self, work: _Work) -> bool:
-        """Whether the context has passed a threshold of the request."""
-        entries = self._request.get("context_management", ())
-        thresholds = [entry["compact_threshold"] for entry in entries if "compact_threshold" in entry]
-        if not thresholds or not holds_more(work.context.sent):
-            return False
-        size = await size_of(self._request, self._services, self._caller, work.context)
-        return size is not None and size > min(thresholds)
-
-    async def _compact(self, work: _Work) -> list[Event]:
-        """Puts a summary in the place of what the model would see, as the first item of the output.
-
-        Its events wait for the answer's, so that an answer refused early is an HTTP error all the same (wire §2.6).
-        """
-        context, stream = work.context, work.stream
-        summary = await summarized(self._request, self._services, self._caller, context, users_stay=False)
-        item = compaction_item(context, summary, users_stay=False)
-        self.facts |= {"upstream": context.upstream.name, "compacted": True}
-        work.compacted = not self._is_triggered
-        work.whole = context.sent = context.followed_by(item)
-        return stream.place(Compaction(len(stream.items), item, told=self._is_triggered), summary.stream)
-
-    async def _compact_if_possible(self, work: _Work) -> list[Event] | None:
-        """The same, where the turn can go on without: None when the model gives no summary."""
-        try:
-            return await self._compact(work)
-        except UpstreamError as exc:
-            log.warning("the context is not compacted: the upstream answered %d, %s", exc.status, exc.code)
-            return None
-
-    @property
-    def _is_triggered(self) -> bool:
-        return any(item["type"] == TRIGGER for item in self._request["input"][-1:])
-
     # -- upstream
 
     async def _round(self, work: _Work) -> AsyncGenerator[list[Event], None]:
         """The events of the upstream's answer; of a later call's, where the context had to be made shorter first."""
-        if self._is_triggered:
-            yield [*await self._compact(work), *self.begin()]
+        if end := self._ending or (self._resumed and self._resumed.end):
+            raise end
+        if self.lease and not work.stream.started:
+            yield work.stream.start()
+        if work.fitting.is_triggered:
+            yield [*await work.fitting.compact(), *self.begin()]
             work.stream.finish_reason, work.done = "stop", True
             return
-        if await self._is_due(work):
-            yield await self._compact_if_possible(work) or []
+        if await work.fitting.is_due():
+            yield await work.fitting.compact_if_possible() or []
         while True:
             try:
                 async with aclosing(self._call(work)) as batches:
@@ -202,22 +222,10 @@ class Turn:
                 if exc.code != OVERFLOW or work.has_answer:
                     raise
                 work.stream.again()
-                told = await self._shorten(work)
+                told = await work.fitting.shorten()
                 if told is None:
                     raise
                 yield told
-
-    async def _shorten(self, work: _Work) -> list[Event] | None:
-        """Makes a context that was refused as too long shorter; gives the events of that, None when nothing helps."""
-        if self._request.get("context_management") and work.context.sent is work.whole and holds_more(work.whole):
-            if (events := await self._compact_if_possible(work)) is not None:
-                return events
-        less = shorter(work.whole, work.context.sent, work.shares)
-        if less is None:
-            return None
-        work.context.sent = less
-        self.facts["truncated_items"] = len(work.whole) - len(less)
-        return []
 
     async def _call(self, work: _Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""
@@ -227,7 +235,8 @@ class Turn:
             if dialect != work.dialect:
                 self._plan(work, dialect)
             request, tools = self._request, work.stream.tools
-            streamed = self._streams or (self._services.streams(dialect) and can_stream(request, tools, dialect))
+            streams = self.lease is not None or self._services.streams(dialect)
+            streamed = self.streams or (streams and can_stream(request, tools, dialect))
             repaired.clear()
             return to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
 
@@ -242,13 +251,41 @@ class Turn:
 
     # -- the end
 
+    def _failure(self, exc: BaseException) -> StatecarError:
+        """What the turn fails with. Raises what is no failure of it: another process makes the run, or the task that
+        pulls is cancelled.
+        """
+        self._interruptible = False
+        if isinstance(exc, asyncio.CancelledError):
+            if not self._ending:
+                raise exc
+            _current().uncancel()
+            exc = self._ending
+        if isinstance(exc, RunLost):
+            raise exc
+        if isinstance(exc, StatecarError):
+            return exc
+        log.error("a turn broke; response %s", self.facts["response"], exc_info=exc)
+        return StatecarError("The server had an error while processing the request.")
+
     def _is_told(self, work: _Work, failure: StatecarError) -> bool:
         """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""
-        if self._streams:
+        if self.lease:
+            return True
+        if self.streams:
             return work.stream.started
         return work.has_answer and not isinstance(failure, StoreUnavailable)
 
-    async def _save(self, work: _Work) -> None:
+    async def _end(self, work: _Work, closing: list[Event]) -> Event:
+        """The terminal event, once the response is saved with it."""
+        end = work.stream.end()
+        if self.lease:
+            await patiently(lambda: self._save(work, [*closing, end]))
+        else:
+            await self._save(work, [*closing, end])
+        return end
+
+    async def _save(self, work: _Work, events: list[Event]) -> None:
         if not self._request.get("store", True):
             return
         context, response = work.context, work.stream.response
@@ -262,25 +299,41 @@ class Turn:
             input=context.given,
             output=work.stream.stored_output(),
             past=context.past,
-            append=response["status"] != "failed",
+            append=response["status"] not in ("failed", "cancelled"),
             minter=context.minter,
+            conversation=self._request.get("conversation"),
         )
+        if self.lease:
+            told = list(map(sse.encode, events)) if self.streams else []
+            draft.end = RunEnd(self.lease, events[0]["sequence_number"], told)
         try:
             await self._services.state.responses.save(draft)
+        except (RunLost, RunCancelled):
+            raise
         except StatecarError as exc:
+            if self.lease and isinstance(exc, StoreUnavailable):
+                raise  # it is tried again
             self.facts["save_failed"] = True
             log.error("response %s is not saved: %s", draft.id, exc.message)
             raise
+        self.saved = True
 
-    async def _failed(self, work: _Work, failure: StatecarError) -> list[Event]:
-        """Ends the response as failed and keeps it, as far as there is a store to keep it in."""
-        work.stream.fail(failure)
-        if not isinstance(failure, StoreUnavailable):
-            try:
-                await self._save(work)
-            except StatecarError:
-                pass  # logged; the client is told of the first failure
-        return [work.stream.error_event(failure)] if self._services.late_errors == "both" else []
+    async def _failed(self, work: _Work, failure: StatecarError, closing: list[Event]) -> list[Event]:
+        """Ends the response as failed or cancelled and keeps it, as far as there is a store to keep it in."""
+        cancelled = isinstance(failure, RunCancelled)
+        work.stream.fail(None if cancelled else failure)
+        if self._services.late_errors == "both" and not cancelled:
+            closing.append(work.stream.error_event(failure))
+        if self.lease is None and isinstance(failure, StoreUnavailable):
+            return [*closing, work.stream.end()]
+        try:
+            return [*closing, await self._end(work, closing)]
+        except RunLost:
+            raise
+        except RunCancelled as exc:
+            return await self._failed(work, exc, closing)
+        except StatecarError:  # logged; the client is told of the first failure
+            return [*closing, work.stream.end()]
 
     def _note(self, stream: ResponseStream) -> None:
         usage = stream.response["usage"] or {}
@@ -296,20 +349,23 @@ class Turn:
 
 @dataclass
 class _Work:
-    """What a turn works on. ``dialect``: the one its tools are planned for; ``whole``: what the model is to see, and
-    ``shares`` of it are still to be tried where that is too long; ``compacted``: a compaction item stands in the output
-    before the answer; ``done``: the upstream said that it was finished.
+    """What a turn works on. ``dialect``: the one its tools are planned for; ``done``: the upstream said that it was
+    finished.
     """
 
     context: Context
     dialect: Dialect
     stream: ResponseStream
-    whole: list[Item]
-    shares: Iterator[float]
-    compacted: bool = False
+    fitting: Fitting
     done: bool = False
 
     @property
     def has_answer(self) -> bool:
         """Whether there is output that the request asked for."""
-        return len(self.stream.items) > self.compacted
+        return len(self.stream.items) > self.fitting.compacted
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "coroutines run in tasks"
+    return task

@@ -177,6 +177,11 @@ class Upstream:
         """Close every connection; calls in flight end as broken."""
         await self._client.aclose()
 
+    @property
+    def has_key(self) -> bool:
+        """Whether a key of ours is sent, so that the caller's is not needed."""
+        return bool(self._api_key)
+
     def _with_key(self, headers: Headers, *, keep_authorization: bool = True) -> Headers:
         if self._api_key or not keep_authorization:
             headers = [pair for pair in headers if pair[0].lower() not in _KEYS]

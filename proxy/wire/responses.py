@@ -69,10 +69,8 @@ def _exclude(request: dict[str, Any]) -> None:
 
 def _combinations(request: dict[str, Any]) -> None:
     _exclude(request)
-    if request.get("background"):
-        if request.get("store") is False:
-            raise check.unsupported("background", "Background mode requires 'store' to be true.")
-        raise check.unsupported("background", "Background mode is not supported by this server yet.")
+    if request.get("background") and request.get("store") is False:
+        raise check.unsupported("background", "Background mode requires 'store' to be true.")
 
 
 def _input(value: Any, at: str) -> list[items.Item]:

@@ -200,7 +200,7 @@ conversation = st.one_of(
 OPTIONS: dict[str, Strategy] = {
     "instructions": text,
     "store": st.booleans(),
-    "background": st.just(False),
+    "background": st.booleans(),
     "generate": st.booleans(),
     "stream_options": st.fixed_dictionaries({"include_obfuscation": st.booleans()}),
     "max_output_tokens": st.sampled_from([1, 3, 16, 1000]),

@@ -76,12 +76,13 @@ _MANGLED = st.one_of(
 
 @st.composite
 def _path(draw: st.DrawFn, operation: Operation) -> str:
-    """The path with ids, more than half of which exist; what is to be deleted is just made."""
+    """The path with ids, more than half of which exist; what is to be deleted or cancelled is just made."""
     path, number = operation.path, draw(st.integers(0, 3))
     *_, last = operation.names("path") or [""]
     for name in operation.names("path"):
         kind = _KINDS[name]
-        owner = "fresh" if operation.method == "DELETE" and name == last else "mine"
+        ends = operation.method == "DELETE" or operation.name == "cancelResponse"
+        owner = "fresh" if ends and name == last else "mine"
         given = f"@{kind}.{owner}.{number}"  # so that an item is one of its conversation
         if draw(st.integers(0, 9)) > 6:
             given = draw(st.one_of(bodies.place(kind, "foreign"), bodies.place(kind, "foreign", "unknown"), _MANGLED))
@@ -97,7 +98,7 @@ _QUERIES: dict[str, st.SearchStrategy[str]] = {
     "include[]": st.sampled_from(["message.output_text.logprobs", "x", ""]),
     "model": st.sampled_from(["demo", "x", ""]),
     "stream": st.sampled_from(["true", "false", "1", "0", "x"]),
-    "starting_after": st.sampled_from(["1", "-1", "x"]),
+    "starting_after": st.sampled_from(["0", "3", "999", "-1", "x"]),
     "beta": st.just("true"),
     "upstream": st.sampled_from(["true", "false", "", "x"]),
 }

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from tests.callers import unframed
+
 PLACE = re.compile(r"@(resp|conv|item)\.(mine|fresh|foreign|unknown)\.(\d)")
 
 _WEATHER = {
@@ -26,7 +28,7 @@ class Holding:
         conversations = [self._post("/conversations", items=[_said(f"Number {n}")]) for n in range(4)]
         first = self._post("/responses", model="demo", input="My name is Ada.")
         second = self._post("/responses", model="demo", input=[_said("Think: hello")], previous_response_id=first["id"])
-        cut = self._post("/responses", model="demo", input="Count to 50", max_output_tokens=5)
+        cut = self._streamed(model="demo", input="Count to 50", max_output_tokens=5, background=True)
         within = self._post("/responses", model="demo", input="Hi", conversation=conversations[0]["id"])
         self.ids = {
             "resp": [one["id"] for one in (first, second, cut, within)],
@@ -37,7 +39,7 @@ class Holding:
     def fresh(self, kind: str, number: int) -> str:
         """The id of something made just now."""
         if kind == "resp":
-            return str(self._post("/responses", model="demo", input="Hi")["id"])
+            return str(self._post("/responses", model="demo", input="Hi", background=number % 2 == 1)["id"])
         if kind == "conv":
             return str(self._post("/conversations", items=[_said("x")])["id"])
         added = self._post(f"/conversations/{self.ids['conv'][number]}/items", items=[_said("x")])
@@ -50,6 +52,13 @@ class Holding:
     def _first_item(self, conversation: str) -> str:
         page = self.send(self._http.build_request("GET", f"/v1/conversations/{conversation}/items?order=asc"))
         return str(page.json()["data"][0]["id"])
+
+    def _streamed(self, **body: Any) -> dict[str, Any]:
+        """The response of a stream, whose events can be asked for again."""
+        answer = self.send(self._http.build_request("POST", "/v1/responses", json=body | {"stream": True}))
+        last: dict[str, Any] = unframed(answer.content)[-1]["response"]
+        assert last["status"] == "incomplete", answer.text
+        return last
 
     def _post(self, path: str, /, **body: Any) -> dict[str, Any]:
         answer = self.send(self._http.build_request("POST", f"/v1{path}", json=body))

@@ -1,11 +1,13 @@
 """Every operation tried with requests of all kinds (``make fuzz`` tries more), and that each verdict can fall."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import httpx
 import pytest
 
+from proxy import sse
+from proxy.translate.response import skeleton
 from tests.contract.document import operations
 from tests.contract.fuzz import SERVER, Case, Fuzz, fuzz, own
 
@@ -117,6 +119,30 @@ def test_a_foreign_id_that_is_told_from_a_missing_one_is_a_fault():
 def test_a_stream_that_is_not_whole_is_a_fault(body):
     with pytest.raises((AssertionError, IndexError)):
         judge("createResponse", CREATE, lambda request: answer(200, body, **{"content-type": "text/event-stream"}))
+
+
+END = {"type": "response.failed", "sequence_number": 7, "response": skeleton({"model": "m"}, "resp_1", 1)}
+DELTA = {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "output_index": 0, "delta": "x"}
+
+
+@pytest.mark.parametrize(
+    ("events", "is_whole"),
+    [
+        ([], True),
+        ([END], True),
+        ([DELTA | {"sequence_number": 6}, END], True),
+        ([DELTA | {"sequence_number": 5}, END], False),
+        ([DELTA | {"sequence_number": 7}], False),
+        ([END, DELTA | {"sequence_number": 8}], False),
+        ([END | {"sequence_number": 0}], False),
+    ],
+)
+def test_a_part_of_a_stream_may_begin_anywhere_and_must_be_whole_from_there(events, is_whole):
+    body = b"".join([*map(sse.encode, events), sse.DONE])
+    stream = answer(200, body, **{"content-type": "text/event-stream"})
+    case = Case("GET", "/v1/responses/@conv.mine.0?stream=true&starting_after=4")
+    with nullcontext() if is_whole else pytest.raises((AssertionError, IndexError)):
+        judge("getResponse", case, lambda request: stream)
 
 
 def test_an_answer_that_does_not_come_is_a_fault():

@@ -174,6 +174,15 @@ def stream(events: list[dict[str, Any]]) -> dict[str, Any]:
     return grammar(events)
 
 
+def rest_of_stream(events: list[dict[str, Any]]) -> None:
+    """The last events of a stream."""
+    for value in events:
+        event(value)
+    assert [one["sequence_number"] - at for at, one in enumerate(events)] == [events[0]["sequence_number"]] * len(
+        events
+    )
+
+
 def event(value: dict[str, Any]) -> None:
     """One event of a stream."""
     _sdk(_event_models()[value["type"]], value)
@@ -207,7 +216,8 @@ def _judge_of(answer: Any) -> Callable[[bytes], Any] | None:
     alias, path = found[1], found[2].rstrip("/")
     assert answer.headers["x-request-id"]
     if answer.headers["content-type"].startswith("text/event-stream"):
-        return lambda body: stream(unframed(body, done=not alias))
+        whole = "starting_after" not in answer.request.url.params
+        return lambda body: (stream if whole else rest_of_stream)(unframed(body, done=not alias))
     assert answer.headers["content-type"] == "application/json"
     if answer.status_code >= 400:
         return lambda body: error(json.loads(body))
@@ -286,13 +296,15 @@ def grammar(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The order of a stream (wire §9.2, §9.4); gives the response of its terminal event."""
     types = [one["type"] for one in events]
     assert [one["sequence_number"] for one in events] == list(range(len(events)))
-    assert types[:2] == ["response.created", "response.in_progress"]
+    background = events[0]["response"]["background"]
+    assert types[:2] == ["response.created", "response.queued" if background else "response.in_progress"]
+    assert not background or types[2] in ("response.in_progress", *_TERMINAL)
     assert [type_ for type_ in types if type_ in _TERMINAL] == types[-1:]
     last: dict[str, Any] = events[-1]["response"]
-    assert types[-1] == f"response.{last['status']}"
+    assert types[-1] == f"response.{'failed' if last['status'] == 'cancelled' else last['status']}"
     _check_lifecycle(events, last)
     opened = _check_items(events)
-    failed = last["status"] == "failed"
+    failed = last["status"] in ("failed", "cancelled")
     assert failed or len(opened) == types.count("response.output_item.done")
     assert [row["id"] for row in last["output"]] == opened
     _check_parts(events, failed)
@@ -308,7 +320,7 @@ def _check_lifecycle(events: list[dict[str, Any]], last: dict[str, Any]) -> None
                 k: v for k, v in last.items() if k not in changing
             }
     for one in events[:2]:
-        assert one["response"]["status"] == "in_progress"
+        assert one["response"]["status"] == ("queued" if last["background"] else "in_progress")
         assert (one["response"]["output"], one["response"]["usage"]) == ([], None)
 
 

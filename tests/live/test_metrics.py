@@ -103,15 +103,29 @@ class Driver:
         self.count("turn_seconds_count", model=model)
         for part in ("upstream", "store", "own"):
             self.count("turn_part_seconds_count", part=part)
+        self.spent(model, response)
+        if streamed:
+            self.count("first_event_seconds_count", model=model)
+        if missing and response["status"] != "failed":
+            self.count("usage_missing_total", model=model)
+
+    def spent(self, model, response):
+        """The tokens of a turn or a run."""
         figures = response["usage"] or {}
         details = figures.get("input_tokens_details", {}), figures.get("output_tokens_details", {})
         flat = {**figures, **details[0], **details[1]}
         for kind in ("input", "cached", "output", "reasoning"):
             self.count(f"{kind}_tokens_total", flat.get(f"{kind}_tokens", 0), model=model)
-        if streamed:
-            self.count("first_event_seconds_count", model=model)
-        if missing and response["status"] != "failed":
-            self.count("usage_missing_total", model=model)
+
+    async def run(self, *script, calls=("200",), **body):
+        """A background response, its events read to the end."""
+        self.backend.script(*script)
+        body = {"model": "a", "input": "Hi", "background": True, "stream": True} | body
+        answer = await self.send("POST", RESPONSES, RESPONSES, json=body)
+        self.asked(*calls)
+        response = unframed(answer.content)[-1]["response"]
+        self.count("runs_total", model=body["model"], status=response["status"])
+        self.spent(body["model"], response)
 
     async def turn(self, *scripts, calls=("200",), answered=True, path=RESPONSES, missing=False, **body):
         """One turn, the upstream's answers scripted; ``calls``: how it was asked, ``answered``: whether it did."""
@@ -178,6 +192,8 @@ async def driver(request, start, own_store, backend):
 async def test_a_hundred_requests_of_all_kinds_are_counted_as_the_driver_counts_them(driver, own_store):
     before = await driver.scraped()
     await turns(driver)
+    await driver.run(streamed(usage(9, 4, 3, 2)))
+    await driver.run(HALF, CLOSE, calls=("broken",))
     await stored(driver)
     await passed_on(driver)
     await mistaken(driver)
@@ -197,11 +213,9 @@ async def test_a_hundred_requests_of_all_kinds_are_counted_as_the_driver_counts_
 
 
 def saved(counts):
-    """Turns that were told as a response are stored, all but the one whose saving fails."""
-    told = ("completed", "incomplete", "failed")
-    turns = [
-        value for key, value in counts.items() if key[0] == "statecar_turns_total" and dict(key[1:])["status"] in told
-    ]
+    """Turns that were told as a response, and runs, are stored, all but the one whose saving fails."""
+    told, names = ("completed", "incomplete", "failed"), ("statecar_turns_total", "statecar_runs_total")
+    turns = [value for key, value in counts.items() if key[0] in names and dict(key[1:])["status"] in told]
     return sum(turns) - 1
 
 

@@ -1,8 +1,16 @@
 """A state on every kind of store, and a tenant that talks to it."""
 
+import secrets
+
 import pytest
 
 from tests.state.talk import Talk, opened
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch):
+    """No server of another test takes up the runs that these leave."""
+    monkeypatch.setattr("proxy.state.runs.RUNS", f"sc:runs:{secrets.token_hex(8)}")
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from proxy import ids
 from proxy.app import create_app
 from proxy.errors import StatecarError, StoreUnavailable
 from proxy.settings import Settings
-from proxy.state import Page, keys, leases
+from proxy.state import End, Lease, Page, Run, keys, leases
 from tests.backend import serving
-from tests.callers import Caller, ok
+from tests.callers import Caller, ok, unframed
 from tests.routes.conftest import alive
 from tests.servers import Cluster
 from tests.state.talk import Talk, message, opened
@@ -84,9 +84,10 @@ def _has(node, key):
 
 
 @pytest.fixture
-def account(store):
+async def account(store, store_url):
     """The user with the rights of the document, in a store that would evict, so that there is something to warn of."""
     account = Account(store)
+    await forget_runs(store_url)
     account.set("reset", *account.rights)
     account.all("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     yield account
@@ -94,6 +95,13 @@ def account(store):
     account.all("ACL", "DELUSER", "statecar")
     for node in account.nodes:
         node.close()
+    await forget_runs(store_url)
+
+
+async def forget_runs(url):
+    """Takes off the list what tests have left half done: a server would take it up."""
+    async with opened(url) as state:
+        await state._client.command("DEL", keys.RUNS)
 
 
 async def every_verb(account):
@@ -103,6 +111,7 @@ async def every_verb(account):
         talk = Talk(state)
         await _responses(state, talk)
         await _conversations(state, talk)
+        await _runs(state, talk)
         await Talk(lasting).conversation("kept")
         assert [warning for warning in await state.warnings() if "volatile-lru" in warning]
         await state.tenant_secret()
@@ -149,6 +158,33 @@ async def _conversations(state, talk):
     await store.delete(made.id, tenant)
     assert await talk.read(response)
     await store.create(tenant, {}, [], ids.Minter())
+
+
+async def _runs(state, talk):
+    runs, tenant, draft = state.runs, talk.tenant, talk.draft()
+    lease = Lease(draft.id)
+    await runs.create(Run(draft.id, tenant, draft.created_at, {"stream": True}, draft.input), None)
+    assert (draft.id, tenant) in await runs.due(1000)
+    assert await runs.claim(draft.id, tenant, lease) == await runs.load(draft.id, tenant)
+    await runs.hold(lease, began=True)
+    await runs.seen_to([(draft.id, tenant)])
+    await runs.append(lease, 0, [b"first"])
+    assert await runs.events(draft.id, -1) == await runs.events(draft.id, -1, wait=True) == [b"first"]
+    now, _ = await runs.announced("")
+    assert await runs.cancel(draft.id, tenant)
+    await runs.announce(draft.id)
+    assert draft.id in (await runs.announced(now))[1]
+    draft.status, draft.append, draft.end = "cancelled", False, End(lease, 1, [b"last"])
+    await state.responses.save(draft)
+    assert (await state.responses.load(draft.id, tenant)).logged
+    assert not await runs.exists(draft.id)
+    await runs.ended(draft.id, tenant)
+    draft = talk.draft()
+    lease = Lease(draft.id)
+    await runs.create(Run(draft.id, tenant, draft.created_at, {}, draft.input), lease)
+    await runs.release(lease, tenant)
+    assert (draft.id, tenant) in await runs.due(1000)
+    await runs.ended(draft.id, tenant)
 
 
 async def fault(account, caplog):
@@ -201,6 +237,9 @@ async def test_a_whole_server_starts_and_serves_with_these_rights(account, backe
         first = await caller.create()
         await caller.create(previous_response_id=first["id"])
         await caller.create(conversation=await caller.conversation())
+        made = (await caller.events(background=True))[0]["response"]
+        events = await caller.http.get(f"/responses/{made['id']}", params={"stream": "true"})
+        assert unframed(events.content)[-1]["type"] == "response.completed"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

@@ -3,14 +3,14 @@
 from importlib import resources
 
 from proxy import state
-from proxy.state import Page, client, conversations, index, leases, responses
+from proxy.state import End, Lease, Page, Run, client, conversations, index, leases, responses, runs
 from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
 from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, index, leases)
+    for module in (state, responses, conversations, index, leases, runs)
     for one in vars(module).values()
     if isinstance(one, Script)
 }
@@ -52,6 +52,17 @@ async def every_script(talk):
     await store.responses.list(tenant, Page(), None)
     await store.responses.delete(b.id, tenant)
     await store.conversations.delete(made.id, tenant)
+    d = talk.draft()
+    lease = Lease(d.id)
+    await store.runs.create(Run(d.id, tenant, d.created_at, {}, d.input), None)
+    await store.runs.claim(d.id, tenant, lease)
+    await store.runs.hold(lease)
+    await store.runs.append(lease, 0, [b"event"])
+    await store.runs.cancel(d.id, tenant)
+    d.end, d.status, d.append = End(lease, 1, [b"last"]), "cancelled", False
+    await store.responses.save(d)
+    await store.runs.release(lease, tenant)
+    await store.runs.ended(d.id, tenant)
 
 
 def keys_of(draft):

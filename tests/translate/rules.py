@@ -81,7 +81,9 @@ def _models() -> dict[str, pydantic.TypeAdapter[Any]]:
 def _numbers(events: list[Event]) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     types = [event["type"] for event in events]
-    assert types[:2] == ["response.created", "response.in_progress"]
+    background = events[0]["response"]["background"]
+    assert types[:2] == ["response.created", "response.queued" if background else "response.in_progress"]
+    assert not background or types[2] in ("response.in_progress", *TERMINAL)
     assert [type_ for type_ in types if type_ in TERMINAL] == types[-1:]
 
 
@@ -94,12 +96,13 @@ def _lifecycle(events: list[Event]) -> None:
             k: v for k, v in last.items() if k not in _MAY_CHANGE
         }
     for response in responses[:-1]:
-        assert (response["status"], response["output"], response["usage"]) == ("in_progress", [], None)
-    assert events[-1]["type"] == f"response.{last['status']}"
+        assert response["status"] in ("queued", "in_progress")
+        assert (response["output"], response["usage"]) == ([], None)
+    assert events[-1]["type"] == f"response.{'failed' if last['status'] == 'cancelled' else last['status']}"
     assert (type(last["completed_at"]) is int) == (last["status"] == "completed")
     assert bool(last["error"]) == (last["status"] == "failed")
     assert bool(last["incomplete_details"]) == (last["status"] == "incomplete")
-    assert bool(last["usage"]) or last["status"] == "failed"
+    assert bool(last["usage"]) or last["status"] in ("failed", "cancelled")
 
 
 class _Written:
@@ -114,7 +117,7 @@ class _Written:
         self.open: set[tuple[Any, ...]] = set()
 
     def read(self, event: Event) -> None:
-        if event["type"] in ("response.in_progress", "error"):
+        if event["type"] in ("response.queued", "response.in_progress", "error"):
             return
         at = event["output_index"]
         if event["type"] == "response.output_item.added":
@@ -135,7 +138,7 @@ class _Written:
     def compare(self, response: dict[str, Any]) -> None:
         """Holds the final output against what was written."""
         assert len(response["output"]) == len(self.added)
-        failed = response["status"] == "failed"
+        failed = response["status"] in ("failed", "cancelled")
         assert failed or (self.done.keys() == set(range(len(self.added))) and not self.open)
         for at, item in enumerate(response["output"]):
             self._check_same(self.added[at], item)

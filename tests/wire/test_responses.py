@@ -214,12 +214,6 @@ VALUE_REFUSALS = [
         "Background mode requires 'store' to be true.",
     ),
     (
-        {"background": True},
-        "unsupported_parameter",
-        "background",
-        "Background mode is not supported by this server yet.",
-    ),
-    (
         {"input": [{"type": "compaction_trigger"}, {"role": "user", "content": "hi"}]},
         "invalid_value",
         "input[0].type",

@@ -59,3 +59,26 @@ local function taken(index, first, last, step)
   end
   return found
 end
+
+-- Whether a run is still this holder's: its lease is, or has ended while nobody else took the run.
+local function held(run, lease, token)
+  local holder = redis.call('GET', lease)
+  if holder then return holder == token end
+  return redis.call('HGET', run, 'w') == token
+end
+
+-- Adds the events ARGV[from] … ARGV[to] to a log, the first of them with that number; those that are there stay as they
+-- are. Answers whether the log is new, and the bytes added.
+local function tell(log, first, from, to)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local there = last and tonumber(string.match(last[1], '%-(%d+)$')) or 0
+  local size = 0
+  for i = from, to do
+    local number = first + 1 + i - from
+    if number > there then
+      redis.call('XADD', log, '0-' .. number, 'e', ARGV[i])
+      size = size + #ARGV[i]
+    end
+  end
+  return not last, size
+end

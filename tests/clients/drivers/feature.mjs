@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 
 export const URL = process.env.DRIVE_URL;
 export const MODEL = 'demo';
+export const SLOW = 'demo-slow'; // writes 20 words a second
 export const WEATHER = 'What is the weather in Paris?';
 export const WEATHER_TWICE = 'What is the weather in Paris and in Rome?';
 export const PERSON = 'I am 36 years old and my name is Ada.';

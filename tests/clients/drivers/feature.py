@@ -13,6 +13,8 @@ URL = os.environ.get("DRIVE_URL", "")
 UPSTREAM = os.environ.get("DRIVE_UPSTREAM", "")
 """The base URL of the scripted chat-completions server, without a path."""
 MODEL = "demo"
+SLOW = "demo-slow"
+"""Writes 20 words a second."""
 
 WEATHER = "What is the weather in Paris?"
 WEATHER_TWICE = "What is the weather in Paris and in Rome?"

@@ -14,6 +14,7 @@ from feature import (
     PERSON,
     PNG,
     REFUSED,
+    SLOW,
     THINK,
     URL,
     WEATHER,
@@ -125,6 +126,19 @@ async def background():
     has(made.text, "later")
 
 
+async def resumed_stream():
+    """A stream that is left and gone on with: this client asks for all of it once more."""
+    one = Agent(OpenAIChatClient(SLOW, async_client=client), default_options={"background": True})
+    token = None
+    async for update in one.run("Count to 30", stream=True):
+        token = update.continuation_token or token
+        if update.text:
+            break
+    rest = one.run(stream=True, options={"continuation_token": token})
+    has("".join([update.text async for update in rest]), "28 29 30")
+    return "But the client tells a resumed text twice"
+
+
 drive(
     "agent-framework",
     version("agent-framework-openai"),
@@ -141,5 +155,6 @@ drive(
         "errors": errors,
         "broken stream": broken_stream,
         "background": background,
+        "resumed stream": resumed_stream,
     },
 )

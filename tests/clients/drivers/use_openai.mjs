@@ -4,7 +4,7 @@ import OpenAI from 'openai';
 import { zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 import {
-  CUT, LOOK, MODEL, PERSON, PNG, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, version,
+  CUT, LOOK, MODEL, PERSON, PNG, SLOW, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, version,
 } from './feature.mjs';
 
 const client = new OpenAI({ baseURL: URL, apiKey: 'none', maxRetries: 0 });
@@ -15,6 +15,9 @@ const TOOL = {
   strict: false,
 };
 const create = (input, options = {}) => client.responses.create({ model: MODEL, input, ...options });
+
+// A background response that takes its time.
+const slowly = (input, options = {}) => create(input, { model: SLOW, background: true, ...options });
 
 // The cities that an answer asks for and the next input.
 function answers(made) {
@@ -102,5 +105,27 @@ await drive('openai-node', version('openai'), {
     let made = await create('Say later', { background: true });
     while (['queued', 'in_progress'].includes(made.status)) made = await client.responses.retrieve(made.id);
     has(made.output_text, 'later');
+  },
+  async 'resumed stream'() {
+    const seen = [];
+    for await (const event of await slowly('Count to 40', { stream: true })) {
+      seen.push(event);
+      if (event.type === 'response.output_text.delta') break;
+    }
+    const { id } = seen[0].response;
+    const after = { stream: true, starting_after: seen.at(-1).sequence_number };
+    const all = [...seen];
+    for await (const event of await client.responses.retrieve(id, after)) all.push(event);
+    assert.deepEqual(all.map((event) => event.sequence_number), [...all.keys()]);
+    const said = all.filter((event) => event.type === 'response.output_text.delta').map((event) => event.delta).join('');
+    const helper = client.responses.stream({ response_id: id, ...after });
+    assert.equal((await helper.finalResponse()).output_text, said);
+    assert.equal(said, (await client.responses.retrieve(id)).output_text);
+  },
+  async cancel() {
+    const { id } = await slowly('Count to 400');
+    assert.equal((await client.responses.cancel(id)).status, 'cancelled');
+    assert.equal((await client.responses.cancel(id)).status, 'cancelled');
+    assert.equal((await client.responses.retrieve(id)).status, 'cancelled');
   },
 });

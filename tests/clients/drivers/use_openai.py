@@ -6,7 +6,22 @@ from importlib.metadata import version
 
 import openai
 import pydantic
-from feature import CUT, LOOK, MODEL, PERSON, PNG, REFUSED, THINK, URL, WEATHER, WEATHER_TWICE, drive, has, refused
+from feature import (
+    CUT,
+    LOOK,
+    MODEL,
+    PERSON,
+    PNG,
+    REFUSED,
+    SLOW,
+    THINK,
+    URL,
+    WEATHER,
+    WEATHER_TWICE,
+    drive,
+    has,
+    refused,
+)
 
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0)
 TOOL = {
@@ -24,6 +39,11 @@ class Person(pydantic.BaseModel):
 
 def create(text, **options):
     return client.responses.create(model=MODEL, input=text, **options)
+
+
+def slowly(text, **options):
+    """A background response that takes its time."""
+    return client.responses.create(model=SLOW, input=text, background=True, **options)
 
 
 def answers(made):
@@ -127,6 +147,29 @@ def background():
     has(made.output_text, "later")
 
 
+def resumed_stream():
+    """A stream that is left and gone on with, by events and by the helper, which wants to see it from the start."""
+    seen = []
+    with slowly("Count to 40", stream=True) as stream:
+        for event in stream:
+            seen.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    id_, last = seen[0].response.id, seen[-1].sequence_number
+    rest = list(client.responses.retrieve(id_, stream=True, starting_after=last))
+    assert [event.sequence_number for event in seen + rest] == list(range(len(seen + rest)))
+    said = "".join(event.delta for event in seen + rest if event.type == "response.output_text.delta")
+    with client.responses.stream(response_id=id_, starting_after=last) as stream:
+        assert [event.sequence_number for event in stream] == [event.sequence_number for event in rest]
+        assert stream.get_final_response().output_text == said == rest[-1].response.output_text
+
+
+def cancel():
+    made = slowly("Count to 400")
+    assert client.responses.cancel(made.id).status == client.responses.cancel(made.id).status == "cancelled"
+    assert client.responses.retrieve(made.id).status == "cancelled"
+
+
 def websocket():
     with client.responses.connect() as connection:
         connection.send({"type": "response.create", "model": MODEL, "input": "Say hello there"})
@@ -154,6 +197,8 @@ drive(
         "input_tokens": input_tokens,
         "compact": compact,
         "background": background,
+        "resumed stream": resumed_stream,
+        "cancel": cancel,
         "websocket": websocket,
     },
 )

@@ -1,0 +1,277 @@
+"""All the runs of this process: begun here or taken up, held, cancelled, handed over when the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.errors import RunCancelled, RunLost, StatecarError, StoreUnavailable
+from proxy.runs.reading import Reading
+from proxy.runs.running import Running
+from proxy.state import Lease, Runs
+from proxy.translate.items import Event
+from proxy.turn import Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
+
+log = logging.getLogger("statecar.runs")
+
+_TAKEOVERS = 2
+"""How often a run is taken up again after its process has died."""
+
+_LOOK = 0.05
+"""Seconds between looks whether another process has ended the run that is to be cancelled."""
+
+_PAUSE = 0.5
+"""Seconds until a store that was away is asked again."""
+
+_BACK = 2.0
+"""Seconds beyond a lease in which those that hold runs find a store that was away, before others take them up."""
+
+_LAST_WORDS = 5.0
+"""Seconds that runs get to be given back when the process ends."""
+
+_RESTARTED = "The server restarted while this response was running."
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who watches runs. ``told``: hears the facts of every turn made as a run, when it is over; ``opened``: of 1 when a
+    run begins here, of -1 when it is over. ``at_work``: hears, in the run's own task, of its id and of its request's.
+    """
+
+    told: Callable[[dict[str, Any]], object] = bool
+    opened: Callable[[int], object] = bool
+    at_work: Callable[[str, str], object] = lambda _id, _request_id: None
+
+
+class Runner:
+    """``most``: runs made here at a time; what is begun beyond that waits. ``limit``: seconds a response may take."""
+
+    def __init__(self, services: Services, *, most: int, limit: float, observer: Observer) -> None:
+        self._services, self._most, self._limit, self._observer = services, most, limit, observer
+        self._runs: Runs = services.state.runs
+        self._running: dict[str, Running] = {}
+        self._tasks: dict[asyncio.Task[None], Running | None] = {}
+        self._busy = asyncio.Event()
+        self.reading = Reading(services, self._running)
+
+    # -- the life of the process
+
+    def open(self) -> None:
+        """Begins to hold what is made here, and to take up what nobody makes."""
+        for work in (self._hold, self._take_up, self._listen):
+            self._spawn(work())
+
+    async def close(self, grace: float) -> None:
+        """Takes nothing up any more; what is being made here gets so many seconds, and is then handed over."""
+        self._most = 0
+        for task, running in list(self._tasks.items()):
+            if running and not running.go.is_set():
+                task.cancel()
+        making = [task for task, running in self._tasks.items() if running and running.go.is_set()]
+        if making:
+            await asyncio.wait(making, timeout=grace)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_WORDS)
+
+    # -- making
+
+    async def begin(self, turn: Turn) -> Running:
+        """Makes a turn a run: what it needs is read and kept, and it goes on whoever leaves.
+
+        Raises what refuses the turn, TooManyRuns, and ShuttingDown.
+        """
+        if not self._most:
+            raise ShuttingDown
+        batches = turn.run()
+        try:
+            first = await anext(batches)
+            run = turn.as_run()
+            lease = turn.lease = Lease(run.id)
+            await self._runs.create(run, lease)
+        except BaseException:
+            await batches.aclose()
+            raise
+        running = Running(self._runs, turn, run, lease)
+        running.opening = first[0]["response"]
+        self._make(running, first, batches)
+        return running
+
+    def _make(self, running: Running, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
+        self._running[running.run.id] = running
+        self._busy.set()
+        self._observer.opened(1)
+        self._let_go()
+        self._spawn(self._made(running, first, batches), running)
+
+    def _let_go(self) -> None:
+        """Lets as many runs be made as there is room for, oldest first."""
+        waiting = [running for running in self._running.values() if not running.go.is_set()]
+        room = self._most - (len(self._running) - len(waiting))
+        for running in waiting[: max(0, room)]:
+            running.go.set()
+
+    async def _made(self, running: Running, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
+        run = running.run
+        self._observer.at_work(run.id, running.turn.request_id)
+        late = StatecarError(f"The response took longer than the {self._limit:g} s that this server allows.")
+        left = run.created_at + 1 + self._limit - self._services.now()  # it began within that second
+        timer = asyncio.get_running_loop().call_later(min(max(0.0, left), self._limit), running.stop, late)
+        try:
+            async with aclosing(batches):
+                await running.make(first, batches)
+            await self._runs.ended(run.id, run.tenant)
+        except RunLost as exc:
+            log.warning("response %s is left to another process: %s", run.id, exc.message)
+        except asyncio.CancelledError:
+            await self._give_back(running)
+            raise
+        except StoreUnavailable:
+            pass  # logged; whoever looks after it next takes it off the list
+        except Exception:
+            log.exception("response %s cannot be made", run.id)  # whoever takes it up may do better
+        finally:
+            timer.cancel()
+            running.finish()
+            if self._running.get(run.id) is running:
+                del self._running[run.id]
+            self._observer.opened(-1)
+            self._observer.told(running.turn.facts)
+            self._let_go()
+
+    async def _give_back(self, running: Running) -> None:
+        try:
+            await self._runs.release(running.lease, running.run.tenant)
+        except StoreUnavailable:
+            pass  # logged; its lease ends by itself
+
+    def _spawn(self, work: Coroutine[Any, Any, None], running: Running | None = None) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[task] = running
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and (broken := task.exception()):
+            log.error("a task broke", exc_info=broken)
+
+    # -- cancelling
+
+    async def cancel(self, id_: str, tenant: str) -> bool:
+        """Ends a run as cancelled, wherever it is made; False when there is none. Returns when it has ended."""
+        held = await self._runs.cancel(id_, tenant)
+        if held is None:
+            return False
+        self._cancel(id_)
+        if held:
+            await self._runs.announce(id_)
+        while await self._runs.exists(id_):
+            if not self._most:
+                raise ShuttingDown
+            if id_ not in self._running:
+                await self._try(id_, tenant)
+            await asyncio.sleep(_LOOK)
+        return True
+
+    def _cancel(self, id_: str) -> None:
+        if running := self._running.get(id_):
+            running.stop(RunCancelled("The response was cancelled."))
+
+    # -- tending
+
+    async def _hold(self) -> None:
+        """Renews the leases of what is made here."""
+        while True:
+            await asyncio.sleep(self._runs.limits.lease / 3)
+            held = list(self._running.values())
+            await asyncio.gather(*map(self._renew, held))
+            try:
+                await self._runs.seen_to([(running.run.id, running.run.tenant) for running in held])
+            except StoreUnavailable:
+                pass  # logged; a lease outlasts two failures
+
+    async def _renew(self, running: Running) -> None:
+        try:
+            await self._runs.hold(running.lease)
+        except (RunLost, RunCancelled) as exc:
+            if not running.over:  # else it was lost to its end
+                running.stop(exc)
+        except StoreUnavailable:
+            pass
+
+    async def _listen(self) -> None:
+        """Learns at once what is to end, as long as anything is made here."""
+        last = ""
+        while True:
+            try:
+                if last and not self._running:
+                    self._busy.clear()
+                    await self._busy.wait()
+                last, named = await self._runs.announced(last)
+                for id_ in named:
+                    self._cancel(id_)
+            except StoreUnavailable:
+                await asyncio.sleep(_PAUSE)
+
+    async def _take_up(self) -> None:
+        """Looks for runs that nobody makes, and makes them."""
+        lease, was_away = self._runs.limits.lease, False
+        while True:
+            pause = lease / 5 * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
+            try:
+                room = self._most - len(self._running)
+                found = await self._runs.due(room) if room > 0 else []
+                if was_away:
+                    was_away, pause = False, lease + _BACK
+                    found = []
+                for id_, tenant in found:
+                    await self._try_safely(id_, tenant)
+            except StoreUnavailable:
+                was_away, pause = True, _PAUSE
+            await asyncio.sleep(pause)
+
+    async def _try_safely(self, id_: str, tenant: str) -> None:
+        """The same, where one that cannot be read must not stand in the way of the others."""
+        try:
+            await self._try(id_, tenant)
+        except StatecarError as exc:
+            log.error("response %s cannot be taken up: %s", id_, exc.message)
+            await self._runs.seen_to([(id_, tenant)])
+        except Exception:
+            log.exception("response %s cannot be taken up", id_)
+            await self._runs.seen_to([(id_, tenant)])
+
+    async def _try(self, id_: str, tenant: str) -> None:
+        """Takes a run up if nobody holds it."""
+        if id_ in self._running:
+            return  # its lease has run out, and is about to be renewed or found lost
+        lease = Lease(id_)
+        run = await self._runs.claim(id_, tenant, lease)
+        if run is None:
+            if await self._runs.exists(id_):
+                await self._runs.seen_to([(id_, tenant)])
+            else:
+                await self._runs.ended(id_, tenant)
+            return
+        await self._runs.seen_to([(id_, tenant)])
+        telling = await patiently(lambda: self.reading.telling(run))
+        caller, end = None, StatecarError(_RESTARTED)
+        if run.cancelled:
+            end = RunCancelled("The response was cancelled.")
+        elif run.claims <= _TAKEOVERS + 1 and not telling.items:
+            caller = caller_of(run, self._services.sealer)
+        resumed = Resumed(run, telling, None if caller else end)
+        turn = Turn(self._services, run.request, caller or Caller(run.tenant), resumed=resumed)
+        turn.lease = lease
+        log.info("response %s is taken up, by process %d of it", id_, run.claims)
+        running = Running(self._runs, turn, run, lease, told=telling.sequence)
+        if resumed.end:
+            running.go.set()  # to end it there is always room
+        self._make(running, [], turn.run())

@@ -1,0 +1,267 @@
+"""Runs: responses in the making that outlive the request they came with, and the log of what was told of them.
+
+A run holds all that it takes to make its response; its lease says which process does, and a process that dies loses it.
+The finished response takes the run's place in one step (``Responses.save``): until then there is a run and no response.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy import codec, ids
+from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
+from proxy.state.client import Client, Script
+from proxy.state.keys import RUNS, SCHEMA, STOPS, Lifetimes, Lineage
+from proxy.state.past import Item
+
+_ADMIT = Script("run_admit")
+_APPEND = Script("run_append")
+_CANCEL = Script("run_cancel")
+_CLAIM = Script("run_claim")
+_CREATE = Script("run_create")
+_HOLD = Script("run_hold")
+_RELEASE = Script("run_release")
+
+_READ = 1000
+"""Events read at once."""
+
+_BLOCK = 500
+"""Milliseconds a reader waits for the next event, below the client's time limit."""
+
+_LAST = 1 << 62
+"""A greater number than any event has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A response in the making. ``request``: as ``wire.create_response`` gives it; ``given``: its items with their ids.
+
+    ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
+    ``began``: an upstream has; ``cancelled``: somebody wants it to end.
+    """
+
+    id: str
+    tenant: str
+    created_at: int
+    request: dict[str, Any]
+    given: list[Item]
+    headers: str = ""
+    claims: int = 0
+    began: bool = False
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Lease:
+    """A process's hold on a run."""
+
+    run: str
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run, with its response's save. ``events``: its last ones, from number ``first`` on."""
+
+    lease: Lease
+    first: int
+    events: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most runs, of all and of a tenant, 0 for no limit; seconds of a lease; bytes of a log, seconds it is kept.
+
+    ``followers``: most readers that wait for events at a time, on a connection each.
+    """
+
+    runs: int = 1000
+    tenant_runs: int = 100
+    lease: float = 15.0
+    log_bytes: int = 64 * 1024 * 1024
+    log_ttl: int = 3600
+    followers: int = 1000
+
+
+class Runs:
+    """Verbs on runs. A foreign id is answered as a missing one; all raise StoreUnavailable."""
+
+    def __init__(self, client: Client, waiting: Client, lifetimes: Lifetimes, limits: Limits) -> None:
+        """``waiting``: the client of all that waits for news, so that nothing else waits for a connection."""
+        self._client, self._waiting, self._lifetimes, self.limits = client, waiting, lifetimes, limits
+
+    async def create(self, run: Run, lease: Lease | None) -> None:
+        """Keeps a run. ``lease``: of a process that makes the response at once; None leaves that to any.
+
+        Raises TooManyRuns.
+        """
+        due = self._in(self.limits.lease) if lease else self._in(0)
+        most = self.limits.runs, self.limits.tenant_runs
+        reply = await self._client.script(_ADMIT, [RUNS], _member(run.id, run.tenant), run.tenant, due, *most)
+        if reply != b"ADMITTED":
+            raise TooManyRuns(of_tenant=reply == b"TENANT")
+        fields: dict[str, str | bytes | int] = {
+            "v": SCHEMA,
+            "t": run.tenant,
+            "c": run.created_at,
+            "q": codec.dumps(run.request),
+            "g": codec.dumps(run.given),
+            "h": run.headers,
+        }
+        flat = [part for pair in fields.items() for part in pair]
+        token = lease.token if lease else ""
+        await self._client.script(
+            _CREATE, self._keys(run.id)[:2], self._lifetimes.response, token, self._lease_ms, *flat
+        )
+
+    async def load(self, id_: str, tenant: str) -> Run | None:
+        """The run, while there is one."""
+        minted = ids.of_kind(id_, "resp")
+        if not minted:
+            return None
+        key = Lineage(minted.tag).run(minted.turn)
+        flat = await self._client.command("HGETALL", key)
+        if not flat or flat.get(b"t") != tenant.encode():
+            return None
+        self._client.check_schema(key, int(flat[b"v"]))
+        return _run(id_, flat)
+
+    async def exists(self, id_: str) -> bool:
+        """Whether there is such a run."""
+        return bool(await self._client.command("EXISTS", self._keys(id_)[0]))
+
+    async def claim(self, id_: str, tenant: str, lease: Lease) -> Run | None:
+        """The run, now held by this lease; None when it is gone, or another's."""
+        reply = await self._client.script(_CLAIM, self._keys(id_)[:2], tenant, lease.token, self._lease_ms)
+        if reply is None or reply == b"BUSY":
+            return None
+        return _run(id_, dict(zip(reply[::2], reply[1::2], strict=True)))
+
+    async def hold(self, lease: Lease, *, began: bool = False) -> None:
+        """Renews a lease. ``began``: an upstream has taken the run up. Raises RunLost, and RunCancelled when somebody
+        wants it to end.
+        """
+        keys = self._keys(lease.run)[:2]
+        _check(await self._client.script(_HOLD, keys, lease.token, self._lease_ms, int(began)))
+
+    async def cancel(self, id_: str, tenant: str) -> bool | None:
+        """Asks for a run to end: it can now only become a cancelled response. None: there is no such run.
+
+        True: somebody makes it, and must learn of this; False: nobody does.
+        """
+        reply = await self._client.script(_CANCEL, self._keys(id_)[:2], tenant)
+        return None if reply is None else bool(reply == b"HELD")
+
+    async def announce(self, id_: str) -> None:
+        """Tells every process that somebody wants a run to end."""
+        await self._client.command("XADD", STOPS, "MAXLEN", "~", 1000, "*", "r", id_)
+
+    async def announced(self, after: str) -> tuple[str, list[str]]:
+        """(where to go on, the runs named since), waiting a moment for the first. ``after``: "" for from now on."""
+        if not after:
+            newest = await self._client.command("XREVRANGE", STOPS, "+", "-", "COUNT", 1)
+            return (newest[0][0].decode() if newest else "0-0"), []
+        reply = await self._waiting.command("XREAD", "COUNT", _READ, "BLOCK", _BLOCK, "STREAMS", STOPS, after)
+        entries = reply[0][1] if reply else []
+        return (entries[-1][0].decode() if entries else after), [fields[b"r"].decode() for _, fields in entries]
+
+    async def release(self, lease: Lease, tenant: str) -> None:
+        """Gives a run back, for any process to go on with."""
+        await self._client.script(_RELEASE, self._keys(lease.run)[:2], lease.token)
+        await self._client.command("ZADD", RUNS, "XX", self._in(0), _member(lease.run, tenant))
+
+    async def seen_to(self, runs: Sequence[tuple[str, str]]) -> None:
+        """Nobody needs to look after these runs, each (id, tenant), before a lease from now."""
+        if runs:
+            due = self._in(self.limits.lease)
+            pairs = [part for id_, tenant in runs for part in (due, _member(id_, tenant))]
+            await self._client.command("ZADD", RUNS, "XX", *pairs)
+
+    async def due(self, count: int) -> list[tuple[str, str]]:
+        """Runs, each (id, tenant), that perhaps nobody makes; the longest neglected first."""
+        found = await self._client.command("ZRANGEBYSCORE", RUNS, "-inf", self._in(0), "LIMIT", 0, count)
+        return [(f"resp_{member[:22].hex()}0000", member[22:].decode()) for member in found]
+
+    async def ended(self, id_: str, tenant: str) -> None:
+        """Takes a run off the list of all."""
+        await self._client.command("ZREM", RUNS, _member(id_, tenant))
+
+    # -- the log
+
+    async def append(self, lease: Lease, first: int, events: Sequence[bytes]) -> None:
+        """Adds events to the log; ``first``: the sequence number of the first of them.
+
+        Raises RunLost, with nothing added; with all added RunCancelled, and LogFull for a log that takes no more.
+        """
+        arguments = lease.token, self.limits.log_bytes, self._lifetimes.response, first
+        reply = await self._client.script(_APPEND, self._keys(lease.run), *arguments, *events)
+        _check(reply)
+
+    async def events(self, id_: str, after: int, *, wait: bool = False, most: int = _READ) -> list[bytes]:
+        """The events with greater sequence numbers than ``after``, as far as there are any now, at most so many.
+
+        ``wait``: waits a moment for the first of them.
+        """
+        lineage, minted = _lineage(id_)
+        key, last = lineage.events(minted.turn), f"0-{min(after, _LAST) + 1}"
+        if wait:
+            reply = await self._waiting.command("XREAD", "COUNT", most, "BLOCK", _BLOCK, "STREAMS", key, last)
+            entries = reply[0][1] if reply else []
+        else:
+            entries = await self._client.command("XRANGE", key, f"({last}", "+", "COUNT", most)
+        return [fields[b"e"] for _, fields in entries]
+
+    # -- what the verbs share
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self.limits.lease * 1000)
+
+    @staticmethod
+    def _keys(id_: str) -> list[str]:
+        lineage, minted = _lineage(id_)
+        return [lineage.run(minted.turn), lineage.lease(minted.turn), lineage.events(minted.turn)]
+
+    @staticmethod
+    def _in(seconds: float) -> int:
+        return int((time.time() + seconds) * 1000)
+
+
+def _run(id_: str, fields: dict[bytes, bytes]) -> Run:
+    return Run(
+        id=id_,
+        tenant=fields[b"t"].decode(),
+        created_at=int(fields[b"c"]),
+        request=codec.loads(fields[b"q"]),
+        given=codec.loads(fields[b"g"]),
+        headers=fields[b"h"].decode(),
+        claims=int(fields.get(b"n", b"0")),
+        began=b"b" in fields,
+        cancelled=b"x" in fields,
+    )
+
+
+def _check(reply: Any) -> int:
+    """A number a script answered, or what it refused with."""
+    if reply == b"LOST":
+        raise RunLost("Another process makes this response.")
+    if reply == b"CANCELLED":
+        raise RunCancelled("The response was cancelled.")
+    if reply == b"FULL":
+        raise LogFull
+    return int(reply)
+
+
+def _lineage(id_: str) -> tuple[Lineage, ids.Minted]:
+    minted = ids.of_kind(id_, "resp")
+    assert minted, "runs are named by ids of ours"
+    return Lineage(minted.tag), minted
+
+
+def _member(id_: str, tenant: str) -> bytes:
+    """Tag and turn of a response id in 22 bytes, then the tenant."""
+    return bytes.fromhex(id_.removeprefix("resp_")[:44]) + tenant.encode()

@@ -1,0 +1,74 @@
+"""What a turn needs that goes on with a run: what was kept of it, and patience with a store that is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from proxy import codec
+from proxy.errors import RunLost, StatecarError, StoreUnavailable
+from proxy.seal import HEADERS, Sealer
+from proxy.state import Run
+from proxy.translate.told import Telling
+from proxy.turn.services import KEY, Caller
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds a run waits for a store that is away, before its end is left to another process."""
+
+_PAUSE = 0.25
+_UNKEPT = "unkept"
+_REQUEST = "x-request-id"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that a turn goes on with. ``telling``: what was told of it; ``end``: why it must end, if it must."""
+
+    run: Run
+    telling: Telling
+    end: StatecarError | None
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks the store until it answers. Raises RunLost when it stays away; what it answers is raised as it is."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    return await ask()
+                except StoreUnavailable:
+                    await asyncio.sleep(_PAUSE)
+    except TimeoutError:
+        raise RunLost("The state store stays away.") from None
+
+
+def kept_headers(caller: Caller, sealer: Sealer | None) -> str:
+    """What a run keeps of its caller: headers and the request's id; the key sealed or, where nothing can seal
+    it, only that there was one.
+    """
+    plain = [list(pair) for pair in caller.headers if pair[0] != KEY]
+    plain.append([_REQUEST, caller.request_id])
+    secret = [value for name, value in caller.headers if name == KEY]
+    for value in secret:
+        plain.append([KEY, sealer.seal(value, HEADERS, caller.tenant)] if sealer else [_UNKEPT, KEY])
+    return codec.dumps(plain).decode()
+
+
+def caller_of(run: Run, sealer: Sealer | None) -> Caller | None:
+    """Who asked for a run; None where the caller's key was not kept, or cannot be read."""
+    headers: list[tuple[str, str]] = []
+    request_id = ""
+    for name, value in codec.loads(run.headers):
+        if name == KEY:
+            value = sealer.open(value, HEADERS, run.tenant) if sealer else None
+        if name == _UNKEPT or value is None:
+            return None
+        if name == _REQUEST:
+            request_id = value
+        else:
+            headers.append((name, value))
+    return Caller(run.tenant, headers, request_id)

@@ -1,0 +1,151 @@
+"""Runs that another process has left: taken up, ended, lost again, whatever state they are in."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from proxy import ids
+from proxy.state import Lease, Run, open_state
+from tests import servers
+from tests.backend import STREAM_HEAD, chunked, sse, talk
+from tests.callers import Caller, unframed
+from tests.routes.test_background import HALF, cancelled, made, replay, seen, text_of
+from tests.translate import rules
+
+OPTIONS = ("--tenant=off", "--run-lease=0.5")
+
+
+@pytest.fixture
+def own(tmp_path_factory):
+    """A store of one test, so that no other process takes its runs."""
+    store = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+async def state(own):
+    """What another process has of the store."""
+    state = open_state(own.url, response_ttl=60, conversation_ttl=60)
+    yield state
+    await state.close()
+
+
+@asynccontextmanager
+async def at(serve, own, *options):
+    async with Caller(await serve(*OPTIONS, *options, store=own.url)) as caller:
+        yield caller
+
+
+def left(conversation=None, age=0, tag=None, **fields):
+    """A run as another process has left it before it told anything."""
+    request = {"model": "m", "input": [], "background": True, "store": True, **fields}
+    if conversation:
+        request["conversation"], tag = conversation, ids.of_kind(conversation, "conv").tag
+    minter = ids.Minter(tag or ids.new_tag())
+    part = {"type": "input_text", "text": "Hi"}
+    item = {"id": minter.item("message"), "type": "message", "role": "user", "status": "completed", "content": [part]}
+    return Run(minter.own("resp"), "shared", int(time.time()) - age, request, [item], headers="[]")
+
+
+def key(run, kind):
+    return f"sc:{{{run.id[5:21]}}}:{kind}:{run.id[21:49]}"
+
+
+async def test_what_nobody_makes_is_made_also_beside_what_cannot_be_read(serve, own, state, backend):
+    later, broken, plain, streamed = left(), replace(left(), headers="no JSON"), left(), left(stream=True)
+    for run in (later, broken, plain, streamed):
+        await state.runs.create(run, None)
+    with own.admin() as admin:
+        admin.hset(key(later, "j"), "v", 99)  # of a later version
+        async with at(serve, own) as caller:
+            for run in (plain, streamed):
+                assert text_of(await seen(caller, run.id, "completed", "failed")) == "Hi"
+            rules.check(unframed(await replay(caller, streamed.id)))
+            assert (await caller.http.get(f"/responses/{later.id}")).status_code == 503
+            assert (await seen(caller, broken.id, "failed", "completed"))["status"] == "failed"
+            assert admin.exists(key(later, "j")) and admin.zcard("sc:runs") == 1
+
+
+async def test_one_that_is_to_end_needs_no_room(serve, own, state, backend):
+    async with at(serve, own, "--worker-runs=1", "--run-lease=90") as caller:
+        backend.script(asyncio.Event())
+        busy = await made(caller)
+        await backend.received(1)
+        run = left(stream=True)
+        await state.runs.create(run, None)
+        last = await cancelled(caller, run.id)
+        assert (last["status"], last["output"]) == ("cancelled", [])
+        events = unframed(await replay(caller, run.id))
+        rules.check(events)
+        assert events[-1]["response"] == last
+        await cancelled(caller, busy["id"])
+    assert len(backend.requests) == 1
+
+
+async def test_the_time_of_one_that_is_taken_up_began_when_it_was_created(serve, own, state, backend):
+    run = left(age=100)
+    await state.runs.create(run, None)
+    async with at(serve, own, "--background-timeout=50") as caller:
+        last = await seen(caller, run.id, "failed", "completed")
+        assert "longer than the 50 s" in last["error"]["message"]
+    assert not backend.requests
+
+
+async def test_one_whose_past_has_gone_fails(serve, own, state, backend):
+    async with at(serve, own) as caller:
+        first = await caller.create()
+        conversation = await caller.conversation()
+        runs = [left(previous_response_id=first["id"], tag=ids.parse(first["id"]).tag), left(conversation)]
+        await caller.http.delete(f"/responses/{first['id']}")
+        await caller.http.delete(f"/conversations/{conversation}")
+        for run in runs:
+            await state.runs.create(run, None)
+        for run in runs:
+            last = await seen(caller, run.id, "failed", "completed")
+            assert (last["status"], last["output"]) == ("failed", [])
+            assert "not found" in last["error"]["message"]
+
+
+async def test_one_in_a_conversation_waits_for_the_turn_that_is_in_it(serve, own, state, backend):
+    async with at(serve, own) as caller:
+        conversation, go = await caller.conversation(), asyncio.Event()
+        backend.script(go, STREAM_HEAD + chunked(sse(*talk("First"))))
+        turn = asyncio.create_task(caller.create("One", conversation=conversation))
+        await backend.received(1)
+        run = left(conversation)
+        await state.runs.create(run, None)
+        await asyncio.sleep(1)
+        assert len(backend.requests) == 1
+        stuck = left(conversation)
+        await state.runs.create(stuck, None)
+        assert (await cancelled(caller, stuck.id))["conversation"] == {"id": conversation}
+        go.set()
+        await turn
+        last = await seen(caller, run.id, "completed", "failed")
+        assert (last["status"], last["conversation"]) == ("completed", {"id": conversation})
+        assert await caller.texts(conversation) == ["One", "First", "Hi", "Hi"]
+
+
+async def test_a_process_that_has_lost_a_run_leaves_it_alone_and_its_readers_see_one_stream(serve, own, state, backend):
+    async with at(serve, own) as caller:
+        backend.script(HALF, asyncio.Event())
+        async with caller.opened("Hi", background=True) as opened:
+            events = [await opened.frame()]
+            while events[-1]["type"] != "response.output_text.delta":
+                events.append(await opened.frame())
+            id_ = events[0]["response"]["id"]
+            thief, turn = Lease(id_), ids.parse(id_)
+            with own.admin() as admin:
+                admin.delete(f"sc:{{{turn.tag}}}:w:{turn.turn}")
+                assert (await state.runs.claim(id_, "shared", thief)).claims == 2
+            await backend.requests[-1].gone.wait()
+            assert (await caller.get(f"/responses/{id_}"))["status"] == "in_progress"
+            await state.runs.release(thief, "shared")
+            events += (await opened.rest())[:-1]
+    rules.check(events)
+    last = events[-1]["response"]
+    assert (last["status"], text_of(last)) == ("failed", "Hel")

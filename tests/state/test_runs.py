@@ -1,0 +1,204 @@
+"""Runs: held by one process at a time, ended with their response's save, told from a log."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from proxy import ids
+from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
+from proxy.state import End, Lease, Limits, Run
+from tests.state.talk import Talk, message, opened
+
+LIMITS = Limits(runs=3, tenant_runs=2, lease=60, log_bytes=100, log_ttl=50)
+BRIEF = replace(LIMITS, lease=0.2)
+
+
+@pytest.fixture
+async def state(store_url):
+    async with opened(store_url, limits=LIMITS) as one:
+        yield one
+
+
+@pytest.fixture
+async def brief(store_url):
+    """A tenant whose runs are held but briefly."""
+    async with opened(store_url, limits=BRIEF) as one:
+        yield Talk(one)
+
+
+def a_run(talk, past=None, **rest):
+    """A run, and the draft of the response it may become."""
+    draft = talk.draft(past)
+    request = {"model": "m", "input": [message("q")]}
+    return Run(draft.id, talk.tenant, draft.created_at, request, draft.input, **rest), draft
+
+
+async def made(talk, held=True, **rest):
+    run, draft = a_run(talk, **rest)
+    lease = Lease(run.id)
+    await talk.state.runs.create(run, lease if held else None)
+    return run, draft, lease
+
+
+async def test_a_run_is_kept_as_it_came_and_seen_by_its_tenant_alone(talk):
+    run, _, _ = await made(talk, headers="{}")
+    assert await talk.state.runs.load(run.id, talk.tenant) == Run(**vars_of(run) | {"claims": 1})
+    assert await talk.state.runs.load(run.id, "another") is None
+    assert await talk.state.runs.load("resp_x", talk.tenant) is None
+    assert await talk.state.runs.load(ids.Minter().own("resp"), talk.tenant) is None
+    assert await talk.state.runs.cancel(run.id, "another") is None
+    assert await talk.state.runs.claim(run.id, "another", Lease(run.id)) is None
+
+
+def vars_of(run):
+    return {name: getattr(run, name) for name in Run.__dataclass_fields__}
+
+
+async def test_a_run_is_held_by_one_until_its_lease_ends(brief):
+    run, _, lease = await made(brief)
+    other = Lease(run.id)
+    await brief.state.runs.hold(lease, began=True)
+    assert await brief.state.runs.claim(run.id, brief.tenant, other) is None
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    taken = await brief.state.runs.claim(run.id, brief.tenant, other)
+    assert taken and (taken.claims, taken.began) == (2, True)
+    assert (await brief.state.runs.claim(run.id, brief.tenant, other)).claims == 2  # sent again
+    for refused in (brief.state.runs.hold(lease), brief.state.runs.append(lease, 0, [b"x"])):
+        with pytest.raises(RunLost):
+            await refused
+
+
+async def test_what_nobody_holds_is_due_at_once_and_what_is_held_after_its_lease(brief):
+    queued, _, _ = await made(brief, held=False)
+    held, _, lease = await made(brief)
+    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant)]
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant), (held.id, brief.tenant)]
+    await brief.state.runs.seen_to([(queued.id, brief.tenant), (held.id, brief.tenant)])
+    assert await brief.state.runs.due(9) == []
+    assert await brief.state.runs.claim(held.id, brief.tenant, lease)
+    await brief.state.runs.release(lease, brief.tenant)
+    assert await brief.state.runs.due(9) == [(held.id, brief.tenant)]
+    assert await brief.state.runs.claim(held.id, brief.tenant, Lease(held.id))
+    await brief.state.runs.ended(held.id, brief.tenant)
+    await brief.state.runs.seen_to([(held.id, brief.tenant)])  # comes late: nobody enters it again
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant)]
+
+
+async def test_there_are_no_more_runs_than_allowed(talk):
+    await made(talk)
+    await made(talk)
+    with pytest.raises(TooManyRuns, match="you have reached"):
+        await made(talk)
+    third = Talk(talk.state)
+    run, _, _ = await made(third)
+    with pytest.raises(TooManyRuns, match="this server has"):
+        await made(Talk(talk.state))
+    await talk.state.runs.ended(run.id, third.tenant)
+    await made(Talk(talk.state))
+
+
+async def test_events_are_read_from_any_number_on(talk):
+    run, _, lease = await made(talk)
+    await talk.state.runs.append(lease, 0, [b"zero", b"one"])
+    await talk.state.runs.append(lease, 2, [b"two"])
+    await talk.state.runs.append(lease, 1, [b"one", b"two", b"three"])  # sent again, and more
+    assert await talk.state.runs.events(run.id, -1) == [b"zero", b"one", b"two", b"three"]
+    assert await talk.state.runs.events(run.id, 2) == [b"three"]
+    assert await talk.state.runs.events(run.id, 7) == []
+    assert await talk.state.runs.events(run.id, 3, wait=True) == []
+    waiting = asyncio.create_task(talk.state.runs.events(run.id, 3, wait=True))
+    await asyncio.sleep(0.05)
+    await talk.state.runs.append(lease, 4, [b"four"])
+    assert await waiting == [b"four"]
+
+
+async def test_a_log_that_is_full_says_so_and_has_all_the_same(talk):
+    run, _, lease = await made(talk)
+    await talk.state.runs.append(lease, 0, [b"x" * 60])
+    await talk.state.runs.append(lease, 1, [b"y" * 39])
+    with pytest.raises(LogFull):
+        await talk.state.runs.append(lease, 0, [b"x" * 60, b"y" * 39, b"z", b"z"])
+    assert [event[:1] for event in await talk.state.runs.events(run.id, -1)] == [b"x", b"y", b"z", b"z"]
+
+
+async def test_the_saved_response_takes_the_place_of_its_run(talk):
+    run, draft, lease = await made(talk)
+    await talk.state.runs.append(lease, 0, [b"zero"])
+    draft.end = End(lease, 1, [b"one", b"two"])
+    for _ in "sent", "again":
+        await talk.state.responses.save(draft)
+        assert await talk.state.runs.load(run.id, talk.tenant) is None
+        stored = await talk.state.responses.load(run.id, talk.tenant)
+        assert (stored.status, stored.logged) == ("completed", True)
+        assert await talk.read(draft) == "q a"
+        assert await talk.state.runs.events(run.id, -1) == [b"zero", b"one", b"two"]
+    tag = draft.minter.tag
+    assert 0 < await talk.ttl(f"sc:{{{tag}}}:e:{draft.minter.turn}") <= LIMITS.log_ttl
+    assert await talk.state._client.command("EXISTS", f"sc:{{{tag}}}:w:{draft.minter.turn}") == 0
+
+
+async def test_a_response_without_a_log_leaves_none(talk):
+    run, draft, lease = await made(talk)
+    draft.end = End(lease, 0, [])
+    await talk.state.responses.save(draft)
+    assert not (await talk.state.responses.load(run.id, talk.tenant)).logged
+    assert await talk.state._client.command("EXISTS", f"sc:{{{draft.minter.tag}}}:e:{draft.minter.turn}") == 0
+
+
+async def test_only_the_holder_ends_a_run(talk):
+    _, draft, lease = await made(talk)
+    draft.end = End(Lease(draft.id), 0, [b"x"])
+    with pytest.raises(RunLost):
+        await talk.state.responses.save(draft)
+    assert await talk.state.responses.load(draft.id, talk.tenant) is None
+    draft.end = End(lease, 0, [b"x"])
+    await talk.state.responses.save(draft)
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_cancelled_run_can_only_be_saved_as_that(talk, held):
+    run, draft, lease = await made(talk, held=held)
+    assert await talk.state.runs.cancel(run.id, talk.tenant) is held
+    assert await talk.state.runs.cancel(run.id, talk.tenant) is held
+    assert (await talk.state.runs.claim(run.id, talk.tenant, lease)).cancelled
+    draft.end = End(lease, 0, [b"x"])
+    for refused in (
+        talk.state.responses.save(draft),
+        talk.state.runs.hold(lease),
+        talk.state.runs.append(lease, 0, [b"x"]),
+    ):
+        with pytest.raises(RunCancelled):
+            await refused
+    draft.status, draft.append, draft.end = "cancelled", False, End(lease, 1, [b"y"])
+    await talk.state.responses.save(draft)
+    assert (await talk.state.responses.load(run.id, talk.tenant)).status == "cancelled"
+    assert await talk.state.runs.cancel(run.id, talk.tenant) is None
+
+
+async def test_a_run_in_a_conversation_is_appended_once(talk):
+    conversation = await talk.conversation("one")
+    async with talk.state.conversations.turn(conversation.id, talk.tenant) as past:
+        run, draft = a_run(talk, past)
+        lease = Lease(run.id)
+        await talk.state.runs.create(run, lease)
+        draft.end = End(lease, 0, [b"x"])
+        await talk.state.responses.save(draft)
+        await talk.state.responses.save(draft)
+    assert await talk.holds(conversation) == "one q a"
+    assert await talk.state.runs.load(run.id, talk.tenant) is None
+
+
+async def test_a_run_whose_parent_expired_carries_its_context(talk):
+    first = await talk.turn()
+    past = await talk.state.responses.history(first.id, talk.tenant)
+    run, draft = a_run(talk, past)
+    lease = Lease(run.id)
+    await talk.state.runs.create(run, lease)
+    for key in (f"sc:{{{past.tag}}}:l:{past.log}", f"sc:{{{past.tag}}}:m"):
+        await talk.state._client.command("DEL", key)
+    draft.end = End(lease, 0, [b"x"])
+    await talk.state.responses.save(draft)
+    assert await talk.read(draft) == "q a q a"
