@@ -109,6 +109,7 @@ def _state(settings: Settings, metrics: Metrics) -> State:
             log_bytes=settings.event_log_limit,
             log_ttl=settings.event_log_ttl,
             followers=settings.max_followers,
+            longest=int(settings.background_timeout + 10 * settings.run_lease) + 60,
         ),
         heard=metrics.store,
     )

@@ -158,11 +158,11 @@ class Responses:
     async def _found(self, request: Request) -> Stored | Run:
         """The response, or the run that will become it. Raises NotFound."""
         caller, id_ = await self.access.caller(request), _id(request)
-        for _ in range(2):  # a run may end between the two looks
-            if stored := await self._state.responses.load(id_, caller.tenant):
-                return stored
-            if run := await self._state.runs.load(id_, caller.tenant):
-                return run
+        responses, runs = self._state.responses, self._state.runs
+        found = await responses.load(id_, caller.tenant) or await runs.load(id_, caller.tenant)
+        found = found or await responses.load(id_, caller.tenant)  # it may have ended between the two looks
+        if found:
+            return found
         raise _missing(id_)
 
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from proxy import sse
-from proxy.errors import StatecarError, StoreUnavailable, TooManyFollowers
+from proxy.errors import RunLost, StatecarError, StoreUnavailable, TooManyFollowers
 from proxy.runs.running import Running
 from proxy.state import Run, Runs, Stored
 from proxy.translate.response import skeleton
@@ -34,7 +34,7 @@ class Reading:
     async def follow(self, id_: str, after: int) -> AsyncGenerator[list[bytes], None]:
         """The frames of a run's events with greater numbers than ``after``, until its last, wherever it is made.
 
-        Raises RunLost when the store stays away.
+        Raises RunLost when the store stays away, or has lost the run.
         """
         self._followers += 1
         wait = False
@@ -47,6 +47,8 @@ class Reading:
                     continue
                 if frames is None:
                     is_over, frames = await self._read(id_, after, made_here=running is not None, wait=wait)
+                    if is_over and not await patiently(lambda: self._runs.events(id_, -1, most=1)):
+                        raise RunLost("The run has gone.")
                     if is_over:
                         return
                     wait = True

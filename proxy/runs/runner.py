@@ -97,6 +97,7 @@ class Runner:
             lease = turn.lease = Lease(run.id)
             await self._runs.create(run, lease)
         except BaseException:
+            turn.lease = None
             await batches.aclose()
             raise
         running = Running(self._runs, turn, run, lease)

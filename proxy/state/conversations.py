@@ -147,13 +147,16 @@ class Conversations:
         return self._made(id_, reply, None)
 
     @asynccontextmanager
-    async def turn(self, id_: str, tenant: str, *, wait: float = 0, param: str | None = None) -> AsyncIterator[Past]:
+    async def turn(
+        self, id_: str, tenant: str, *, wait: float = 0, param: str | None = None, token: str = ""
+    ) -> AsyncIterator[Past]:
         """The conversation's items, with its lock for as long as the body runs or until the response is saved.
 
-        Raises InvalidRequest ``conversation_locked`` when another turn still has it after ``wait`` seconds.
+        ``token``: of the lock, where an earlier process of the same turn had it. Raises InvalidRequest
+        ``conversation_locked`` when another turn still has it after ``wait`` seconds.
         """
         minted = _parse(id_, param)
-        lock = Lock(Lineage(minted.tag).lock, minted.turn)
+        lock = Lock(Lineage(minted.tag).lock, minted.turn, token)
         async with self._locks.kept(lock):
             reply = await self._take(id_, tenant, lock, wait, param)
             yield self._made(id_, reply, lock)

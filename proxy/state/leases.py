@@ -27,12 +27,15 @@ _LEASE = Script("lease")
 
 
 class Lock:
-    """One turn's claim on a conversation. ``held``: it may be ours in the store, so it must be released."""
+    """One turn's claim on a conversation. ``held``: it may be ours in the store, so it must be released.
 
-    def __init__(self, key: str, conversation: str) -> None:
+    ``token``: of an earlier claim that this one goes on with; "" for a new one.
+    """
+
+    def __init__(self, key: str, conversation: str, token: str = "") -> None:
         self.key = key
         self.conversation = conversation
-        self.token = secrets.token_hex(16)
+        self.token = token or secrets.token_hex(16)
         self.held = False
 
 

@@ -41,7 +41,7 @@ class Run:
     """A response in the making. ``request``: as ``wire.create_response`` gives it; ``given``: its items with their ids.
 
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
-    ``began``: an upstream has; ``cancelled``: somebody wants it to end.
+    ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Run:
     request: dict[str, Any]
     given: list[Item]
     headers: str = ""
+    lock: str = ""
     claims: int = 0
     began: bool = False
     cancelled: bool = False
@@ -76,7 +77,8 @@ class End:
 class Limits:
     """Most runs, of all and of a tenant, 0 for no limit; seconds of a lease; bytes of a log, seconds it is kept.
 
-    ``followers``: most readers that wait for events at a time, on a connection each.
+    ``followers``: most readers that wait for events at a time, on a connection each. ``longest``: seconds a run may
+    take, whoever makes it.
     """
 
     runs: int = 1000
@@ -85,6 +87,7 @@ class Limits:
     log_bytes: int = 64 * 1024 * 1024
     log_ttl: int = 3600
     followers: int = 1000
+    longest: int = 4000
 
 
 class Runs:
@@ -111,12 +114,11 @@ class Runs:
             "q": codec.dumps(run.request),
             "g": codec.dumps(run.given),
             "h": run.headers,
+            "k": run.lock,
         }
         flat = [part for pair in fields.items() for part in pair]
         token = lease.token if lease else ""
-        await self._client.script(
-            _CREATE, self._keys(run.id)[:2], self._lifetimes.response, token, self._lease_ms, *flat
-        )
+        await self._client.script(_CREATE, self._keys(run.id)[:2], self._ttl, token, self._lease_ms, *flat)
 
     async def load(self, id_: str, tenant: str) -> Run | None:
         """The run, while there is one."""
@@ -197,7 +199,7 @@ class Runs:
 
         Raises RunLost, with nothing added; with all added RunCancelled, and LogFull for a log that takes no more.
         """
-        arguments = lease.token, self.limits.log_bytes, self._lifetimes.response, first
+        arguments = lease.token, self.limits.log_bytes, self._ttl, first
         reply = await self._client.script(_APPEND, self._keys(lease.run), *arguments, *events)
         _check(reply)
 
@@ -216,6 +218,11 @@ class Runs:
         return [fields[b"e"] for _, fields in entries]
 
     # -- what the verbs share
+
+    @property
+    def _ttl(self) -> int:
+        """Seconds a run is kept: longer than it can take, takeovers included, however short responses live."""
+        return self._lifetimes.response and max(self._lifetimes.response, self.limits.longest)
 
     @property
     def _lease_ms(self) -> int:
@@ -239,6 +246,7 @@ def _run(id_: str, fields: dict[bytes, bytes]) -> Run:
         request=codec.loads(fields[b"q"]),
         given=codec.loads(fields[b"g"]),
         headers=fields[b"h"].decode(),
+        lock=fields[b"k"].decode(),
         claims=int(fields.get(b"n", b"0")),
         began=b"b" in fields,
         cancelled=b"x" in fields,

@@ -19,7 +19,7 @@ from proxy.upstream import Upstream
 TRIGGER = "compaction_trigger"
 
 _LOCK_WAIT = 30.0
-"""Seconds that a run waits for the lock of its conversation, which its first process may still hold for a while."""
+"""Seconds that a run waits for its conversation, where its lock has run out and another turn has come between."""
 
 
 @dataclass
@@ -55,11 +55,13 @@ async def context_of(
     *,
     storing: bool,
     run: Run | None = None,
+    patient: bool = True,
 ) -> Context:
     """``storing``: the request will write to what it continues from. ``run``: what was kept of it, if it is one that
-    another process began. Raises as ``past_of`` and ``input_of`` do.
+    another process began; ``patient``: it waits for a conversation that others have by now. Raises as ``past_of`` and
+    ``input_of`` do.
     """
-    past = await past_of(request, services, caller, stack, storing=storing, run=run)
+    past = await past_of(request, services, caller, stack, storing=storing, run=run, patient=patient)
     if storing:
         await services.state.check()  # before the model works for nothing
     minter = ids.Minter(past.tag) if run is None else _minter_of(run)
@@ -97,6 +99,7 @@ async def past_of(
     *,
     storing: bool,
     run: Run | None = None,
+    patient: bool = True,
 ) -> Past:
     """What the request continues from. ``storing``: it will write there, so a conversation is locked.
 
@@ -117,8 +120,9 @@ async def past_of(
     if (conversation := request.get("conversation")) is not None:
         if not storing:
             return await state.conversations.past(conversation, tenant, param="conversation")
-        wait = services.lock_wait if run is None else _LOCK_WAIT
-        turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation")
+        wait = services.lock_wait if run is None else _LOCK_WAIT * patient
+        token = run.lock if run else ""
+        turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation", token=token)
         return await stack.enter_async_context(turn)
     return Past.none(ids.new_tag() if run is None else _minter_of(run).tag)
 

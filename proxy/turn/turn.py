@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import ids, sse
-from proxy.errors import OVERFLOW, RunCancelled, RunLost, StatecarError, StoreUnavailable, UpstreamError, passed_on
+from proxy.errors import (
+    OVERFLOW,
+    InvalidRequest,
+    RunCancelled,
+    RunLost,
+    StatecarError,
+    StoreUnavailable,
+    UpstreamError,
+    passed_on,
+)
 from proxy.state import Draft, Lease, Run
 from proxy.state import End as RunEnd
 from proxy.translate.dialects import Dialect
@@ -78,6 +87,7 @@ class Turn:
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
             work = self._work = await self._begin(stack)
+            stack.callback(self._leave)
             closing: list[Event] = []
             failure: StatecarError | None = None
             if self._request.get("background") and not (self._resumed and self._resumed.telling.told):
@@ -135,6 +145,7 @@ class Turn:
             request=self._request,
             given=self._work.context.given,
             headers=kept_headers(caller, self._services.sealer),
+            lock=lock.token if (lock := self._work.context.past.lock) else "",
         )
 
     # -- context
@@ -181,10 +192,19 @@ class Turn:
         return context_lost(resumed.run, services, self._caller)
 
     async def _context_again(self, resumed: Resumed, stack: AsyncExitStack) -> Context:
-        """Reads what a run continues from. One that is to end adds nothing to a conversation, and needs no lock."""
-        request, services, storing = self._request, self._services, not (resumed.end or self._ending)
+        """Reads what a run continues from. One that is to end does not wait for a conversation: it adds nothing."""
+        ends = bool(resumed.end or self._ending)
+        try:
+            return await self._context_held(resumed.run, stack, storing=True, patient=not ends)
+        except InvalidRequest as exc:
+            if not ends or exc.code != "conversation_locked":
+                raise
+        return await self._context_held(resumed.run, stack, storing=False, patient=False)
+
+    async def _context_held(self, run: Run, stack: AsyncExitStack, *, storing: bool, patient: bool) -> Context:
         async with AsyncExitStack() as held:
-            context = await context_of(request, services, self._caller, held, storing=storing, run=resumed.run)
+            request, services, caller = self._request, self._services, self._caller
+            context = await context_of(request, services, caller, held, storing=storing, run=run, patient=patient)
             await stack.enter_async_context(held.pop_all())
         return context
 
@@ -267,6 +287,12 @@ class Turn:
             return exc
         log.error("a turn broke; response %s", self.facts["response"], exc_info=exc)
         return StatecarError("The server had an error while processing the request.")
+
+    def _leave(self) -> None:
+        """A run that ends here without its response goes on elsewhere: the lock of its conversation waits for it."""
+        lock = self._work.context.past.lock if self._work else None
+        if lock and self.lease and not self.saved:
+            lock.held = False
 
     def _is_told(self, work: _Work, failure: StatecarError) -> bool:
         """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""

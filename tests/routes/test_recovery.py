@@ -5,6 +5,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from proxy import ids
@@ -149,3 +150,19 @@ async def test_a_process_that_has_lost_a_run_leaves_it_alone_and_its_readers_see
     rules.check(events)
     last = events[-1]["response"]
     assert (last["status"], text_of(last)) == ("failed", "Hel")
+
+
+async def test_the_stream_of_one_that_the_store_has_lost_has_no_end(serve, own, state, backend):
+    """Neither a terminal event, which would be a lie, nor the mark of an end that all is told."""
+    async with at(serve, own) as caller:
+        backend.script(HALF, asyncio.Event())
+        body = {"model": "m", "input": "Hi", "background": True, "stream": True}
+        told = b""
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with caller.http.stream("POST", "/responses", json=body) as answer:
+                async for piece in answer.aiter_raw():
+                    told += piece
+                    if b"output_text.delta" in piece:
+                        with own.admin() as admin:
+                            admin.flushall()
+        assert b"[DONE]" not in told and b"response.failed" not in told

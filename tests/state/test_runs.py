@@ -202,3 +202,28 @@ async def test_a_run_whose_parent_expired_carries_its_context(talk):
     draft.end = End(lease, 0, [b"x"])
     await talk.state.responses.save(draft)
     assert await talk.read(draft) == "q a q a"
+
+
+async def test_a_run_outlives_responses_that_live_more_briefly_than_it_takes(store_url):
+    async with opened(store_url, response_ttl=5, limits=replace(LIMITS, longest=100)) as state:
+        talk = Talk(state)
+        run, _, lease = await made(talk)
+        await state.runs.append(lease, 0, [b"event"])
+        minted = ids.parse(run.id)
+        for kind in "je":
+            assert 90 < await talk.ttl(f"sc:{{{minted.tag}}}:{kind}:{minted.turn}") <= 100
+
+
+async def test_a_run_that_has_gone_is_not_made_anew_by_whoever_held_it(talk):
+    run, draft, lease = await made(talk)
+    minted = ids.parse(run.id)
+    await talk.state._client.command("DEL", f"sc:{{{minted.tag}}}:j:{minted.turn}")
+    draft.end = End(lease, 1, [b"last"])
+    for refused in (
+        talk.state.runs.append(lease, 0, [b"event"]),
+        talk.state.runs.hold(lease, began=True),
+        talk.state.responses.save(draft),
+    ):
+        with pytest.raises(RunLost):
+            await refused
+    assert not await talk.state.runs.exists(run.id)

@@ -62,9 +62,8 @@ end
 
 -- Whether a run is still this holder's: its lease is, or has ended while nobody else took the run.
 local function held(run, lease, token)
-  local holder = redis.call('GET', lease)
-  if holder then return holder == token end
-  return redis.call('HGET', run, 'w') == token
+  local last = redis.call('HGET', run, 'w')
+  return last == token and (redis.call('GET', lease) or token) == token
 end
 
 -- Adds the events ARGV[from] … ARGV[to] to a log, the first of them with that number; those that are there stay as they
