@@ -99,7 +99,9 @@ async def test_hundreds_of_turns_each_begun_at_the_last_byte_of_the_one_before_l
     async with httpx.AsyncClient(base_url=pair[0], timeout=60) as http:
         page = (await http.get(f"/v1/responses/{previous}/input_items", params={"limit": 100})).json()
     assert [item["role"] for item in page["data"]] == ["user", "assistant"] * 50
-    assert [item["content"][0]["text"] for item in page["data"][1::2]] == [str(n) for n in range(2 * TURNS - 3, 2 * TURNS - 103, -2)]
+    assert [item["content"][0]["text"] for item in page["data"][1::2]] == [
+        str(n) for n in range(2 * TURNS - 3, 2 * TURNS - 103, -2)
+    ]
 
 
 async def test_every_acknowledged_item_stands_once_and_each_batch_together(pair):
