@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import posixpath
 import re
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import codec
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
@@ -64,7 +65,10 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
         idle_timeout=settings.upstream_idle_timeout,
         heard=metrics.upstream,
     )
-    pool, life = Pool(upstream), Life(settings.grace, OpenRequests(metrics.open_streams))
+    # A worker may hear SIGTERM from whoever ends its whole group, and then from its parent: once is meant.
+    hurried_by = (signal.SIGINT,) if metrics_directory else (signal.SIGINT, signal.SIGTERM)
+    life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
+    pool = Pool(upstream)
     manners = Manners(settings, state.lessons)
     access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
     services = _services(settings, state, pool, manners)
@@ -77,7 +81,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
-    door = Door(own, passthrough, access, about, life.requests, metrics.open_requests)
+    door = Door(own, passthrough, access, about, life, metrics.open_requests)
     return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
 
 
@@ -158,18 +162,19 @@ class Door:
     passthrough: ASGIApp
     access: Access
     about: frozenset[str]
-    requests: OpenRequests
+    life: Life
     opened: Callable[[int], object]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.own(scope, receive, send)
             return
-        with self.requests.counted():
+        requests, send = self.life.requests, self.life.closing(send)
+        with requests.counted():
             try:
                 await self._route(scope, receive, send)
             except asyncio.CancelledError:
-                if not self.requests.stopped:
+                if not requests.stopped:
                     raise
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
                 if not facts(scope).get("begun"):
@@ -204,15 +209,23 @@ class Door:
 
 @dataclass
 class Life:
-    """The end of a process: open requests get ``grace`` seconds; then turns end as failed, never as a bare EOF."""
+    """The end of a process. For ``delay`` seconds it says that it is about to end, and serves as before; then it takes
+    nothing new, and open requests get ``grace`` seconds; then turns end as failed, never as a bare EOF.
 
+    ``hurried_by``: the signals that cut the delay short. ``stopping``: it has been asked to end. ``until``: when the
+    grace is over, 0 before it has begun.
+    """
+
+    delay: float
     grace: float
     requests: OpenRequests
+    hurried_by: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
     stopping: bool = False
     until: float = 0.0
+    _delayed: asyncio.TimerHandle | None = None
 
     def watch_signals(self) -> None:
-        """Learns of SIGTERM and SIGINT beside the server's own handlers; only a process's main thread may."""
+        """Takes SIGTERM and SIGINT before the server, which closes its listeners at once; only in a main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
@@ -220,19 +233,41 @@ class Life:
             served: Any = signal.getsignal(number)
 
             def on_signal(number: int, frame: FrameType | None, served: Any = served) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._begin_stop)
-                if callable(served):
-                    served(number, frame)
+                end = functools.partial(served, number, None) if callable(served) else bool
+                if loop.is_closed():
+                    end()
+                else:
+                    loop.call_soon_threadsafe(self._asked_to_end, number, end)
 
             signal.signal(number, on_signal)
 
-    def _begin_stop(self) -> None:
+    def _asked_to_end(self, number: int, end: Callable[[], object]) -> None:
+        """``end``: what the server does on that signal."""
         if not self.stopping:
             self.stopping = True
-            loop = asyncio.get_running_loop()
-            self.until = loop.time() + self.grace
-            loop.call_later(self.grace, self.requests.stop)
+            self._delayed = asyncio.get_running_loop().call_later(self.delay, self._begin_end, end)
+        elif self.until:
+            end()
+        elif self._delayed and number in self.hurried_by:
+            self._delayed.cancel()
+            self._begin_end(end)
+
+    def _begin_end(self, end: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        self.until = loop.time() + self.grace
+        loop.call_later(self.grace, self.requests.stop)
+        end()
+
+    def closing(self, send: Send) -> Send:
+        """``send``, with answers that end their connection once the process is to end."""
+
+        async def told(message: Message) -> None:
+            if self.stopping and message["type"] == "http.response.start":
+                headers = [(name, value) for name, value in message["headers"] if name.lower() != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        return told
 
     @property
     def left(self) -> float:

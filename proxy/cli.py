@@ -312,7 +312,8 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket], asked: _Aske
 
 def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
     app = functools.partial(worker_app, settings, metrics)
-    supervisor = _Workers(_config(app, grace=settings.grace, factory=True, workers=settings.workers), sockets)
+    config = _config(app, grace=settings.grace, factory=True, workers=settings.workers)
+    supervisor = _Workers(config, sockets, settings.drain_delay)
     if asked.so:
         return 0
     supervisor.run()
@@ -320,7 +321,14 @@ def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket]
 
 
 class _Workers(Multiprocess):
-    """Spawns workers with SIGINT blocked until ``worker_app``: a Ctrl-C while they import would print tracebacks."""
+    """Spawns workers with SIGINT blocked until ``worker_app``: a Ctrl-C while they import would print tracebacks.
+
+    ``delay``: seconds in which a second SIGTERM hurries their end.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], delay: float) -> None:
+        super().__init__(config, sockets)
+        self._delay = delay
 
     def init_processes(self) -> None:
         resource_tracker.ensure_running()  # before the block, which its start would lift
@@ -330,6 +338,18 @@ class _Workers(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         with _ctrl_c_blocked():
             super().keep_subprocess_alive()
+
+    def join_all(self) -> None:
+        delayed_until = time.monotonic() + self._delay
+        for process in self.processes:
+            while process.process.is_alive() and time.monotonic() < delayed_until:
+                process.process.join(0.1)
+                if signal.SIGTERM in self.signal_queue:  # a terminal's Ctrl-C reaches them without us
+                    delayed_until = 0
+                    for one in self.processes:
+                        if one.process.is_alive() and one.pid:
+                            os.kill(one.pid, signal.SIGINT)
+        super().join_all()
 
     def handle_signals(self) -> None:  # SIGHUP and SIGTTIN spawn workers too
         with _ctrl_c_blocked():
@@ -356,14 +376,16 @@ def worker_app(settings: Settings, metrics: Path) -> Any:
     """The app in a worker process, which ends when its parent does. ``metrics``: where all of them keep theirs."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     configure_logging(settings.log_format, settings.log_level)
-    threading.Thread(target=_end_with_parent, args=(settings.grace,), name="parent-watcher", daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(settings.drain_delay + settings.grace,), name="parent-watcher", daemon=True
+    ).start()
     return served_app(settings, metrics)
 
 
-def _end_with_parent(grace: int) -> None:
+def _end_with_parent(patience: float) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(grace + 10)
+        time.sleep(patience)
         os._exit(1)

@@ -70,7 +70,7 @@
 {{- $given := .Values.shutdown.terminationGracePeriodSeconds }}
 {{- $needed := include "statecar.secondsToEnd" . | int }}
 {{- if and (not (kindIs "invalid" $given)) (lt (int $given) $needed) }}
-{{- fail (printf "\n\nshutdown.terminationGracePeriodSeconds is %d, but preStopSeconds (%d), graceSeconds (%d) and the closing of the store take up to %d: give %d or more, or leave it out.\n" (int $given) (int .Values.shutdown.preStopSeconds) (int .Values.shutdown.graceSeconds) $needed $needed) }}
+{{- fail (printf "\n\nshutdown.terminationGracePeriodSeconds is %d, but drainDelaySeconds (%d), graceSeconds (%d) and the closing of the store take up to %d: give %d or more, or leave it out.\n" (int $given) (int .Values.shutdown.drainDelaySeconds) (int .Values.shutdown.graceSeconds) $needed $needed) }}
 {{- end }}
 {{- end }}
 

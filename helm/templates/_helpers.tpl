@@ -141,7 +141,7 @@ could try weak passwords against a plain hash, millions a second. */}}
 {{- /* Seconds that a pod needs to end: wait, drain, close (and let the store inside write its data). */}}
 {{- define "statecar.secondsToEnd" -}}
 {{- $closing := include "statecar.privateStore" . | eq "true" | ternary 35 15 }}
-{{- add .Values.shutdown.preStopSeconds .Values.shutdown.graceSeconds $closing }}
+{{- add .Values.shutdown.drainDelaySeconds .Values.shutdown.graceSeconds $closing }}
 {{- end }}
 
 {{- /* (list . PATH PROBE): the probe, asking our path where it does not say itself how to ask. */}}

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "tenant": "auth.tenant",
     "tenant_secret": "auth.tenantSecret",
     "store": "store.url",
+    "drain_delay": "shutdown.drainDelaySeconds",
     "grace": "shutdown.graceSeconds",
     "metrics": "metrics.enabled",
 }

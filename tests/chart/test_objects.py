@@ -70,6 +70,7 @@ ELSEWHERE = {
     "tenant": "header:X-Tenant",
     "tenant_secret": "hush",
     "store": "redis+cluster://:hunter2@redis:6379",
+    "drain_delay": 7,
     "grace": 77,
     "metrics": False,
 }
@@ -103,7 +104,7 @@ def test_every_variable_of_a_situation_is_an_option_with_a_right_value(values):
 def test_values_that_are_not_set_leave_statecar_its_defaults():
     settings = Settings.resolve([], Rendered(DEMO).environment())
     changed = {f.name for f in fields(Settings) if getattr(settings, f.name) != f.default}
-    assert changed == {"upstream", "host", "data_dir", "log_format"}
+    assert changed == {"upstream", "host", "data_dir", "log_format", "drain_delay"}
 
 
 # -- secrets
@@ -426,23 +427,22 @@ def test_valkey_admits_statecar_only():
 @situations
 def test_a_pod_has_time_to_end(values):
     rendered = Rendered(values)
-    grace = int(rendered.environment(SECRETS)["STATECAR_GRACE"])
-    sleep = int(rendered.container["lifecycle"]["preStop"]["exec"]["command"][1])
     closing = 35 if rendered("Deployment")["spec"]["strategy"]["type"] == "Recreate" else 15
-    assert rendered.pod["terminationGracePeriodSeconds"] >= sleep + grace + closing
+    assert rendered.pod["terminationGracePeriodSeconds"] >= draining(rendered) + closing
+
+
+def draining(rendered):
+    """Seconds from SIGTERM until statecar ends its streams."""
+    environment = rendered.environment(SECRETS)
+    return int(environment["STATECAR_DRAIN_DELAY"]) + int(environment["STATECAR_GRACE"])
 
 
 def test_a_model_server_in_the_pod_outlives_the_drain():
     rendered = Rendered(SITUATIONS["sidecar"])
     vllm = rendered.pod["containers"][1]
-    sleeps = [int(one["lifecycle"]["preStop"]["exec"]["command"][1]) for one in (rendered.container, vllm)]
-    assert sleeps[0] + int(rendered.environment(SECRETS)["STATECAR_GRACE"]) < sleeps[1]
-    assert sleeps[1] < rendered.pod["terminationGracePeriodSeconds"]
+    sleep = int(vllm["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert draining(rendered) < sleep < rendered.pod["terminationGracePeriodSeconds"]
     assert rendered.environment(SECRETS)["STATECAR_UPSTREAM"].startswith("http://127.0.0.1:8000")
-
-
-def test_no_wait_is_no_hook():
-    assert "lifecycle" not in Rendered(merged(DEMO, setting("shutdown.preStopSeconds", 0))).container
 
 
 # -- the way in
@@ -567,9 +567,13 @@ def test_statecar_in_another_chart_is_what_this_one_makes():
     (shown,) = yaml.safe_load(block)["extraContainers"]
     made = Rendered(merged(DEMO, REDIS)).container
     assert shown["image"] == made["image"] and shown["ports"][0]["containerPort"] == made["ports"][0]["containerPort"]
-    assert shown["lifecycle"] == made["lifecycle"]
     for probe in ("livenessProbe", "readinessProbe"):
         assert shown[probe]["httpGet"]["path"] == made[probe]["httpGet"]["path"]
         assert shown[probe]["timeoutSeconds"] == made[probe]["timeoutSeconds"]
     assert made["securityContext"].items() <= shown["securityContext"].items()
-    assert {one["name"] for one in shown["env"]} == {"STATECAR_UPSTREAM", "STATECAR_STORE"}
+    delay = Rendered(merged(DEMO, REDIS)).environment()["STATECAR_DRAIN_DELAY"]
+    assert {one["name"]: one.get("value") for one in shown["env"]} == {
+        "STATECAR_UPSTREAM": "http://127.0.0.1:8000/v1",
+        "STATECAR_STORE": None,
+        "STATECAR_DRAIN_DELAY": delay,
+    }

@@ -93,8 +93,8 @@ def test_statecar_has_time_to_end_its_streams():
     pod = files.sidecar()[0]["spec"]["template"]["spec"]
     (statecar,), (vllm,) = pod["containers"], pod["initContainers"]
     env = files.environment(statecar, SECRET)
-    wait = int(statecar["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert pod["terminationGracePeriodSeconds"] > wait + int(env["STATECAR_GRACE"]) + closing
+    draining = int(env["STATECAR_DRAIN_DELAY"]) + int(env["STATECAR_GRACE"])
+    assert pod["terminationGracePeriodSeconds"] > draining + closing
     assert vllm["restartPolicy"] == "Always"  # so that it is stopped after statecar
 
 

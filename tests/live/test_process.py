@@ -155,6 +155,26 @@ def test_a_second_ctrl_c_still_stops_valkey_and_exits_with_0(statecar):
     assert not alive(valkey)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_readiness_is_gone_before_connections_are_refused_and_a_second_signal_skips_the_delay(statecar, workers):
+    server = statecar(*SERVE, "--store", "memory://", "--workers", workers, "--drain-delay", "600").ready()
+    with httpx.Client(timeout=PATIENCE) as kept:
+        assert "connection" not in kept.get(server.url + "/ready").headers
+        os.killpg(server.pid, signal.SIGTERM)  # as a service manager does: workers hear of it twice
+        told = until(lambda: (answer := server.get("/ready")) and answer.status_code == 503 and answer, lambda: "ready")
+        assert told.json()["server"] == "stopping"
+        time.sleep(int(workers) - 1)  # until the parent has told its workers too
+        turn = {"model": "demo", "input": "Hi"}
+        for stream in (False, True):
+            answer = httpx.post(f"{server.url}/v1/responses", json=turn | {"stream": stream}, timeout=PATIENCE)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert "completed" in answer.text
+        assert kept.get(server.url + "/v1/models").headers["connection"] == "close"
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.ended() == 0
+    assert server.get("/ready") is None
+
+
 def test_a_signal_while_starting_ends_with_0_and_leaves_nothing(statecar):
     server = statecar(*SERVE)
     until(lambda: (server.folder / "data" / "lock").exists(), lambda: server.stderr)
