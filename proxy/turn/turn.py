@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from proxy import ids, sse
@@ -37,6 +36,7 @@ from proxy.turn.fitting import Fitting
 from proxy.turn.resumed import Resumed, kept_headers, patiently
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
+from proxy.turn.work import Work
 
 log = logging.getLogger("statecar.turn")
 
@@ -64,7 +64,7 @@ class Turn:
         self.saved = False
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
         self.streams = bool(request.get("stream"))
-        self._work: _Work | None = None
+        self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
         self._interruptible = True
@@ -112,7 +112,7 @@ class Turn:
                     raise failure
                 closing = await self._failed(work, failure, closing)
             yield closing
-            self._note(work.stream)
+            self.facts |= work.facts()
 
     def begin(self) -> list[Event]:
         """The opening events before the upstream has answered, for an edge that cannot wait longer (wire §2.6)."""
@@ -150,7 +150,7 @@ class Turn:
 
     # -- context
 
-    async def _begin(self, stack: AsyncExitStack) -> _Work:
+    async def _begin(self, stack: AsyncExitStack) -> Work:
         request, services, resumed = self._request, self._services, self._resumed
         context = await self._context(stack)
         created_at = resumed.run.created_at if resumed else int(services.now())
@@ -169,7 +169,7 @@ class Turn:
         if resumed:
             stream.resume(resumed.telling, go_on=False)
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
-        work = _Work(context, context.dialect, stream, fitting)
+        work = Work(context, context.dialect, stream, fitting)
         if not self._ending:
             self._plan(work, context.dialect)
         return work
@@ -208,7 +208,7 @@ class Turn:
             await stack.enter_async_context(held.pop_all())
         return context
 
-    def _plan(self, work: _Work, dialect: Dialect) -> None:
+    def _plan(self, work: Work, dialect: Dialect) -> None:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
         work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
         if dropped := ", ".join(work.stream.tools.dropped[:_DROPPED_TOLD]):
@@ -220,7 +220,7 @@ class Turn:
 
     # -- upstream
 
-    async def _round(self, work: _Work) -> AsyncGenerator[list[Event], None]:
+    async def _round(self, work: Work) -> AsyncGenerator[list[Event], None]:
         """The events of the upstream's answer; of a later call's, where the context had to be made shorter first."""
         if end := self._ending or (self._resumed and self._resumed.end):
             raise end
@@ -247,7 +247,7 @@ class Turn:
                     raise
                 yield told
 
-    async def _call(self, work: _Work) -> AsyncGenerator[list[Event], None]:
+    async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""
         repaired: list[str] = []
 
@@ -294,7 +294,7 @@ class Turn:
         if lock and self.lease and not self.saved:
             lock.held = False
 
-    def _is_told(self, work: _Work, failure: StatecarError) -> bool:
+    def _is_told(self, work: Work, failure: StatecarError) -> bool:
         """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""
         if self.lease:
             return True
@@ -302,7 +302,7 @@ class Turn:
             return work.stream.started
         return work.has_answer and not isinstance(failure, StoreUnavailable)
 
-    async def _end(self, work: _Work, closing: list[Event]) -> Event:
+    async def _end(self, work: Work, closing: list[Event]) -> Event:
         """The terminal event, once the response is saved with it."""
         end = work.stream.end()
         if self.lease:
@@ -311,7 +311,7 @@ class Turn:
             await self._save(work, [*closing, end])
         return end
 
-    async def _save(self, work: _Work, events: list[Event]) -> None:
+    async def _save(self, work: Work, events: list[Event]) -> None:
         if not self._request.get("store", True):
             return
         context, response = work.context, work.stream.response
@@ -344,7 +344,7 @@ class Turn:
             raise
         self.saved = True
 
-    async def _failed(self, work: _Work, failure: StatecarError, closing: list[Event]) -> list[Event]:
+    async def _failed(self, work: Work, failure: StatecarError, closing: list[Event]) -> list[Event]:
         """Ends the response as failed or cancelled and keeps it, as far as there is a store to keep it in."""
         cancelled = isinstance(failure, RunCancelled)
         work.stream.fail(None if cancelled else failure)
@@ -360,35 +360,6 @@ class Turn:
             return await self._failed(work, exc, closing)
         except StatecarError:  # logged; the client is told of the first failure
             return [*closing, work.stream.end()]
-
-    def _note(self, stream: ResponseStream) -> None:
-        usage = stream.response["usage"] or {}
-        self.facts |= {
-            "response_status": stream.response["status"],
-            "input_tokens": usage.get("input_tokens"),
-            "cached_tokens": usage.get("input_tokens_details", {}).get("cached_tokens"),
-            "output_tokens": usage.get("output_tokens"),
-            "reasoning_tokens": usage.get("output_tokens_details", {}).get("reasoning_tokens"),
-            "usage_missing": stream.usage_missing and stream.response["status"] != "failed",
-        }
-
-
-@dataclass
-class _Work:
-    """What a turn works on. ``dialect``: the one its tools are planned for; ``done``: the upstream said that it was
-    finished.
-    """
-
-    context: Context
-    dialect: Dialect
-    stream: ResponseStream
-    fitting: Fitting
-    done: bool = False
-
-    @property
-    def has_answer(self) -> bool:
-        """Whether there is output that the request asked for."""
-        return len(self.stream.items) > self.fitting.compacted
 
 
 def _current() -> asyncio.Task[Any]:

@@ -1,0 +1,40 @@
+"""What a turn works on, and what is told of it when it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.translate.dialects import Dialect
+from proxy.translate.stream import ResponseStream
+from proxy.turn.context import Context
+from proxy.turn.fitting import Fitting
+
+
+@dataclass
+class Work:
+    """``dialect``: the one that the tools are planned for; ``done``: the upstream said that it was finished."""
+
+    context: Context
+    dialect: Dialect
+    stream: ResponseStream
+    fitting: Fitting
+    done: bool = False
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is output that the request asked for."""
+        return len(self.stream.items) > self.fitting.compacted
+
+    def facts(self) -> dict[str, Any]:
+        """How the response ended, and its token counts."""
+        response = self.stream.response
+        usage = response["usage"] or {}
+        return {
+            "response_status": response["status"],
+            "input_tokens": usage.get("input_tokens"),
+            "cached_tokens": usage.get("input_tokens_details", {}).get("cached_tokens"),
+            "output_tokens": usage.get("output_tokens"),
+            "reasoning_tokens": usage.get("output_tokens_details", {}).get("reasoning_tokens"),
+            "usage_missing": self.stream.usage_missing and response["status"] != "failed",
+        }
