@@ -26,6 +26,8 @@ MEMORY = "memory://"
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+_SENTINELS = ("redis+sentinel", "rediss+sentinel")
+_SENTINEL_HOST = r"(?:[^\s,:/?#@\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _VENDOR_KEYS = (
     "chat_template_kwargs,top_k,min_p,repetition_penalty,seed,stop,guided_json,guided_regex,guided_choice,"
@@ -38,8 +40,9 @@ class SettingsError(ValueError):
 
 
 def redacted(url: str) -> str:
-    """The URL with its password, if any, as ``***``: what may be shown and logged."""
-    return re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", url)
+    """The URL with its passwords, if any, as ``***``: what may be shown and logged."""
+    bare = re.sub(r"([?&]\w*password=)[^&#]*", r"\1***", url)
+    return re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", bare)
 
 
 def default_data_dir() -> Path:
@@ -96,9 +99,16 @@ def _tenant(text: str) -> str:
 
 
 def _store(text: str) -> str:
-    right = f"must be embedded, memory://, or a URL as redis://localhost:6379/0 (also {', '.join(_STORES[1:])}, unix)"
+    right = f"must be embedded, memory://, or a URL as redis://localhost:6379/0 (also {', '.join((*_STORES[1:], *_SENTINELS))}, unix)"
     if text in (EMBEDDED, MEMORY):
         return text
+    scheme, _, rest = text.partition("://")
+    if scheme in _SENTINELS:
+        if re.fullmatch(
+            rf"(?:[^\s/?#]*@)?{_SENTINEL_HOST}(?:,{_SENTINEL_HOST})*/[^\s/?#]+(?:/[0-9]*)?(?:\?\S*)?", rest
+        ):
+            return text
+        raise ValueError(f"must name the Sentinels and the service, as {scheme}://a:26379,b:26379/mymaster/0")
     parts = _split(text, right)
     if not (parts.path.strip("/") if parts.scheme == "unix" else parts.scheme in _STORES and parts.hostname):
         raise ValueError(right)
@@ -169,7 +179,7 @@ class Settings:
     seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=_seal_key, metavar="KEY")
     tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
 
-    store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster", check=_store, metavar="URL")
+    store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel", check=_store, metavar="URL")
     data_dir: Path = _option(default_data_dir, "state", "directory of the embedded store", metavar="DIR", shown="~/.local/share/statecar")
     store_connections: int = _option(32, "state", "most connections to the store, for each worker", low=1)
     response_ttl: int = _option(30 * 86400, "state", "seconds a response is kept; 0 keeps it for ever")

@@ -101,6 +101,15 @@ class Server:
             return bool(client.ping())
 
 
+class Sentinel(Server):
+    """One Sentinel, as its file says."""
+
+    def __init__(self, binary: str, written: Path, port: int) -> None:
+        self.url = f"redis://127.0.0.1:{port}"
+        self._command = [binary, str(written), "--sentinel", "--logfile", str(written.with_name("log"))]
+        self.start()
+
+
 class Cluster:
     """Three nodes that share the slots."""
 
@@ -133,6 +142,87 @@ class Cluster:
         with node.admin() as client:
             info = client.execute_command("CLUSTER INFO")
         return info["cluster_slots_assigned"] == "16384" and info["cluster_size"] == "3"
+
+
+class Watched:
+    """Two servers, a primary and its replica, under a Sentinel that fails over as soon as the primary is away."""
+
+    service = "talks"
+    _rules = (
+        "sentinel monitor {} {}",
+        "sentinel down-after-milliseconds {} 1000",
+        "sentinel failover-timeout {} 1000",
+    )
+
+    def __init__(self, binary: str, folder: Path, *options: str) -> None:
+        """``options``: of both servers."""
+        options = ("--repl-diskless-sync-delay", "0", *options)
+        self.servers = [Server.on_port(binary, self._place(folder, name), *options) for name in ("one", "two")]
+        first, second = (server.url.rpartition(":")[2] for server in self.servers)
+        with self.servers[1].admin() as admin:
+            admin.replicaof("127.0.0.1", first)  # type: ignore[no-untyped-call]
+            until(lambda: admin.info("replication").get("master_link_status") == "up")
+        self.port = free_port()
+        written = self._place(folder, "sentinel") / "sentinel.conf"
+        rules = (rule.format(self.service, f"127.0.0.1 {first} 1") for rule in self._rules)
+        written.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", *rules]))
+        self.sentinel = Sentinel(binary, written, self.port)
+        until(lambda: self._known_replica() == second)
+        self.url = f"redis+sentinel://127.0.0.1:{self.port}/{self.service}"
+
+    @property
+    def primary(self) -> Server:
+        """The one that the Sentinel names."""
+        with self.sentinel.admin() as admin:
+            _, port = admin.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self.service)
+        return next(server for server in self.servers if server.url.endswith(f":{port}"))
+
+    def moved_from(self, server: Server) -> Server:
+        """The new primary, once another than this one takes writes."""
+
+        def other() -> Server | None:
+            named = self.primary
+            if named is server:
+                return None
+            with named.admin() as admin:
+                return named if admin.role()[0] == b"master" else None
+
+        return until(other)  # type: ignore[return-value]
+
+    def catch_up(self) -> None:
+        """Waits until the replica has what the primary has."""
+        with self.primary.admin() as admin:
+            assert admin.wait(1, int(PATIENCE * 1000)) == 1
+
+    def follow(self, server: Server) -> None:
+        """Makes a former primary a replica, which the Sentinel does only ten seconds later."""
+        primary, own = (each.url.rpartition(":")[2] for each in (self.primary, server))
+
+        def follows() -> bool:
+            with server.admin() as admin:  # a new one each time: the Sentinel may cut it
+                told = admin.info("replication")
+                if str(told.get("master_port")) != primary:
+                    admin.replicaof("127.0.0.1", primary)  # type: ignore[no-untyped-call]
+                return bool(told.get("master_link_status") == "up")
+
+        until(follows)
+        until(lambda: self._known_replica() == own)
+
+    def stop(self) -> None:
+        for server in (self.sentinel, *self.servers):
+            server.resume()
+            server.stop()
+
+    def _known_replica(self) -> str:
+        with self.sentinel.admin() as admin:
+            known = admin.sentinel_slaves(self.service)
+            return str(known[0]["port"]) if known and not known[0]["is_sdown"] else ""
+
+    @staticmethod
+    def _place(folder: Path, name: str) -> Path:
+        place = folder / name
+        place.mkdir()
+        return place
 
 
 _LOCAL = ("--bind", "127.0.0.1")

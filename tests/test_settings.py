@@ -99,6 +99,11 @@ WRONG_FLAGS = {
     ("--store", "redis://"): ["--store='redis://'"],
     ("--store", "unix://"): ["--store='unix://'"],
     ("--store", "redis://h:port"): ["--store='redis://h:port'"],
+    ("--store", "redis+sentinel://a,b"): [
+        "--store='redis+sentinel://a,b'",
+        "redis+sentinel://a:26379,b:26379/mymaster/0",
+    ],
+    ("--store", "rediss+sentinel://a,/m"): ["rediss+sentinel://a:26379,b:26379/mymaster/0"],
     ("--upstream", "localhost:8000"): ["--upstream='localhost:8000'", "http://localhost:8000/v1"],
     ("--upstream", "http://h:8000"): ["--upstream='http://h:8000'", "http://h:8000/v1 meant?"],
     ("--upstream", "http://h/v1?x=1"): ["--upstream='http://h/v1?x=1'"],
@@ -213,9 +218,11 @@ def test_the_upstream_loses_a_slash_at_its_end():
 
 def test_secrets_are_shown_by_neither_repr_nor_errors_nor_help(capsys):
     given = {"upstream_api_key": "hush-1", "api_key": ("hush-2",), "tenant_secret": "hush-3"}
-    settings = Settings(upstream="http://me:hush-4@h/v1", store="redis://:hush-5@r:6379/0", **given)
+    store = "redis+sentinel://me:hush-5@a,b/m?sentinel_password=hush-6&ssl_ca_certs=x"
+    settings = Settings(upstream="http://me:hush-4@h/v1", store=store, **given)
     assert "hush" not in repr(settings)
     assert "http://me:***@h/v1" in repr(settings)
+    assert "redis+sentinel://me:***@a,b/m?sentinel_password=***&ssl_ca_certs=x" in repr(settings)
     for argv in (["--store", "mysql://u:hush@h"], ["--upstream-api-key", "@/hu/sh"]):
         with pytest.raises(SettingsError) as caught:
             resolve(["--upstream", "demo", *argv])

@@ -98,7 +98,8 @@ def open_state(
     limits: Limits | None = None,
     heard: Heard = unheard,
 ) -> State:
-    """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``.
+    """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, and ``redis`` or ``rediss`` with ``+cluster``
+    or ``+sentinel``.
 
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
     ``heard``: told of every operation. Raises ValueError for a URL that cannot be right.

@@ -1,7 +1,4 @@
-"""The one Redis client: made from one URL, bounded in time and connections, its exceptions turned into ours here.
-
-redis-py's own retries are off: by default they send a script up to ten times, and a paused server runs all of them.
-"""
+"""The one Redis client: made from one URL, bounded in time and connections, its exceptions turned into ours here."""
 
 from __future__ import annotations
 
@@ -12,12 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import SSLConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import SSLConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -35,7 +29,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.errors import StoreUnavailable
+from proxy.state.address import Address, address_of, shown
 from proxy.state.keys import SCHEMA
+from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
 from proxy.waits import waits
 
 _log = logging.getLogger(__name__)
@@ -43,13 +39,8 @@ _log = logging.getLogger(__name__)
 LIMIT = 2.0
 """Seconds any operation takes at most, resending included."""
 
-_ATTEMPT = 0.9
-"""Seconds to connect, and seconds to wait for a reply: two attempts fit into the limit."""
-
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
-
-_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 _Arg = str | bytes | int
 
@@ -73,13 +64,20 @@ class Script:
 
 
 class Client:
-    """A single server (TCP, TLS or unix socket) or a Cluster behind two verbs."""
+    """A single server (TCP, TLS or unix socket), one that Sentinels name, or a Cluster behind two verbs."""
 
     def __init__(self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW) -> None:
         """``connections``: in use at once, at most; others wait for one. ``slow``: seconds from which on an operation
         is worth a line for debugging. Raises ValueError for bad URLs.
         """
-        self._redis = _open(url, connections)
+        address = address_of(url)
+        try:
+            self._redis, self._sentinels = _open(address, connections)
+        except (TypeError, RedisClusterException) as exc:
+            told = f"The store URL {shown(url)} has an option Redis clients do not know: {exc}"
+            raise ValueError(told) from None
+        if self._sentinels:
+            self._sentinels.moved = self._leave
         self._heard, self._slow = heard, slow
         # A Cluster's pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
@@ -122,10 +120,12 @@ class Client:
         if isinstance(self._redis, RedisCluster):  # its aclose does nothing after a connection error
             await self._redis.nodes_manager.aclose()
             await self._redis.nodes_manager.aclose("startup_nodes")
+        if self._sentinels:
+            await self._sentinels.close()
 
-    async def _leave_replica(self) -> None:
-        """Closes the connections at rest: what was the primary when they were made is a replica now, and the URL's
-        address may lead to the new one. A Cluster's client is told by MOVED."""
+    async def _leave(self) -> None:
+        """Closes the connections at rest: what was the primary when they were made is none now, and the URL's address
+        or the Sentinels may lead to the new one. A Cluster's client is told by MOVED."""
         if isinstance(self._redis, Redis):
             await self._redis.connection_pool.disconnect(inuse_connections=False)
 
@@ -143,12 +143,14 @@ class Client:
         began, ok = perf_counter(), None
         try:
             async with asyncio.timeout(LIMIT), self._gate:
+                if self._sentinels:
+                    await self._sentinels.look()
                 try:
                     reply = await send()
                 except (AuthenticationError, AuthorizationError, BusyLoadingError):
                     raise
                 except ReadOnlyError:
-                    await self._leave_replica()
+                    await self._leave()
                     reply = await send()
                 except (RedisConnectionError, RedisTimeoutError, OSError):
                     reply = await send()
@@ -189,58 +191,24 @@ def _unavailable(name: str, exc: Exception) -> StoreUnavailable:
     return StoreUnavailable()
 
 
-def _open(url: str, connections: int) -> Redis | RedisCluster:
-    options, cluster = _options(url)
-    try:
-        if cluster:
-            # The gate keeps calls below the pool's size; the other half is for connections being closed or discovering.
-            options |= {
-                "max_connections": 2 * connections,
-                "require_full_coverage": False,  # slots that are served are served
-                "reinitialize_steps": 0,  # a MOVED moves its slot; starting over would cut other calls' connections
-            }
-            return RedisCluster(**options)
-        options |= {"max_connections": connections, "timeout": None}
-        pool = BlockingConnectionPool(**options)
-        pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
-    except (TypeError, RedisClusterException) as exc:
-        raise ValueError(f"The store URL {_shown(url)} has an option Redis clients do not know: {exc}") from None
-    return Redis.from_pool(pool)
-
-
-def _options(url: str) -> tuple[dict[str, Any], bool]:
-    scheme, colon, rest = url.partition("://")
-    if not colon or scheme not in _SCHEMES:
-        raise ValueError(
-            f"The store URL {_shown(url)} must begin with one of {', '.join(s + '://' for s in _SCHEMES)}."
-        )
-    cluster = scheme.endswith("+cluster")
-    try:
-        options: dict[str, Any] = dict(parse_url(f"{scheme.removesuffix('+cluster')}://{rest}"))
-    except ValueError as exc:
-        raise ValueError(f"The store URL {_shown(url)} is not valid: {exc}") from None
-    if scheme == "unix" and not options.get("path"):
-        raise ValueError(f"The store URL {_shown(url)} names no socket, as in unix:///run/valkey.sock.")
-    if cluster:
-        if options.pop("db", 0):
-            raise ValueError(f"The store URL {_shown(url)} names a database; a Cluster has only number 0.")
-        options["host"] = options.get("host", "localhost")
-        if options.pop("connection_class", None) is SSLConnection:
-            options["ssl"] = True
-    return options | {
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": _ATTEMPT,
-        "socket_connect_timeout": _ATTEMPT,
-        "protocol": 2,
-        "decode_responses": False,
-    }, cluster
-
-
-def _shown(url: str) -> str:
-    """The URL without its password."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return "given"
-    return repr(url.replace(f":{password}@", ":***@") if password else url)
+def _open(address: Address, connections: int) -> tuple[Redis | RedisCluster, Sentinels | None]:
+    """redis-py's client, and who tells it where the primary is. Raises TypeError and RedisClusterException for options
+    it does not know.
+    """
+    if address.is_cluster:
+        # The gate keeps calls below the pool's size; the other half is for connections being closed or discovering.
+        options = address.options | {
+            "max_connections": 2 * connections,
+            "require_full_coverage": False,  # slots that are served are served
+            "reinitialize_steps": 0,  # a MOVED moves its slot; starting over would cut other calls' connections
+        }
+        return RedisCluster(**options), None
+    options = address.options | {"max_connections": connections, "timeout": None}
+    sentinels = None
+    if address.sentinels:
+        sentinels = Sentinels(address.sentinels, address.service, address.sentinel_options)
+        over_tls = options.get("connection_class") is SSLConnection
+        options |= {"sentinels": sentinels, "connection_class": PrimaryOverTls if over_tls else Primary}
+    pool = BlockingConnectionPool(**options)
+    pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
+    return Redis.from_pool(pool), sentinels
