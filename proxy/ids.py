@@ -102,6 +102,10 @@ class Minter:
         minter.turn, minter._ordinal = minted.turn, used
         return minter
 
+    def skip(self, count: int) -> None:
+        """Passes over so many that somebody else has given."""
+        self._ordinal += count
+
     def own(self, prefix: str) -> str:
         """``resp_…`` of this turn, or ``conv_…``."""
         return f"{prefix}_{self.tag}{self.turn}0000"

@@ -15,7 +15,7 @@ from proxy.runs.reading import Reading
 from proxy.runs.running import Running
 from proxy.state import Lease, Runs
 from proxy.translate.items import Event
-from proxy.turn import Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
+from proxy.turn import RESTARTED, Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
 
 log = logging.getLogger("statecar.runs")
 
@@ -33,8 +33,6 @@ _BACK = 2.0
 
 _LAST_WORDS = 5.0
 """Seconds that runs get to be given back when the process ends."""
-
-_RESTARTED = "The server restarted while this response was running."
 
 
 @dataclass(frozen=True)
@@ -263,10 +261,10 @@ class Runner:
             return
         await self._runs.seen_to([(id_, tenant)])
         telling = await patiently(lambda: self.reading.telling(run))
-        caller, end = None, StatecarError(_RESTARTED)
+        caller, end = None, StatecarError(RESTARTED)
         if run.cancelled:
             end = RunCancelled("The response was cancelled.")
-        elif run.claims <= _TAKEOVERS + 1 and not telling.items:
+        elif run.claims <= _TAKEOVERS + 1 and (telling.text or not telling.items):
             caller = caller_of(run, self._services.sealer)
         resumed = Resumed(run, telling, None if caller else end)
         turn = Turn(self._services, run.request, caller or Caller(run.tenant), resumed=resumed)

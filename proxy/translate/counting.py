@@ -11,12 +11,15 @@ Chat = dict[str, Any]
 Counting = Generator[tuple[str, dict[str, Any]], Any, int]
 """Yields (path at the server's root, body to POST there), is sent the JSON of the answer, returns the tokens."""
 
-_TEMPLATED = ("model", "messages", "tools", "chat_template_kwargs")
+_TEMPLATED = (
+    *("model", "messages", "tools", "chat_template_kwargs"),
+    *("continue_final_message", "add_generation_prompt"),
+)
 
 
 def _tokenize(chat: Chat) -> Counting:
     """vLLM, SGLang: template and tokenizer in one."""
-    answer = yield "/tokenize", {**_of(chat), "add_generation_prompt": True}
+    answer = yield "/tokenize", {"add_generation_prompt": True, **_of(chat)}
     return _whole(answer, "count")
 
 

@@ -24,7 +24,8 @@ class Dialect:
     ``named_tools``: it heeds the name in a named choice. ``streamed_tool_logprobs``: it streams log probabilities
     beside tools. ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops
     the generation, so plain requests may stay plain. ``signed_calls``: it wants the extras of its calls back, also from
-    clients that carry the history themselves. ``reasoning_fields``: the keys earlier thoughts go back under.
+    clients that carry the history themselves. ``continues``: it goes on with a message of its own (wire §10.5).
+    ``reasoning_fields``: the keys earlier thoughts go back under.
     ``left_out``: keys at the top of a body that it refuses.
     """
 
@@ -38,6 +39,7 @@ class Dialect:
     developer_role: bool = False
     plain_stops: bool = False
     signed_calls: bool = False
+    continues: bool = False
     max_tokens_field: str = "max_tokens"
     system_messages: str = "merge"
     reasoning_replay: str = "tool_turns"
@@ -72,12 +74,13 @@ PROFILES = {
         _OPENAI,
         replace(_OPENAI, kind="azure"),
         # reads a thought under either name, and renders it once when both are there
-        Dialect(kind="vllm", plain_stops=True),
+        Dialect(kind="vllm", plain_stops=True, continues=True),
         Dialect(kind="sglang", reasoning_fields=("reasoning_content",)),
         Dialect(kind="ollama", reasoning_fields=("reasoning",)),
         # reads only this name; runs an abandoned plain request to its end
         Dialect(
             kind="llamacpp",
+            continues=True,
             reasoning_fields=("reasoning_content",),
             named_tools=False,
             streamed_tool_logprobs=False,

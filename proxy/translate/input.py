@@ -282,7 +282,7 @@ def _written(spoken: _Spoken, live: bool, dialect: Dialect) -> list[Message]:
     elif refusal:
         message["content"] = f"{text}\n{refusal}" if text else refusal
     if dialect.reasoning_replay == "always" or (dialect.reasoning_replay == "tool_turns" and live):
-        if thought := "\n".join(filter(None, map(_thought, spoken.thoughts))):
+        if thought := "\n".join(filter(None, map(thought_in, spoken.thoughts))):
             message |= dict.fromkeys(dialect.reasoning_fields, thought)
     if not spoken.calls:
         return [message]
@@ -297,7 +297,8 @@ def _joined(texts: list[Item]) -> tuple[str, str]:
     return "\n".join(text for text, _ in pairs if text), "\n".join(refusal for _, refusal in pairs if refusal)
 
 
-def _thought(item: Item) -> str:
+def thought_in(item: Item) -> str:
+    """The text of a reasoning item, raw or summed up."""
     content = "".join(part.get("text") or "" for part in item.get("content") or ())
     return content or "\n".join(part.get("text") or "" for part in item.get("summary") or ())
 

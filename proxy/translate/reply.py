@@ -7,6 +7,19 @@ from typing import Any
 
 Item = dict[str, Any]
 
+INCOMPLETE = {
+    "length": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "model_length": "max_output_tokens",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+}
+"""Finish reasons of an answer that was cut off, as the reason of an incomplete response (wire §8.3)."""
+
+FAILED = ("error", "abort", "insufficient_system_resource")
+"""Finish reasons that are failures."""
+
 
 def first_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
     """The choice with index 0 or none; no other is ever asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from proxy.translate.told import Tokens
 from proxy.translate.tools import echo
 
 Response = dict[str, Any]
@@ -98,6 +99,19 @@ def usage(*rounds: dict[str, Any]) -> dict[str, Any]:
     """Chat usages, one per upstream call, summed in the Responses form with all keys (wire §5.4)."""
     totals = [_figures(chat) for chat in rounds]
     return _expand([sum(column) for column in zip(*totals, strict=True)] if totals else [0] * len(_USAGE))
+
+
+def moved(chat: dict[str, Any], told: Tokens) -> dict[str, Any]:
+    """A chat usage of a call that went on with a text: what was told of the answer before is output, and no input."""
+    prompt, completion = chat.get("prompt_tokens_details"), chat.get("completion_tokens_details")
+    taken = max(0, _int(chat, "prompt_tokens") - told.whole)
+    out = {**chat, "prompt_tokens": taken, "completion_tokens": _int(chat, "completion_tokens") + told.whole}
+    out["total_tokens"] = out["prompt_tokens"] + out["completion_tokens"]
+    if isinstance(prompt, dict) and "cached_tokens" in prompt:
+        out["prompt_tokens_details"] = {**prompt, "cached_tokens": min(_int(prompt, "cached_tokens"), taken)}
+    if isinstance(completion, dict) and "reasoning_tokens" in completion:
+        out["completion_tokens_details"] = {**completion, "reasoning_tokens": told.thought}
+    return out
 
 
 def shorten(response: Response) -> dict[str, Any]:

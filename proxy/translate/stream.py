@@ -13,21 +13,11 @@ from proxy.errors import StatecarError, UpstreamError, from_upstream
 from proxy.translate import reply
 from proxy.translate.calls import Assembler, Call, Delta
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
-from proxy.translate.response import Response, snapshot, usage
+from proxy.translate.response import Response, moved, snapshot, usage
 from proxy.translate.text import ThinkTags
-from proxy.translate.told import Telling
+from proxy.translate.told import Telling, Tokens
 from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
 from proxy.translate.tools import ToolPlan
-
-_INCOMPLETE = {
-    "length": "max_output_tokens",
-    "max_tokens": "max_output_tokens",
-    "model_length": "max_output_tokens",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-    "recitation": "content_filter",
-}
-_FAILED = ("error", "abort", "insufficient_system_resource")
 
 
 class ResponseStream:
@@ -35,10 +25,12 @@ class ResponseStream:
 
     ``response`` is at any time the Response object. A response may take several upstream calls: ``end_round`` closes
     what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Each event
-    leaves through ``_emit``, the only place that counts.
+    leaves through ``_emit``, the only place that counts. ``told``: tokens of the answer that an earlier call gave.
     """
 
     _text: Message | Reasoning | ReasoningSummary | None
+    _tags: ThinkTags | None
+    told: Tokens | None
 
     def __init__(  # noqa: PLR0913  all that a reply is read with
         self,
@@ -93,6 +85,7 @@ class ResponseStream:
         if go_on and (text := telling.text):
             self.items[-1] = self._text = text
             self._round_start = len(self.items) - 1
+            self.told, self._tags = telling.deltas, None
 
     def start(self) -> list[Event]:
         """``response.created`` and ``response.in_progress``, then what was placed before (wire §9.4)."""
@@ -120,7 +113,8 @@ class ResponseStream:
         delta = reply.delta_of(choice, fresh=len(self.items) == self._round_start and not self._blank)
         self._fed = True
         events = self._emit(self._delta(delta, choice.get("logprobs")))
-        self._read_finish(choice)
+        if not self.failure:
+            self._read_finish(choice)
         return events
 
     @staticmethod
@@ -148,7 +142,7 @@ class ResponseStream:
         UpstreamError, with nothing emitted, when the reply is none: cut off, without choices, without a permitted call.
         """
         self._check_whole(done)
-        reason = _INCOMPLETE.get(self.finish_reason or "")
+        reason = reply.INCOMPLETE.get(self.finish_reason or "")
         status = "incomplete" if reason else "completed"
         events = self._emit(self._wrap_up(status))
         self._settle(status)
@@ -229,10 +223,12 @@ class ResponseStream:
         self._round_start = len(self.items)
         self._blank_finish = False
         self.finish_reason = None
+        self.told = None
 
     def _read_frame(self, chunk: dict[str, Any]) -> None:
         if isinstance(given := chunk.get("usage"), dict) and given:
-            self._round_usage = given  # cumulative where it comes with every chunk: the last one counts
+            # cumulative where it comes with every chunk: the last one counts
+            self._round_usage = moved(given, self.told) if self.told else given
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
         if isinstance(tier := chunk.get("service_tier"), str):
@@ -240,7 +236,7 @@ class ResponseStream:
 
     def _read_finish(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")
-        if reason in _FAILED:
+        if reason in reply.FAILED:
             error = choice.get("error") or f"The upstream ended with finish reason '{reason}'."
             self.failure = from_upstream({"error": error}, 200)
         elif reason == "":
@@ -274,6 +270,9 @@ class ResponseStream:
         if not isinstance(self._text, Reasoning | ReasoningSummary):
             if thought.isspace():
                 self._blank_thought += thought
+                return
+            if self.told:  # a parser that takes the rest for a thought
+                self.failure = UpstreamError("The upstream did not go on with the text that had begun.")
                 return
             thought = self._blank_thought + thought
             yield from self._close("completed", keep=Call.may_go_on_after_text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from proxy.translate.items import Event, Item, Message, OutputItem
 
@@ -35,6 +36,13 @@ class Told(OutputItem):
             self.item["status"] = "in_progress"  # its status knows no "incomplete"
 
 
+class Tokens(NamedTuple):
+    """How many have been told: ``whole`` of all the output, ``thought`` of its thoughts."""
+
+    thought: int
+    whole: int
+
+
 class Telling:
     """Events, added up. ``sequence``: the number of the next one; ``began``: an upstream had taken the work up."""
 
@@ -57,7 +65,7 @@ class Telling:
     def text(self) -> Message | None:
         """The message that was being written, to be written on; None when that was no plain text.
 
-        It must be the last item, open, of one part, not empty, and nothing but text: then what a model says next
+        It must be the last item, open, of one part, not blank, and nothing but text: then what a model says next
         follows it directly.
         """
         last = len(self._items) - 1
@@ -67,8 +75,17 @@ class Telling:
         if len(item["content"]) != 1 or any(item.get("type", "").endswith("_call") for item in self._items):
             return None
         part = item["content"][0]
-        plain = part["type"] == "output_text" and part["text"] and not part["annotations"] and not part["logprobs"]
+        plain = (
+            part["type"] == "output_text" and part["text"].strip() and not part["annotations"] and not part["logprobs"]
+        )
         return Message.begun(last, item["id"], part["text"]) if plain else None
+
+    @property
+    def deltas(self) -> Tokens:
+        """How many pieces it came in; most backends send each token as one."""
+        sizes = {at: len(pieces) for at, pieces in self._pieces.items()}
+        thought = sum(size for (index, *_), size in sizes.items() if self._items[index]["type"] == "reasoning")
+        return Tokens(thought, sum(sizes.values()))
 
     def _add(self, event: Event) -> None:
         self.sequence, kind = event["sequence_number"] + 1, event["type"]

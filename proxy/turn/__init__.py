@@ -4,11 +4,13 @@ from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
 from proxy.turn.manners import Manners
+from proxy.turn.rest import RESTARTED
 from proxy.turn.resumed import Resumed, caller_of, patiently
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.turn import Turn
 
 __all__ = [
+    "RESTARTED",
     "Caller",
     "Manners",
     "Resumed",

@@ -68,8 +68,26 @@ async def tokenized(request: Request, context: Context, caller: Caller) -> int |
     items, dialect = context.sent, context.dialect
     if dialect.kind not in TOKENIZERS:
         return None
-    chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
-    counting = TOKENIZERS[dialect.kind](dialect.trimmed(chat))
+    return await _asked(to_chat(request, items, plan(request, items, dialect), dialect, stream=False), caller, context)
+
+
+async def tokens_of(chat: dict[str, Any], services: Services, caller: Caller, context: Context) -> int | None:
+    """The tokens of a chat body's prompt by the upstream's tokenizer; None where it has none, fails or keeps silent."""
+    if context.dialect.kind not in TOKENIZERS or not services.manners.may_count(context.upstream):
+        return None
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await _asked(chat, caller, context)
+    except (UpstreamTimeout, TimeoutError):
+        log.warning("upstream %s: its tokenizer did not answer within %g s", context.upstream.name, _PATIENCE)
+        services.manners.cannot_count(context.upstream)
+    except UpstreamError as exc:
+        log.warning("the upstream's tokenizer failed: %d, %s", exc.status, exc.code)
+    return None
+
+
+async def _asked(chat: dict[str, Any], caller: Caller, context: Context) -> int:
+    counting = TOKENIZERS[context.dialect.kind](context.dialect.trimmed(chat))
     answer: Any = None
     while True:
         try:
@@ -82,16 +100,9 @@ async def tokenized(request: Request, context: Context, caller: Caller) -> int |
 
 async def size_of(request: Request, services: Services, caller: Caller, context: Context) -> int | None:
     """About how many tokens the model would see: counted, else as recorded with the past; None when nothing tells."""
-    counted = None
-    if services.manners.may_count(context.upstream):
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                counted = await tokenized(request, context, caller)
-        except (UpstreamTimeout, TimeoutError):
-            log.warning("upstream %s: its tokenizer did not answer within %g s", context.upstream.name, _PATIENCE)
-            services.manners.cannot_count(context.upstream)
-        except UpstreamError as exc:
-            log.warning("the upstream's tokenizer failed: %d, %s", exc.status, exc.code)
+    items, dialect = context.sent, context.dialect
+    chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
+    counted = await tokens_of(chat, services, caller, context)
     if counted is None:
         counted = await _recorded(services, caller, context)
     if counted is None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
 from proxy import codec
-from proxy.errors import RunLost, StatecarError, StoreUnavailable
+from proxy.errors import InvalidRequest, RunLost, StatecarError, StoreUnavailable
 from proxy.seal import HEADERS, Sealer
 from proxy.state import Run
 from proxy.translate.told import Telling
-from proxy.turn.services import KEY, Caller
+from proxy.turn.context import Context, context_of
+from proxy.turn.services import KEY, Caller, Services
 
 T = TypeVar("T")
 
@@ -31,6 +33,26 @@ class Resumed:
     run: Run
     telling: Telling
     end: StatecarError | None
+
+
+async def context_again(run: Run, services: Services, caller: Caller, stack: AsyncExitStack, *, ends: bool) -> Context:
+    """Reads what a run continues from. ``ends``: it is to end, and does not wait for a conversation: it adds nothing.
+
+    Raises as ``context_of`` does.
+    """
+
+    async def read(*, storing: bool, patient: bool) -> Context:
+        async with AsyncExitStack() as held:
+            context = await context_of(run.request, services, caller, held, storing=storing, run=run, patient=patient)
+            await stack.enter_async_context(held.pop_all())
+        return context
+
+    try:
+        return await read(storing=True, patient=not ends)
+    except InvalidRequest as exc:
+        if not ends or exc.code != "conversation_locked":
+            raise
+    return await read(storing=False, patient=False)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:

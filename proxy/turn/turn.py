@@ -14,7 +14,6 @@ from typing import Any
 from proxy import ids, sse
 from proxy.errors import (
     OVERFLOW,
-    InvalidRequest,
     RunCancelled,
     RunLost,
     StatecarError,
@@ -33,7 +32,8 @@ from proxy.translate.tools import plan
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_lost, context_of, minted_id
 from proxy.turn.fitting import Fitting
-from proxy.turn.resumed import Resumed, kept_headers, patiently
+from proxy.turn.rest import Rest
+from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.work import Work
@@ -167,9 +167,11 @@ class Turn:
             seal=context.seals.thought if sealing else None,
         )
         if resumed:
-            stream.resume(resumed.telling, go_on=False)
+            stream.resume(resumed.telling, go_on=not resumed.end)
+            context.minter.skip(len(stream.items))
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
-        work = Work(context, context.dialect, stream, fitting)
+        rest = Rest(resumed.telling) if resumed and stream.told else None
+        work = Work(context, context.dialect, stream, fitting, rest=rest)
         if not self._ending:
             self._plan(work, context.dialect)
         return work
@@ -180,7 +182,11 @@ class Turn:
             storing = request.get("store", True)
             return await context_of(request, services, self._caller, stack, storing=storing)
         try:
-            return await patiently(lambda: self._context_again(resumed, stack))
+            return await patiently(
+                lambda: context_again(
+                    resumed.run, services, self._caller, stack, ends=bool(resumed.end or self._ending)
+                )
+            )
         except RunLost:
             raise
         except asyncio.CancelledError:
@@ -190,23 +196,6 @@ class Turn:
         except StatecarError as exc:
             self._ending = self._ending or exc
         return context_lost(resumed.run, services, self._caller)
-
-    async def _context_again(self, resumed: Resumed, stack: AsyncExitStack) -> Context:
-        """Reads what a run continues from. One that is to end does not wait for a conversation: it adds nothing."""
-        ends = bool(resumed.end or self._ending)
-        try:
-            return await self._context_held(resumed.run, stack, storing=True, patient=not ends)
-        except InvalidRequest as exc:
-            if not ends or exc.code != "conversation_locked":
-                raise
-        return await self._context_held(resumed.run, stack, storing=False, patient=False)
-
-    async def _context_held(self, run: Run, stack: AsyncExitStack, *, storing: bool, patient: bool) -> Context:
-        async with AsyncExitStack() as held:
-            request, services, caller = self._request, self._services, self._caller
-            context = await context_of(request, services, caller, held, storing=storing, run=run, patient=patient)
-            await stack.enter_async_context(held.pop_all())
-        return context
 
     def _plan(self, work: Work, dialect: Dialect) -> None:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
@@ -230,7 +219,7 @@ class Turn:
             yield [*await work.fitting.compact(), *self.begin()]
             work.stream.finish_reason, work.done = "stop", True
             return
-        if await work.fitting.is_due():
+        if not work.rest and await work.fitting.is_due():
             yield await work.fitting.compact_if_possible() or []
         while True:
             try:
@@ -251,15 +240,22 @@ class Turn:
         """One upstream call: its events, a batch per read."""
         repaired: list[str] = []
 
-        def written(dialect: Dialect) -> dict[str, Any]:
+        def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
             if dialect != work.dialect:
                 self._plan(work, dialect)
             request, tools = self._request, work.stream.tools
             streams = self.lease is not None or self._services.streams(dialect)
             streamed = self.streams or (streams and can_stream(request, tools, dialect))
             repaired.clear()
-            return to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
+            chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
+            return chat if whole or work.rest is None else work.rest.body(chat, dialect)
 
+        if rest := work.rest:
+            await rest.count(written(work.dialect, whole=True), self._services, self._caller, work.context)
+            work.stream.told = rest.told
+            if spent := rest.spent(self._request.get("max_output_tokens")):
+                yield work.stream.feed(spent)
+                return
         async with AsyncExitStack() as stack:
             reply = await asked(stack, self._services, self._caller, work.context, written)
             self.facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}

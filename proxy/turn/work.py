@@ -9,17 +9,22 @@ from proxy.translate.dialects import Dialect
 from proxy.translate.stream import ResponseStream
 from proxy.turn.context import Context
 from proxy.turn.fitting import Fitting
+from proxy.turn.rest import Rest
 
 
 @dataclass
 class Work:
-    """``dialect``: the one that the tools are planned for; ``done``: the upstream said that it was finished."""
+    """``dialect``: the one that the tools are planned for; ``done``: the upstream said that it was finished.
+
+    ``rest``: the answer was begun by another process, and only this of it is asked for.
+    """
 
     context: Context
     dialect: Dialect
     stream: ResponseStream
     fitting: Fitting
     done: bool = False
+    rest: Rest | None = None
 
     @property
     def has_answer(self) -> bool:

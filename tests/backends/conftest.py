@@ -26,7 +26,7 @@ FEATURES = (
     *("text", "streaming", "tools", "parallel tools", "named tool", "required", "json_schema", "json_object"),
     *("reasoning", "reasoning replay", "logprobs", "usage", "length", "stop", "errors", "abort"),
     *("previous_response_id", "conversation", "truncation auto", "input_tokens", "custom tool", "namespace tool"),
-    "compact",
+    *("compact", "continue"),
 )
 RESULTS = ("yes", "partly", "no", "failed")
 """From best to worst: there, there with a reservation, not there (the backend's lack, told), a test failed."""

@@ -8,6 +8,8 @@ import pytest
 
 from proxy.app import create_app
 from proxy.settings import Settings
+from proxy.state import open_state
+from tests import servers
 from tests.backend import serving
 from tests.callers import Caller
 
@@ -68,3 +70,19 @@ async def calling(serve):
             return await stack.enter_async_context(Caller(await serve(*options, **rest)))
 
         yield start
+
+
+@pytest.fixture
+def own(tmp_path_factory):
+    """A store of one test, so that no other process takes its runs."""
+    store = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+async def state(own):
+    """What another process has of the store."""
+    state = open_state(own.url, response_ttl=60, conversation_ttl=60)
+    yield state
+    await state.close()

@@ -9,30 +9,13 @@ import httpx
 import pytest
 
 from proxy import ids
-from proxy.state import Lease, Run, open_state
-from tests import servers
+from proxy.state import Lease, Run
 from tests.backend import STREAM_HEAD, chunked, sse, talk
 from tests.callers import Caller, unframed
 from tests.routes.test_background import HALF, cancelled, made, replay, seen, text_of
 from tests.translate import rules
 
 OPTIONS = ("--tenant=off", "--run-lease=0.5")
-
-
-@pytest.fixture
-def own(tmp_path_factory):
-    """A store of one test, so that no other process takes its runs."""
-    store = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
-    yield store
-    store.stop()
-
-
-@pytest.fixture
-async def state(own):
-    """What another process has of the store."""
-    state = open_state(own.url, response_ttl=60, conversation_ttl=60)
-    yield state
-    await state.close()
 
 
 @asynccontextmanager
