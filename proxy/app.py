@@ -140,7 +140,7 @@ def _routes(settings: Settings, services: Services, runner: Runner, access: Acce
         stall=settings.client_stall_timeout,
         comments=settings.sse_comments,
     )
-    responses = Responses(services, runner, access, life.requests, pace, settings.body_limit)
+    responses = Responses(services, runner, access, life.requests, pace, settings.body_limit, settings.on_disconnect)
     conversations = Conversations(services.state, access, time.time, settings.body_limit)
     return [
         *responses.routes(PREFIX, done=True),

@@ -83,9 +83,10 @@ NAMES: dict[str, Metric] = {
     "statecar_runs_total": Metric(
         "counter",
         ("model", "status"),
-        "Background responses made here: completed, incomplete, failed or cancelled; handed over to another process.",
+        "Background and detached responses made here: completed, incomplete, failed or cancelled; handed over to"
+        " another process.",
     ),
-    "statecar_open_runs": Metric("gauge", (), "Background responses being made."),
+    "statecar_open_runs": Metric("gauge", (), "Background and detached responses being made."),
     "statecar_turn_seconds": Metric(
         "histogram",
         ("model",),
@@ -187,11 +188,12 @@ class Metrics:
         if not self._is_due:
             self._soon()
 
-    def run(self, facts: dict[str, Any]) -> None:
-        """Hears of every run made here when it is over, or handed over."""
+    def run(self, facts: dict[str, Any], attended: bool) -> None:
+        """Hears of every run made here when it is over, or handed over. ``attended``: its request tells the work."""
         model = self._model(facts["model"]) if "upstream" in facts else ""
         self._counts["statecar_runs_total", model, facts.get("response_status") or "handed over"] += 1
-        self._work(facts, model)
+        if not attended:
+            self._work(facts, model)
         if not self._is_due:
             self._soon()
 

@@ -14,18 +14,21 @@ from proxy import ids
 from proxy.errors import InvalidRequest, NotFound, UpgradeRequired
 from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
 from proxy.routes.open import OpenRequests
-from proxy.routes.streaming import JsonReply, Pace, RunReply, SseReply, ValueReply
+from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, Pace, RunReply, SseReply, ValueReply
 from proxy.runs import Runner
 from proxy.state import Run, State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn, compact, input_tokens
-from proxy.waits import begin
-from proxy.wire import compact_response, count_input_tokens, create_response, flag, integer
+from proxy.waits import Waits, begin
+from proxy.wire import compact_response, count_input_tokens, create_response, flag, integer, on_disconnect
 
 
 @dataclass(frozen=True)
 class Responses:
-    """The endpoints of responses over what they need. ``body_limit``: bytes."""
+    """The endpoints of responses over what they need. ``body_limit``: bytes.
+
+    ``on_disconnect``: what becomes of a turn whose client leaves, ``cancel`` or ``detach``.
+    """
 
     services: Services
     runner: Runner
@@ -33,6 +36,7 @@ class Responses:
     requests: OpenRequests
     pace: Pace
     body_limit: int
+    on_disconnect: str = "cancel"
 
     def routes(self, prefix: str, *, done: bool) -> list[BaseRoute]:
         """``prefix``: ``/v1`` or an alias of it. ``done``: whether streams end with ``data: [DONE]``."""
@@ -61,9 +65,12 @@ class Responses:
         waits = begin()
         caller = await self.access.caller(request)
         body = create_response(await json_body(request, self.body_limit))
+        disconnect = on_disconnect(request.headers.items()) or self.on_disconnect
         turn = Turn(self.services, body, caller)
         if body.get("background"):
             return await self._background(request, turn, done=done)
+        if disconnect == "detach" and body.get("store", True):
+            return self._detached(turn, waits, done=done)
         if body.get("stream"):
             return SseReply(turn, self.requests, waits, self.pace, done=done)
         return JsonReply(turn, self.requests, waits)
@@ -76,6 +83,18 @@ class Responses:
         if turn.streams:
             return self._events(running.run.id, -1, done=done, headers=turn.headers)
         return answer(running.opening, headers=turn.headers)
+
+    def _detached(self, turn: Turn, waits: Waits, *, done: bool) -> ASGIApp:
+        if turn.streams:
+            return DetachedReply(turn, self.runner, self.requests, waits, self.pace, done=done)
+        return DetachedJsonReply(turn, self.runner, self._ended)
+
+    async def _ended(self, id_: str, tenant: str) -> dict[str, Any]:
+        """The response that a run has ended with elsewhere."""
+        stored = await self.runner.reading.end(id_, tenant)
+        if stored is None:
+            raise _missing(id_)
+        return _whole(stored)
 
     def _events(self, id_: str, after: int, *, done: bool, headers: dict[str, str] | None = None) -> ASGIApp:
         followed = self.runner.reading.follow(id_, after)
@@ -98,14 +117,15 @@ class Responses:
         found = await self._found(request)
         if not streamed:
             return answer(await self.runner.reading.snapshot(found) if isinstance(found, Run) else _whole(found))
-        if not (found.request if isinstance(found, Run) else found.body).get("background"):
-            raise InvalidRequest(
-                "This response cannot be streamed because it was not created with background=true.", param="stream"
-            )
-        logged = found.request.get("stream") if isinstance(found, Run) else await self.runner.reading.is_logged(found)
+        if isinstance(found, Run):
+            logged, was_run = bool(found.request.get("stream")), True
+        else:
+            logged = await self.runner.reading.is_logged(found)
+            was_run = bool(found.body.get("background") or found.logged)
         if not logged:
+            missing = "stream" if was_run else "background"
             raise InvalidRequest(
-                "This response cannot be streamed because it was not created with stream=true.", param="stream"
+                f"This response cannot be streamed because it was not created with {missing}=true.", param="stream"
             )
         self.runner.reading.check_room()
         return self._events(found.id, -1 if after is None else after, done=done)
@@ -120,10 +140,10 @@ class Responses:
 
     async def cancel(self, request: Request) -> Response:
         found = await self._found(request)
-        if isinstance(found, Run):
+        if was_run := isinstance(found, Run):
             await self.runner.cancel(found.id, found.tenant)
             found = await self._found(request)
-        if isinstance(found, Run) or not found.body.get("background"):
+        if isinstance(found, Run) or not (was_run or found.body.get("background") or found.status == "cancelled"):
             raise InvalidRequest("Cannot cancel a synchronous response.")
         return answer(_whole(found))
 

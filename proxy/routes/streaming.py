@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter
@@ -17,11 +17,15 @@ from proxy import sse
 from proxy.errors import RunLost
 from proxy.routes.edge import ClientGone, answer, attended, facts
 from proxy.routes.open import OpenRequests
+from proxy.runs import ENDS, Detached, Runner
 from proxy.translate.items import Event
 from proxy.turn import Turn
 from proxy.waits import Waits
 
 log = logging.getLogger("statecar.edge")
+
+_BEGUN = ("model", "response", "upstream", "first_event_ms")
+"""What a request tells of its turn when it leaves it."""
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _HEADERS = [
@@ -98,13 +102,13 @@ class _EventStream:
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
 
-    def _early(self) -> list[Event]:
-        """Events to open the stream with when nothing has come for long."""
-        return []
+    async def _early(self) -> bytes:
+        """Frames to open the stream with when nothing has come for long; none when they come by themselves."""
+        return b""
 
-    def _between(self) -> Event | None:
-        """An event that fills a silence; None when only a comment may."""
-        return None
+    async def _between(self) -> bytes:
+        """What fills a silence; nothing when that comes by itself."""
+        return sse.KEEPALIVE if self._pace.comments else b""
 
     # -- the clock's side (Ticking)
 
@@ -132,15 +136,13 @@ class _EventStream:
         if self._clock() < self._due():
             return
         if not self._opened:
-            if events := self._early():
-                await self._fill(b"".join(map(sse.encode, events)))
-            else:  # still at its history: look again soon
-                self._last = self._clock() - self._pace.early + 1
+            self._last = self._clock() - self._pace.early + 1  # if it is still at its history: look again soon
+            if frames := await self._early():
+                await self._fill(frames)
             return
-        event = self._between()
         self._last = self._clock()
-        if event or self._pace.comments:
-            await self._fill(sse.encode(event) if event else sse.KEEPALIVE)
+        if frame := await self._between():
+            await self._fill(frame)
 
     async def _fill(self, data: bytes) -> None:
         """Sends for the clock, which cannot watch over itself meanwhile."""
@@ -197,11 +199,12 @@ class SseReply(_EventStream):
             self._close()
             self._turn.facts |= self._waits.told()
 
-    def _early(self) -> list[Event]:
-        return self._turn.begin()
+    async def _early(self) -> bytes:
+        return b"".join(map(sse.encode, self._turn.begin()))
 
-    def _between(self) -> Event | None:
-        return self._turn.keepalive()
+    async def _between(self) -> bytes:
+        event = self._turn.keepalive()
+        return sse.encode(event) if event else await super()._between()
 
     async def _write(self, events: list[Event]) -> None:
         ends = events[-1]["type"] in _TERMINAL
@@ -214,6 +217,79 @@ class SseReply(_EventStream):
             await self._frames(frames, more=not ends)
         finally:
             self._waits.client += perf_counter() - began
+
+
+class DetachedReply(_EventStream):
+    """An ASGI answer: the same bytes, of a turn that is a run from its first event on (wire §3.1)."""
+
+    def __init__(
+        self, turn: Turn, runner: Runner, requests: OpenRequests, waits: Waits, pace: Pace, *, done: bool
+    ) -> None:
+        super().__init__(requests, pace, done=done)
+        self._turn, self._waits, self._runner = turn, waits, runner
+        self._headers = turn.headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._begin(scope, send)
+        self._detached = self._runner.detached(self._turn)
+        with _attending(self._detached, self._facts):
+            try:
+                async with attended(receive, self):
+                    async with aclosing(self._runner.told(self._detached)) as batches:
+                        async for frames in batches:
+                            await self._write(frames)
+            except RunLost as exc:  # without an end, which comes from another process (wire §9.1)
+                log.warning("the events of a response cannot be read: %s", exc.message)
+            finally:
+                self._close()
+            await self._detached.ended()  # its facts are whole by then
+
+    async def _early(self) -> bytes:
+        await self._detached.open()
+        return b""
+
+    async def _between(self) -> bytes:
+        return b"" if await self._detached.keepalive() else await super()._between()
+
+    async def _write(self, frames: list[bytes]) -> None:
+        if not self._opened:
+            now = perf_counter()
+            self._turn.facts["first_event_ms"] = round((now - self._waits.began) * 1000, 1)
+        await self._frames(b"".join(frames), more=not frames[-1].startswith(ENDS))
+
+
+class DetachedJsonReply:
+    """An ASGI answer: the response that a detached turn ends with; errors instead of it are raised."""
+
+    def __init__(self, turn: Turn, runner: Runner, elsewhere: Callable[[str, str], Awaitable[dict[str, Any]]]) -> None:
+        """``elsewhere``: waits for a response, by its id and tenant, that another process has taken up."""
+        self._turn, self._runner, self._elsewhere = turn, runner, elsewhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detached = self._runner.detached(self._turn)
+        with _attending(detached, facts(scope)):
+            async with attended(receive):
+                try:
+                    response = await detached.ended_with()
+                except RunLost:
+                    response = await self._elsewhere(detached.run.id, detached.run.tenant)
+            await answer(response, headers=self._turn.headers)(scope, receive, send)
+
+
+@contextmanager
+def _attending(detached: Detached, noted: dict[str, Any]) -> Iterator[None]:
+    """A request that waits for a detached turn. One that leaves before the end leaves the facts to the run."""
+    turn = detached.turn
+    noted["turn"] = turn.facts
+    try:
+        yield
+    except BaseException as exc:
+        detached.leave()
+        if not turn.attended and detached.entered:
+            noted["turn"] = {name: turn.facts[name] for name in _BEGUN if name in turn.facts}
+        if not isinstance(exc, ClientGone):
+            raise
+        noted["left"] = True
 
 
 class RunReply(_EventStream):

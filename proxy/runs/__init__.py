@@ -1,5 +1,7 @@
 """Turns that outlive a request: made by one process at a time, followed through any (architecture: runs)."""
 
+from proxy.runs.detached import Detached
 from proxy.runs.runner import Observer, Runner
+from proxy.runs.running import ENDS
 
-__all__ = ["Observer", "Runner"]
+__all__ = ["ENDS", "Detached", "Observer", "Runner"]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from proxy import sse
 from proxy.errors import RunLost, StatecarError, StoreUnavailable, TooManyFollowers
-from proxy.runs.running import Running
+from proxy.runs.running import ENDS, Running
 from proxy.state import Run, Runs, Stored
 from proxy.translate.response import skeleton
 from proxy.translate.told import Telling
 from proxy.turn import Caller, Services, past_of, patiently
 
-_ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
-"""How the last frame of a stream begins."""
+_LOOK = 0.02
+_LONGEST_LOOK = 0.5
+"""Seconds between looks whether a run is over that is made elsewhere: at first, and at most."""
 
 
 class Reading:
@@ -55,7 +57,7 @@ class Reading:
                 if frames:
                     yield frames
                     after += len(frames)
-                    if frames[-1].startswith(_ENDS):
+                    if frames[-1].startswith(ENDS):
                         return
         finally:
             self._followers -= 1
@@ -71,6 +73,20 @@ class Reading:
             return not frames, frames
 
         return await patiently(read)
+
+    async def end(self, id_: str, tenant: str) -> Stored | None:
+        """What a run has become, wherever it was made, once it is over; None when nothing is left of it.
+
+        Raises StoreUnavailable when the store stays away.
+        """
+        pause = _LOOK
+        try:
+            while await patiently(lambda: self._runs.exists(id_)):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_LOOK)
+            return await patiently(lambda: self._services.state.responses.load(id_, tenant))
+        except RunLost:
+            raise StoreUnavailable from None
 
     async def is_logged(self, stored: Stored) -> bool:
         """Whether a response's events are still there."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import RunCancelled, RunLost, StatecarError, StoreUnavailable
+from proxy.runs.detached import Detached
 from proxy.runs.reading import Reading
-from proxy.runs.running import Running
-from proxy.state import Lease, Runs
+from proxy.runs.running import ENDS, Running
+from proxy.state import Lease, Run, Runs
 from proxy.translate.items import Event
 from proxy.turn import RESTARTED, Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
 
@@ -37,11 +38,12 @@ _LAST_WORDS = 5.0
 
 @dataclass(frozen=True)
 class Observer:
-    """Who watches runs. ``told``: hears the facts of every turn made as a run, when it is over; ``opened``: of 1 when a
-    run begins here, of -1 when it is over. ``at_work``: hears, in the run's own task, of its id and of its request's.
+    """Who watches runs. ``told``: hears the facts of every turn made as a run, when it is over, and whether its client
+    is still there, whose request tells them as well; ``opened``: of 1 when a run begins here, of -1 when it is over.
+    ``at_work``: hears, in the run's own task, of its id and of its request's.
     """
 
-    told: Callable[[dict[str, Any]], object] = bool
+    told: Callable[[dict[str, Any], bool], object] = lambda _facts, _attended: None
     opened: Callable[[int], object] = bool
     at_work: Callable[[str, str], object] = lambda _id, _request_id: None
 
@@ -103,58 +105,112 @@ class Runner:
         self._make(running, first, batches)
         return running
 
-    def _make(self, running: Running, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
+    def detached(self, turn: Turn) -> Detached:
+        """Makes a turn that becomes a run with its first event; what refuses it before that ends it.
+
+        Raises ShuttingDown.
+        """
+        if not self._most:
+            raise ShuttingDown
+        detached = Detached(self._runs, turn, self._entered)
+        detached.task = self._spawn(self._made(detached, [], turn.run()), detached)
+        return detached
+
+    async def told(self, detached: Detached) -> AsyncGenerator[list[bytes], None]:
+        """The frames of a detached turn's events, to the last. Raises what its request is answered with instead, and
+        RunLost as ``Reading.follow`` does.
+        """
+        after, ended = -1, False
+        async with aclosing(detached.told()) as told:
+            async for frames in told:
+                after, ended = after + len(frames), frames[-1].startswith(ENDS)
+                yield frames
+        if not ended:  # its reader is slow, or another process makes it now
+            async with aclosing(self.reading.follow(detached.run.id, after)) as rest:
+                async for frames in rest:
+                    yield frames
+
+    def _entered(self, running: Running) -> None:
         self._running[running.run.id] = running
         self._busy.set()
         self._observer.opened(1)
+
+    def _make(self, running: Running, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
+        self._entered(running)
         self._let_go()
         self._spawn(self._made(running, first, batches), running)
 
     def _let_go(self) -> None:
         """Lets as many runs be made as there is room for, oldest first."""
         waiting = [running for running in self._running.values() if not running.go.is_set()]
-        room = self._most - (len(self._running) - len(waiting))
-        for running in waiting[: max(0, room)]:
+        for running in waiting[: max(0, self._room + len(waiting))]:
             running.go.set()
 
+    @property
+    def _room(self) -> int:
+        """How many more runs may be made here."""
+        return self._most - sum(running.waits_for_room for running in self._running.values())
+
     async def _made(self, running: Running, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
-        run = running.run
-        self._observer.at_work(run.id, running.turn.request_id)
-        late = StatecarError(f"The response took longer than the {self._limit:g} s that this server allows.")
-        left = run.created_at + 1 + self._limit - self._services.now()  # it began within that second
-        timer = asyncio.get_running_loop().call_later(min(max(0.0, left), self._limit), running.stop, late)
+        timer = self._limited(running)
         try:
             async with aclosing(batches):
                 await running.make(first, batches)
-            await self._runs.ended(run.id, run.tenant)
+            await self._off_the_list(running.run)
         except RunLost as exc:
-            log.warning("response %s is left to another process: %s", run.id, exc.message)
+            running.failure = exc
+            log.warning("response %s is left to another process: %s", running.run.id, exc.message)
         except asyncio.CancelledError:
             await self._give_back(running)
             raise
-        except StoreUnavailable:
-            pass  # logged; whoever looks after it next takes it off the list
+        except StatecarError as exc:
+            await running.give_up(exc)
         except Exception:
-            log.exception("response %s cannot be made", run.id)  # whoever takes it up may do better
+            log.exception("a task that makes a response broke")
+            await running.give_up(StatecarError("The server had an error while processing the request."))
         finally:
             timer.cancel()
-            running.finish()
-            if self._running.get(run.id) is running:
-                del self._running[run.id]
-            self._observer.opened(-1)
-            self._observer.told(running.turn.facts)
-            self._let_go()
+            self._over(running)
+
+    def _limited(self, running: Running) -> asyncio.TimerHandle:
+        """Ends it when it has taken as long as it may."""
+        left = self._limit
+        if id_ := running.run.id:
+            self._observer.at_work(id_, running.turn.request_id)
+            left = running.run.created_at + 1 + self._limit - self._services.now()  # it began within that second
+        late = StatecarError(f"The response took longer than the {self._limit:g} s that this server allows.")
+        return asyncio.get_running_loop().call_later(min(max(0.0, left), self._limit), running.stop, late)
+
+    def _over(self, running: Running) -> None:
+        running.finish()
+        if self._running.get(running.run.id) is not running:
+            return
+        del self._running[running.run.id]
+        self._observer.opened(-1)
+        attended, failure = running.turn.attended, running.failure
+        if not attended or failure is None or isinstance(failure, RunLost):  # else it was no run after all
+            self._observer.told(running.turn.facts, attended)
+        self._let_go()
+
+    async def _off_the_list(self, run: Run) -> None:
+        try:
+            await self._runs.ended(run.id, run.tenant)
+        except StoreUnavailable:
+            pass  # logged; whoever looks after it next does it
 
     async def _give_back(self, running: Running) -> None:
+        if not running.run.id:
+            return
         try:
             await self._runs.release(running.lease, running.run.tenant)
         except StoreUnavailable:
             pass  # logged; its lease ends by itself
 
-    def _spawn(self, work: Coroutine[Any, Any, None], running: Running | None = None) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], running: Running | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks[task] = running
         task.add_done_callback(self._forget)
+        return task
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -225,7 +281,7 @@ class Runner:
         while True:
             pause = lease / 5 * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
             try:
-                room = self._most - len(self._running)
+                room = self._room
                 found = await self._runs.due(room) if room > 0 else []
                 if was_away:
                     was_away, pause = False, lease + _BACK

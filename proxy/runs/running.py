@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from proxy import sse, waits
+from proxy import sse
 from proxy.errors import LogFull, RunCancelled, StatecarError
 from proxy.state import Lease, Run, Runs
 from proxy.translate.items import Event
 from proxy.turn import Turn, patiently
+from proxy.waits import Waits, begin
+
+log = logging.getLogger("statecar.runs")
+
+ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
+"""How the last frame of a stream begins."""
 
 _KEPT = 256
 """Frames kept here for readers that keep up; others read the store."""
@@ -19,8 +26,13 @@ _KEPT = 256
 
 class Running:
     """``run``: what is kept of it; ``opening``: the response as it was first told. ``go``: set when it may be made, or
-    is to end. ``last``: the number of the newest event told; ``over``: there will be no more.
+    is to end. ``last``: the number of the newest event told, ``latest``: that event; ``over``: there will be no more.
+
+    ``failure``: why there is no terminal event, once it is over. ``waits``: what making it waited for.
     """
+
+    waits_for_room = True
+    """Whether it counts among those that a process makes at a time."""
 
     def __init__(self, runs: Runs, turn: Turn, run: Run, lease: Lease, *, told: int = 0) -> None:
         """``told``: events that another process has told."""
@@ -29,7 +41,10 @@ class Running:
         self.go = asyncio.Event()
         self.over = False
         self.last = told - 1
-        self._runs, self._logged, self._began = runs, bool(run.request.get("stream")), run.began
+        self.latest: Event | None = None
+        self.failure: StatecarError | None = None
+        self.waits = Waits()
+        self._runs, self._logged, self._began = runs, turn.streams, run.began
         self._frames: deque[bytes] = deque(maxlen=_KEPT)
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -40,7 +55,7 @@ class Running:
 
         Raises RunLost when another process makes the run, or is to.
         """
-        noted = waits.begin()
+        self.waits = begin()
         try:
             if first:
                 await self._tell(first)
@@ -49,7 +64,12 @@ class Running:
                 if events:
                     await self._tell(events)
         finally:
-            self.turn.facts |= noted.told()
+            self.turn.facts |= self.waits.told()
+
+    async def give_up(self, why: StatecarError) -> None:
+        """It cannot be made here; whoever takes it up may do better."""
+        self.failure = why
+        log.error("response %s cannot be made: %s", self.run.id, why.message)
 
     def stop(self, why: StatecarError) -> None:
         """Ends it, also while it waits for its turn."""
@@ -68,7 +88,7 @@ class Running:
         except (RunCancelled, LogFull) as exc:
             self.turn.stop(exc)
         self._frames.extend(frames)
-        self.last = first + len(events) - 1
+        self.last, self.latest = first + len(events) - 1, events[-1]
         self._wake()
 
     def finish(self) -> None:

@@ -23,6 +23,7 @@ _APPEND = Script("run_append")
 _CANCEL = Script("run_cancel")
 _CLAIM = Script("run_claim")
 _CREATE = Script("run_create")
+_DROP = Script("run_drop")
 _HOLD = Script("run_hold")
 _RELEASE = Script("run_release")
 
@@ -116,6 +117,8 @@ class Runs:
             "h": run.headers,
             "k": run.lock,
         }
+        if run.began:
+            fields["b"] = 1
         flat = [part for pair in fields.items() for part in pair]
         token = lease.token if lease else ""
         await self._client.script(_CREATE, self._keys(run.id)[:2], self._ttl, token, self._lease_ms, *flat)
@@ -175,6 +178,11 @@ class Runs:
         """Gives a run back, for any process to go on with."""
         await self._client.script(_RELEASE, self._keys(lease.run)[:2], lease.token)
         await self._client.command("ZADD", RUNS, "XX", self._in(0), _member(lease.run, tenant))
+
+    async def drop(self, lease: Lease, tenant: str) -> None:
+        """Takes a run away as if it had never been, with its events; nothing happens to one that another holds."""
+        if await self._client.script(_DROP, self._keys(lease.run), lease.token):
+            await self.ended(lease.run, tenant)
 
     async def seen_to(self, runs: Sequence[tuple[str, str]]) -> None:
         """Nobody needs to look after these runs, each (id, tenant), before a lease from now."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -51,7 +51,8 @@ class Turn:
 
     ``facts`` collects what the access log says of it: ids, status and token counts, never content. ``headers``: those
     of the upstream's answer that belong on ours, known when the first event comes. ``streams``: somebody wants the
-    events, not only the last one's response.
+    events, not only the last one's response. Of a turn that goes on when its client leaves: ``attended``: it has not;
+    ``settle``: awaited before the response is saved.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Turn:
         self.facts: dict[str, Any] = {"model": request["model"][:128]}
         self.headers: dict[str, str] = {}
         self.lease: Lease | None = None
-        self.saved = False
-        self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
+        self.saved = self.attended = False
+        self.settle: Callable[[], Awaitable[None]] | None = None
         self.streams = bool(request.get("stream"))
+        self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
         self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
@@ -109,6 +111,7 @@ class Turn:
                 failure = self._failure(exc)
             if failure:
                 if not self._is_told(work, failure):
+                    self.lease = None  # so the lock of its conversation is released
                     raise failure
                 closing = await self._failed(work, failure, closing)
             yield closing
@@ -244,7 +247,7 @@ class Turn:
             if dialect != work.dialect:
                 self._plan(work, dialect)
             request, tools = self._request, work.stream.tools
-            streams = self.lease is not None or self._services.streams(dialect)
+            streams = self.lease is not None or self.settle is not None or self._services.streams(dialect)
             streamed = self.streams or (streams and can_stream(request, tools, dialect))
             repaired.clear()
             chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
@@ -291,8 +294,8 @@ class Turn:
             lock.held = False
 
     def _is_told(self, work: Work, failure: StatecarError) -> bool:
-        """Whether a failure is told as a failed response: when the stream has begun, or output would be lost."""
-        if self.lease:
+        """Whether a failure is told as a failed response: the stream has begun, output would be lost, nobody waits."""
+        if self.lease and (not self.attended or isinstance(failure, RunCancelled)):
             return True
         if self.streams:
             return work.stream.started
@@ -300,6 +303,8 @@ class Turn:
 
     async def _end(self, work: Work, closing: list[Event]) -> Event:
         """The terminal event, once the response is saved with it."""
+        if self.settle:
+            await self.settle()
         end = work.stream.end()
         if self.lease:
             await patiently(lambda: self._save(work, [*closing, end]))

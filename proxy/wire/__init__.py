@@ -5,6 +5,7 @@ as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can ju
 """
 
 from proxy.wire.conversations import create_conversation, create_items, update_conversation
+from proxy.wire.headers import on_disconnect
 from proxy.wire.items import input_item
 from proxy.wire.query import flag, include, integer, page, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
@@ -19,6 +20,7 @@ __all__ = [
     "include",
     "input_item",
     "integer",
+    "on_disconnect",
     "page",
     "text",
     "update_conversation",

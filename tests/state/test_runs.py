@@ -178,6 +178,20 @@ async def test_a_cancelled_run_can_only_be_saved_as_that(talk, held):
     assert await talk.state.runs.cancel(run.id, talk.tenant) is None
 
 
+async def test_what_is_dropped_leaves_nothing_unless_another_holds_it(brief):
+    run, _, lease = await made(brief)
+    await brief.state.runs.append(lease, 0, [b"zero"])
+    await brief.state.runs.drop(Lease(run.id), brief.tenant)
+    assert await brief.state.runs.exists(run.id)
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    assert await brief.state.runs.due(9) == [(run.id, brief.tenant)]
+    for _ in "sent", "again":
+        await brief.state.runs.drop(lease, brief.tenant)
+        assert not await brief.state.runs.exists(run.id)
+        assert await brief.state.runs.events(run.id, -1) == []
+    assert await brief.state.runs.due(9) == []
+
+
 async def test_a_run_in_a_conversation_is_appended_once(talk):
     conversation = await talk.conversation("one")
     async with talk.state.conversations.turn(conversation.id, talk.tenant) as past:

@@ -63,6 +63,9 @@ async def every_script(talk):
     await store.responses.save(d)
     await store.runs.release(lease, tenant)
     await store.runs.ended(d.id, tenant)
+    e = talk.draft()
+    await store.runs.create(Run(e.id, tenant, e.created_at, {}, e.input), Lease(e.id, "mine"))
+    await store.runs.drop(Lease(e.id, "mine"), tenant)
 
 
 def keys_of(draft):
