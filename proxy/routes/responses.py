@@ -20,7 +20,7 @@ from proxy.state import Run, State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn, compact, input_tokens
 from proxy.waits import Waits, begin
-from proxy.wire import compact_response, count_input_tokens, create_response, flag, integer, on_disconnect
+from proxy.wire import compact_response, count_input_tokens, create_response, flag, on_disconnect, starting_after
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Responses:
     async def retrieve(self, request: Request, *, done: bool) -> ASGIApp:
         query = request.query_params.multi_items()
         streamed = flag(query, "stream")
-        after = integer(query, "starting_after", 0) if streamed else None
+        after = starting_after(query) if streamed else None
         found = await self._found(request)
         if not streamed:
             return answer(await self.runner.reading.snapshot(found) if isinstance(found, Run) else _whole(found))

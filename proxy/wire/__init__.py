@@ -7,7 +7,7 @@ as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can ju
 from proxy.wire.conversations import create_conversation, create_items, update_conversation
 from proxy.wire.headers import on_disconnect
 from proxy.wire.items import input_item
-from proxy.wire.query import flag, include, integer, page, text
+from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "integer",
     "on_disconnect",
     "page",
+    "starting_after",
     "text",
     "update_conversation",
 ]

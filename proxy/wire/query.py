@@ -1,6 +1,7 @@
 """Query parameters (wire §1.4, §3.2, §3.5).
 
-A query is its decoded (name, value) pairs. Of a repeated name the last counts; an empty value is the same as none.
+A query is its decoded (name, value) pairs. Of a repeated name the last counts; an empty value is the same as none, but
+for ``starting_after``: whoever has lost its value must not get the whole stream for it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ def flag(query: Query, name: str) -> bool:
     if value not in _TRUE + _FALSE:
         raise check.wrong_type(name, "a boolean", value)
     return value in _TRUE
+
+
+def starting_after(query: Query) -> int | None:
+    """The number after which a stream goes on; None when absent."""
+    name = "starting_after"
+    if any(key == name and not value for key, value in query):
+        raise check.wrong_type(name, "an integer", "")
+    return integer(query, name, 0)
 
 
 def integer(query: Query, name: str, low: int, high: int | None = None) -> int | None:

@@ -82,13 +82,14 @@ def test_a_flag_that_is_neither_is_refused():
 
 
 def test_starting_after_is_a_whole_number_from_zero_without_an_upper_bound():
-    assert wire.integer([("starting_after", "0")], "starting_after", 0) == 0
-    assert wire.integer([("starting_after", "99999999999")], "starting_after", 0) == 99999999999
-    assert wire.integer([], "starting_after", 0) is None
-    below = refusal(wire.integer, [("starting_after", "-1")], "starting_after", 0)
+    assert wire.starting_after([("starting_after", "0")]) == 0
+    assert wire.starting_after([("starting_after", "99999999999")]) == 99999999999
+    assert wire.starting_after([]) is None
+    below = refusal(wire.starting_after, [("starting_after", "-1")])
     assert below[:2] == ("integer_below_min_value", "starting_after")
-    wrong = refusal(wire.integer, [("starting_after", "x")], "starting_after", 0)
-    assert wrong[:2] == ("invalid_type", "starting_after")
+    for value in ("x", ""):
+        wrong = refusal(wire.starting_after, [("starting_after", value)])
+        assert wrong[:2] == ("invalid_type", "starting_after")
 
 
 def test_a_text_is_the_last_value_of_its_name_that_is_not_empty():
