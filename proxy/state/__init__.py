@@ -43,6 +43,8 @@ __all__ = [
 
 _PROBE = Script("probe")
 _FRESH = 1.0
+_NEWS = 1.5
+"""Seconds to wait for what may be news: for the time that the server waits for some, and its way here."""
 
 
 class State:
@@ -106,5 +108,6 @@ def open_state(
     """
     limits = limits or Limits()
     client = Client(url, connections=connections, heard=heard)
-    waiting = Client(url, connections=limits.followers + 1, slow=inf)  # and one that listens for runs to be ended
+    followers = limits.followers + 1  # and one that listens for runs to be ended
+    waiting = Client(url, connections=followers, slow=inf, reply=_NEWS)
     return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits)

@@ -24,6 +24,7 @@ _BOUNDS = {
     "socket_timeout": ATTEMPT,
     "socket_connect_timeout": ATTEMPT,
     "protocol": 2,
+    "driver_info": None,  # one round trip less for every connection
 }
 
 
@@ -40,16 +41,18 @@ class Address:
     sentinel_options: dict[str, Any] = field(default_factory=dict)
 
 
-def address_of(url: str) -> Address:
-    """Raises ValueError, which shows no password."""
+def address_of(url: str, reply: float = ATTEMPT) -> Address:
+    """``reply``: seconds to wait for one. Raises ValueError, which shows no password."""
     scheme, colon, rest = url.partition("://")
     if not colon or scheme not in SCHEMES:
         raise ValueError(f"The store URL {shown(url)} must begin with one of {', '.join(s + '://' for s in SCHEMES)}.")
     plain, _, kind = scheme.partition("+")
     try:
-        return {"": _single, "cluster": _cluster, "sentinel": _sentinel}[kind](plain, rest)
+        address = {"": _single, "cluster": _cluster, "sentinel": _sentinel}[kind](plain, rest)
     except ValueError as exc:
         raise ValueError(f"The store URL {shown(url)} {exc}.") from None
+    address.options["socket_timeout"] = reply
+    return address
 
 
 def shown(url: str) -> str:

@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.errors import StoreUnavailable
-from proxy.state.address import Address, address_of, shown
+from proxy.state.address import ATTEMPT, Address, address_of, shown
 from proxy.state.keys import SCHEMA
 from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
 from proxy.waits import waits
@@ -38,6 +38,12 @@ _log = logging.getLogger(__name__)
 
 LIMIT = 2.0
 """Seconds any operation takes at most, resending included."""
+
+_AWAY = 1.0
+"""Seconds for which a store that did not answer counts as away; then one operation finds out."""
+
+_HANG = 0.5
+"""Seconds from which on a failure is worth not having again at once."""
 
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
@@ -53,12 +59,15 @@ def unheard(_operation: str, _seconds: float, _ok: bool) -> None:
 
 
 class Script:
-    """A Lua script of ``scripts/``; all of them may be sent twice, each says why in its first comment."""
+    """A Lua script of ``scripts/``; all of them may be sent twice, each says why in its first comment.
 
-    def __init__(self, name: str) -> None:
+    ``vital``: work that was done hangs on it, so it is tried although the store was away a moment ago.
+    """
+
+    def __init__(self, name: str, *, vital: bool = False) -> None:
         folder = resources.files("proxy.state").joinpath("scripts")
         prelude = folder.joinpath("prelude.lua").read_text("utf-8")
-        self.name = name
+        self.name, self.vital = name, vital
         self.text = f"local SCHEMA = {SCHEMA}\n{prelude}\n{folder.joinpath(name + '.lua').read_text('utf-8')}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -66,11 +75,13 @@ class Script:
 class Client:
     """A single server (TCP, TLS or unix socket), one that Sentinels name, or a Cluster behind two verbs."""
 
-    def __init__(self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW) -> None:
+    def __init__(
+        self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW, reply: float = ATTEMPT
+    ) -> None:
         """``connections``: in use at once, at most; others wait for one. ``slow``: seconds from which on an operation
-        is worth a line for debugging. Raises ValueError for bad URLs.
+        is worth a line for debugging. ``reply``: seconds to wait for one. Raises ValueError for bad URLs.
         """
-        address = address_of(url)
+        address = address_of(url, reply)
         try:
             self._redis, self._sentinels = _open(address, connections)
         except (TypeError, RedisClusterException) as exc:
@@ -81,13 +92,19 @@ class Client:
         self._heard, self._slow = heard, slow
         # A Cluster's pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
+        self._away_until = 0.0
+        """When to find out whether the store is back; 0 while it is there. Never set for a Cluster, as its nodes fail
+        one by one."""
 
     async def command(self, *args: _Arg) -> Any:
         """One idempotent command on keys. Raises StoreUnavailable."""
+        self._check_away()
         return await self._bounded(str(args[0]), lambda: self._redis.execute_command(*args))
 
     async def script(self, script: Script, keys: Sequence[str], *args: _Arg) -> Any:
         """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read."""
+        if not script.vital:
+            self._check_away()
         reply = await self._bounded(script.name, lambda: self._evaluate(script, (len(keys), *keys, *args)))
         if reply == b"NEWER":
             self.check_schema(keys[0], SCHEMA + 1)
@@ -129,6 +146,25 @@ class Client:
         if isinstance(self._redis, Redis):
             await self._redis.connection_pool.disconnect(inuse_connections=False)
 
+    def _check_away(self) -> None:
+        """Raises StoreUnavailable at once where waiting for the store was in vain a moment ago, except for the one
+        operation that finds out."""
+        now = perf_counter()
+        if now < self._away_until:
+            raise StoreUnavailable
+        if self._away_until:
+            self._away_until = now + LIMIT
+
+    def _note_away(self, seconds: float, ok: bool | None) -> None:
+        """What an operation that took so long says of the store; ``ok``: None where nobody waited for its end."""
+        if ok is None:
+            if self._away_until:
+                self._away_until = perf_counter()  # another one finds out
+        elif ok or seconds < _HANG:
+            self._away_until = 0.0
+        elif not isinstance(self._redis, RedisCluster):
+            self._away_until = perf_counter() + _AWAY
+
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
         try:
             return await self._redis.execute_command("EVALSHA", script.sha, *args)
@@ -161,6 +197,7 @@ class Client:
             raise _unavailable(name, exc) from exc
         finally:
             seconds = perf_counter() - began
+            self._note_away(seconds, ok)
             waits(task).store += seconds
             if seconds >= self._slow:
                 _log.debug("the state store took %d ms for %s", seconds * 1000, name)

@@ -23,7 +23,7 @@ LEASE = 15.0
 RENEWAL = 5.0
 """Seconds between renewals."""
 
-_LEASE = Script("lease")
+_LEASE = Script("lease", vital=True)
 
 
 class Lock:

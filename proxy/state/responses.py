@@ -18,7 +18,7 @@ from proxy.state.past import Item, Items, Past, decode, whole, without
 from proxy.state.records import Draft, Stored
 
 _HISTORY = Script("history")
-_SAVE = Script("save")
+_SAVE = Script("save", vital=True)
 _LOAD = Script("load")
 _TOUCH = Script("touch")
 _DELETE = Script("delete")

@@ -19,13 +19,13 @@ from proxy.state.keys import RUNS, SCHEMA, STOPS, Lifetimes, Lineage
 from proxy.state.past import Item
 
 _ADMIT = Script("run_admit")
-_APPEND = Script("run_append")
+_APPEND = Script("run_append", vital=True)
 _CANCEL = Script("run_cancel")
 _CLAIM = Script("run_claim")
 _CREATE = Script("run_create")
 _DROP = Script("run_drop")
-_HOLD = Script("run_hold")
-_RELEASE = Script("run_release")
+_HOLD = Script("run_hold", vital=True)
+_RELEASE = Script("run_release", vital=True)
 
 _READ = 1000
 """Events read at once."""

@@ -194,6 +194,36 @@ async def test_a_paused_store_is_bounded_and_what_it_still_does_is_done_once(own
         assert (await talk.read(other)).startswith("one") and (await talk.read(other)).endswith("q2 a2")
 
 
+async def test_a_store_that_hangs_is_waited_for_by_one_at_a_time_and_by_what_was_worked_for(own):
+    sent = []
+    async with opened(own.url, heard=lambda name, seconds, ok: sent.append(name)) as state:
+        talk = Talk(state)
+        saved, draft = await talk.turn(), talk.draft()
+        own.pause()
+        with pytest.raises(StoreUnavailable):
+            await talk.read(saved)
+        sent.clear()
+        asked = await asyncio.gather(*(state.ping() for _ in range(50)), talk.read(saved), return_exceptions=True)
+        assert {type(result) for result in asked} == {StoreUnavailable} and not sent
+        with pytest.raises(StoreUnavailable):
+            await state.responses.save(draft)
+        assert "save" in sent
+
+        async def waits():
+            """One that asks the store; its client leaves before the answer."""
+            asking = asyncio.create_task(state.ping())
+            done, _ = await asyncio.wait([asking], timeout=0.1)
+            asking.cancel()
+            await asyncio.wait([asking])
+            return not done
+
+        with anyio.fail_after(BOUND):
+            while not await waits():
+                pass
+        own.resume()
+        assert await talk.read(saved) == "q a", "the next one finds out instead"
+
+
 async def test_a_pool_that_is_empty_is_waited_for_on_every_store(store_url):
     async with opened(store_url, connections=2) as state:
         talk = Talk(state)
