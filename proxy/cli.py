@@ -65,6 +65,8 @@ commands:
 """
 
 BACKLOG = 4096
+_HEARD = 0.5
+"""Seconds after which a worker has heard one signal: of two at once it would take the one with the lower number first."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -328,7 +330,7 @@ class _Workers(Multiprocess):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], delay: float) -> None:
         super().__init__(config, sockets)
-        self._delay = delay
+        self._delay, self._asked = delay, 0
 
     def init_processes(self) -> None:
         resource_tracker.ensure_running()  # before the block, which its start would lift
@@ -340,18 +342,19 @@ class _Workers(Multiprocess):
             super().keep_subprocess_alive()
 
     def join_all(self) -> None:
-        delayed_until = time.monotonic() + self._delay
-        for process in self.processes:
-            while process.process.is_alive() and time.monotonic() < delayed_until:
-                process.process.join(0.1)
-                if signal.SIGTERM in self.signal_queue:  # a terminal's Ctrl-C reaches them without us
-                    delayed_until = 0
-                    for one in self.processes:
-                        if one.process.is_alive() and one.pid:
-                            os.kill(one.pid, signal.SIGINT)
+        told = time.monotonic()
+        while time.monotonic() < told + self._delay and any(one.process.is_alive() for one in self.processes):
+            time.sleep(0.1)
+            hurried = self._asked + self.signal_queue.count(signal.SIGTERM) > 1
+            if hurried and time.monotonic() > told + _HEARD:
+                for one in self.processes:
+                    if one.process.is_alive() and one.pid:
+                        os.kill(one.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches them without us
+                break
         super().join_all()
 
     def handle_signals(self) -> None:  # SIGHUP and SIGTTIN spawn workers too
+        self._asked += self.signal_queue.count(signal.SIGTERM)
         with _ctrl_c_blocked():
             super().handle_signals()
 
