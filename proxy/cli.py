@@ -66,7 +66,7 @@ commands:
 
 BACKLOG = 4096
 _HEARD = 0.5
-"""Seconds after which a worker has heard one signal: of two at once it would take the one with the lower number first."""
+"""Seconds after which a worker has heard one signal: of two at once it would take the lower number first."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
