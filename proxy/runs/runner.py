@@ -323,7 +323,7 @@ class Runner:
         elif run.claims <= _TAKEOVERS + 1 and (telling.text or not telling.items):
             caller = caller_of(run, self._services.sealer)
         resumed = Resumed(run, telling, None if caller else end)
-        turn = Turn(self._services, run.request, caller or Caller(run.tenant), resumed=resumed)
+        turn = Turn(self._services, run.whole_request, caller or Caller(run.tenant), resumed=resumed)
         turn.lease = lease
         log.info("response %s is taken up, by process %d of it", id_, run.claims)
         running = Running(self._runs, turn, run, lease, told=telling.sequence)

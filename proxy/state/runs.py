@@ -39,7 +39,8 @@ _LAST = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A response in the making. ``request``: as ``wire.create_response`` gives it; ``given``: its items with their ids.
+    """A response in the making. ``request``: as ``wire.create_response`` gives it, of its input only what is not in
+    ``given``: its items with their ids.
 
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
@@ -55,6 +56,11 @@ class Run:
     claims: int = 0
     began: bool = False
     cancelled: bool = False
+
+    @property
+    def whole_request(self) -> dict[str, Any]:
+        """The request with all of its input."""
+        return {**self.request, "input": [*self.given, *self.request["input"]]}
 
 
 @dataclass(slots=True)

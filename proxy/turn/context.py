@@ -137,7 +137,7 @@ async def input_of(
     """
     taken = {item["id"]: item for item in past.items}
     own: list[Item] = []
-    items = [item for item in request["input"] if item["type"] != TRIGGER]  # asks for something, and says nothing
+    items = [item for item in request["input"] if not _is_trigger(item)]
     unanswered = _open_calls(past.items) if any(map(_is_call, items)) else {}
     for item in await _resolved(items, taken, services, caller, signed=signed):
         if _is_call(item) and _repeats(item, unanswered.get(item["call_id"])):
@@ -150,6 +150,15 @@ async def input_of(
         taken[item["id"]] = item
         own.append(item)
     return own
+
+
+def untold(items: list[Item]) -> list[Item]:
+    """What of an input asks for something and says nothing: it is no item of the context."""
+    return list(filter(_is_trigger, items))
+
+
+def _is_trigger(item: Item) -> bool:
+    return bool(item["type"] == TRIGGER)
 
 
 def _is_call(item: Item) -> bool:

@@ -30,7 +30,7 @@ from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import plan
 from proxy.turn.asking import asked
-from proxy.turn.context import Context, context_lost, context_of, minted_id
+from proxy.turn.context import Context, context_lost, context_of, minted_id, untold
 from proxy.turn.fitting import Fitting
 from proxy.turn.rest import Rest
 from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
@@ -145,7 +145,7 @@ class Turn:
             id=response["id"],
             tenant=self._caller.tenant,
             created_at=response["created_at"],
-            request=self._request,
+            request={**self._request, "input": untold(self._request["input"])},
             given=self._work.context.given,
             headers=kept_headers(caller, self._services.sealer),
             lock=lock.token if (lock := self._work.context.past.lock) else "",

@@ -35,8 +35,8 @@ def left(conversation=None, age=0, tag=None, **fields):
     return Run(minter.own("resp"), "shared", int(time.time()) - age, request, [item], headers="[]")
 
 
-def key(run, kind):
-    return f"sc:{{{run.id[5:21]}}}:{kind}:{run.id[21:49]}"
+def key(id_, kind):
+    return f"sc:{{{id_[5:21]}}}:{kind}:{id_[21:49]}"
 
 
 async def test_what_nobody_makes_is_made_also_beside_what_cannot_be_read(serve, own, state, backend):
@@ -44,14 +44,14 @@ async def test_what_nobody_makes_is_made_also_beside_what_cannot_be_read(serve, 
     for run in (later, broken, plain, streamed):
         await state.runs.create(run, None)
     with own.admin() as admin:
-        admin.hset(key(later, "j"), "v", 99)  # of a later version
+        admin.hset(key(later.id, "j"), "v", 99)  # of a later version
         async with at(serve, own) as caller:
             for run in (plain, streamed):
                 assert text_of(await seen(caller, run.id, "completed", "failed")) == "Hi"
             rules.check(unframed(await replay(caller, streamed.id)))
             assert (await caller.http.get(f"/responses/{later.id}")).status_code == 503
             assert (await seen(caller, broken.id, "failed", "completed"))["status"] == "failed"
-            assert admin.exists(key(later, "j")) and admin.zcard("sc:runs") == 1
+            assert admin.exists(key(later.id, "j")) and admin.zcard("sc:runs") == 1
 
 
 async def test_one_that_is_to_end_needs_no_room(serve, own, state, backend):
@@ -149,3 +149,22 @@ async def test_the_stream_of_one_that_the_store_has_lost_has_no_end(serve, own, 
                         with own.admin() as admin:
                             admin.flushall()
         assert b"[DONE]" not in told and b"response.failed" not in told
+
+
+async def test_what_a_run_was_asked_is_kept_once_and_asked_again_whole(serve, own, state, backend):
+    """Its own tools among it, and that it asks for a summary and nothing else."""
+    tool = {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "f"}]}
+    asked = [tool, {"role": "user", "content": "x" * 5000}]
+    key_ = "--upstream-api-key=k"
+    async with at(serve, own, key_, "--run-lease=90") as caller, at(serve, own, key_) as other:
+        for number, input_ in enumerate((asked, [*asked, {"type": "compaction_trigger"}]), 1):
+            backend.script(asyncio.Event())
+            run = await made(caller, input_)
+            first = await backend.received(2 * number - 1)
+            with own.admin() as admin:
+                fields = admin.hgetall(key(run["id"], "j"))
+                assert sum(map(len, fields.values())) < 7000
+                admin.delete(key(run["id"], "w"))
+                admin.zadd("sc:runs", dict.fromkeys(admin.zrange("sc:runs", 0, -1), 0))
+            assert (await seen(other, run["id"], "completed", "failed"))["status"] == "completed"
+            assert len(backend.requests) == 2 * number and backend.requests[-1].json == first.json
