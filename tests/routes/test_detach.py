@@ -96,10 +96,13 @@ ANSWERS = {
 @BOTH
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_who_stays_gets_the_same_answer(looked, backend, name, streamed):
-    told = []
+    told, conversation = [], await looked.conversation()
     for headers in ({"statecar-on-disconnect": "cancel"}, DETACH):
         backend.script(*ANSWERS[name])
-        answer = await ask(looked, headers=headers, stream=streamed, tools=[{"type": "web_search"}])
+        answer = await ask(
+            looked, headers=headers, stream=streamed, tools=[{"type": "web_search"}], conversation=conversation
+        )
+        assert not looked.admin.exists(f"sc:{{{conversation[5:21]}}}:k")  # it is free
         known = {key: value for key, value in answer.headers.items() if key not in ("x-request-id", "content-length")}
         is_stream = answer.headers["content-type"].startswith("text/event-stream")
         body = frames(answer.content) if is_stream else [answer.json()]
