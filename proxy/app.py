@@ -93,7 +93,7 @@ def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life:
     """The routes about this server itself."""
     prefix = settings.own_prefix
     return [
-        *Health(state, pool, lambda: life.stopping).routes(prefix),
+        *Health(state, pool, lambda: life.stopping, needs_store=settings.store_down == "fail").routes(prefix),
         *(Scrape(metrics).routes(prefix) if settings.metrics else []),
         *OpenApi(prefix, _about_paths(settings)).routes(),
     ]
@@ -130,6 +130,7 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners) ->
         late_errors=settings.late_errors,
         sealer=Sealer(settings.seal_key) if settings.seal_key else None,
         count_by_generation=settings.count_by_generation,
+        stateless=settings.store_down == "stateless",
     )
 
 

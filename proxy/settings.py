@@ -193,6 +193,7 @@ class Settings:
     event_log_ttl: int = _option(3600, "state", "seconds the events of a background stream are kept after its end; 0 keeps them for ever")
     event_log_limit: int = _option(64 * 1024 * 1024, "state", "bytes of events after which a background stream ends as failed", low=1)
     on_disconnect: Literal["cancel", "detach"] = _option("cancel", "state", "what becomes of a stored turn whose client leaves; detach makes it on, to be had by its id")
+    store_down: Literal["fail", "stateless"] = _option("fail", "state", "what becomes of turns that need no state while the store is down; stateless serves them as with store: false")
     conversation_lock_wait: float = _option(0.0, "state", "seconds a turn waits for another turn of its conversation")
 
     sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent; 0 sends none")

@@ -133,6 +133,9 @@ NAMES: dict[str, Metric] = {
     ),
     "statecar_store_errors_total": Metric("counter", ("operation",), "Operations of the state store that failed."),
     "statecar_save_failures_total": Metric("counter", (), "Turns whose response could not be saved."),
+    "statecar_stateless_turns_total": Metric(
+        "counter", ("model",), "Turns that were not to be stored, as the state store was down."
+    ),
     "statecar_dropped_tools_total": Metric(
         "counter", ("type",), "Turns by the types of tools that were left out, as nothing here can run them."
     ),
@@ -282,6 +285,8 @@ class Metrics:
                 counts[name, model] += tokens if tokens and 0 < tokens < _INSANE else 0
             if turn.get("usage_missing"):
                 counts["statecar_usage_missing_total", model] += 1
+        if turn.get("stateless"):
+            counts["statecar_stateless_turns_total", model] += 1
         if dropped := turn.get("dropped_tools"):
             for type_ in dropped.split(", "):
                 known = self._tool(type_ if _TOOL_TYPE.match(type_) else _OTHER)

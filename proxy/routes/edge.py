@@ -16,7 +16,7 @@ from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import codec
-from proxy.errors import InvalidRequest, MethodNotAllowed, TooLarge, Unauthorized
+from proxy.errors import InvalidRequest, MethodNotAllowed, StoreUnavailable, TooLarge, Unauthorized
 from proxy.state import Page, State
 from proxy.turn import Caller
 from proxy.upstream import forwarded
@@ -55,14 +55,21 @@ class Access:
             )
             raise Unauthorized(told)
 
-    async def caller(self, request: Request) -> Caller:
-        """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read."""
+    async def caller(self, request: Request, *, unknown: bool = False) -> Caller:
+        """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read;
+        ``unknown``: then the tenant is "" instead.
+        """
         self.check(request.scope)
         headers = forwarded(request.scope["headers"], keep_authorization=not self.keys)
         known = facts(request.scope)
-        caller = Caller(await self._tenant(request.scope), headers, known.get("request_id", ""))
-        known["tenant"] = caller.tenant[:8]
-        return caller
+        try:
+            tenant = await self._tenant(request.scope)
+        except StoreUnavailable:
+            if not unknown:
+                raise
+            tenant = ""
+        known["tenant"] = tenant[:8] or None
+        return Caller(tenant, headers, known.get("request_id", ""))
 
     async def _tenant(self, scope: Scope) -> str:
         """A keyed hash: neither keys nor a guess at one can be read from the store."""

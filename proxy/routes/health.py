@@ -19,11 +19,12 @@ from proxy.wire import flag
 
 @dataclass(frozen=True)
 class Health:
-    """``stopping``: whether the server is on its way out."""
+    """``stopping``: whether the server is on its way out. ``needs_store``: it serves nothing without one."""
 
     state: State
     pool: Pool
     stopping: Callable[[], bool]
+    needs_store: bool = True
 
     def routes(self, prefix: str) -> list[BaseRoute]:
         return [Resource(f"{prefix}/health", GET=self.health), Resource(f"{prefix}/ready", GET=self.ready)]
@@ -40,8 +41,10 @@ class Health:
         server = "stopping" if self.stopping() else None
         lacking = {"store": store, "upstream": upstream, "server": server}
         told = {name: fault or "ok" for name, fault in lacking.items()} | ({} if asks else {"upstream": "not asked"})
-        if any(lacking.values()):
+        if upstream or server or (store and self.needs_store):
             return answer({"status": "not ready", **told}, 503)
+        if store:
+            return answer({"status": "degraded", **told})
         return answer({"status": "ready", **told})
 
     async def _store(self) -> str | None:

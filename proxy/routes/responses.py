@@ -18,7 +18,7 @@ from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, 
 from proxy.runs import Runner
 from proxy.state import Run, State, Stored, cut
 from proxy.translate.response import public, restore
-from proxy.turn import Services, Turn, compact, input_tokens
+from proxy.turn import Services, Turn, compact, input_tokens, stateless
 from proxy.waits import Waits, begin
 from proxy.wire import compact_response, count_input_tokens, create_response, flag, on_disconnect, starting_after
 
@@ -63,10 +63,15 @@ class Responses:
 
     async def create(self, request: Request, *, done: bool) -> ASGIApp:
         waits = begin()
-        caller = await self.access.caller(request)
+        # sealed for nobody in particular, what clients carry for us would be lost
+        unknown = self.services.stateless and self.services.sealer is None
+        caller = await self.access.caller(request, unknown=unknown)
         body = create_response(await json_body(request, self.body_limit))
         disconnect = on_disconnect(request.headers.items()) or self.on_disconnect
-        turn = Turn(self.services, body, caller)
+        unkept = await stateless(body, self.services, caller)
+        if unkept:
+            body["store"] = False
+        turn = Turn(self.services, body, caller, unkept=unkept)
         if body.get("background"):
             return await self._background(request, turn, done=done)
         if disconnect == "detach" and body.get("store", True):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 
 from proxy.state import keys
@@ -54,6 +55,7 @@ class State:
         self, client: Client, waiting: Client, lifetimes: keys.Lifetimes, lesson_ttl: int, limits: Limits
     ) -> None:
         self._client, self._waiting = client, waiting
+        self._checked = -_FRESH
         self._secret = TenantSecret(client)
         self.responses = Responses(client, lifetimes, limits.log_ttl)
         self.runs = Runs(client, waiting, lifetimes, limits)
@@ -65,9 +67,11 @@ class State:
         await self._client.script(_PROBE, [keys.PROBE])
 
     async def check(self) -> None:
-        """Like ``ping``, but content with a response saved within the last second."""
-        if not self.responses.saved_within(_FRESH):
+        """Like ``ping``, but content with a response saved within the last second, and with a check within it."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._checked + _FRESH and not self.responses.saved_within(_FRESH):
             await self.ping()
+            self._checked = now
 
     async def tenant_secret(self) -> bytes:
         """The 32 bytes that key the tenant hash, the same for every process on this store. Raises StoreUnavailable."""

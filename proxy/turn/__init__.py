@@ -7,6 +7,7 @@ from proxy.turn.manners import Manners
 from proxy.turn.rest import RESTARTED
 from proxy.turn.resumed import Resumed, caller_of, patiently
 from proxy.turn.services import Caller, Services, ShuttingDown
+from proxy.turn.stateless import stateless
 from proxy.turn.turn import Turn
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "input_tokens",
     "past_of",
     "patiently",
+    "stateless",
 ]

@@ -180,14 +180,14 @@ async def _resolved(
     items: list[Item], known: dict[str, Item], services: Services, caller: Caller, *, signed: bool
 ) -> list[Item]:
     """The items, with what references mean in their place, once each and only if the context lacks it."""
-    there = {item["id"] for item in items if "id" in item and not _is_reference(item)} | known.keys()
-    wanted = {item["id"] for item in items if _is_reference(item)} - there
+    there = {item["id"] for item in items if "id" in item and not is_reference(item)} | known.keys()
+    wanted = {item["id"] for item in items if is_reference(item)} - there
     if signed:
         wanted |= {item["id"] for item in items if "id" in item and _is_call(item)} - known.keys()
     found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
     out: list[Item] = []
     for item in items:
-        if not _is_reference(item):
+        if not is_reference(item):
             made = found.get(item.get("id", ""))
             out.append(made if made and _repeats(item, made) else item)
         elif item["id"] not in there:
@@ -202,7 +202,7 @@ async def _resolved(
     return out
 
 
-def _is_reference(item: Item) -> bool:
+def is_reference(item: Item) -> bool:
     """An ``item_reference``, or a reasoning item that is nothing but an id."""
     if item["type"] == "item_reference":
         return True

@@ -30,6 +30,7 @@ class Services:
     """What turns need of the outside world; every edge shares one. ``now``: Unix seconds.
 
     ``sealer``: None without a key. ``count_by_generation``: tokens may be counted by asking for an answer of one.
+    ``stateless``: while the store is away, requests that need no state are served without it.
     """
 
     state: State
@@ -41,6 +42,7 @@ class Services:
     late_errors: str = "failed"
     sealer: Sealer | None = None
     count_by_generation: bool = False
+    stateless: bool = False
 
     def streams(self, dialect: Dialect) -> bool:
         """Whether the upstream streams for a caller who does not: where a plain call could not be stopped."""
@@ -51,6 +53,7 @@ class Services:
 class Caller:
     """Who asks: the tenant whose state it is, and the headers that go upstream with its requests.
 
+    ``tenant``: "" for one that cannot be told while the store is away; it has no state, and gets none.
     ``request_id``: of the request at work, which the ids of its upstream calls begin with; "" for none.
     """
 

@@ -36,6 +36,7 @@ from proxy.turn.rest import Rest
 from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services, ShuttingDown
+from proxy.turn.stateless import HEADER
 from proxy.turn.work import Work
 
 log = logging.getLogger("statecar.turn")
@@ -56,11 +57,21 @@ class Turn:
     """
 
     def __init__(
-        self, services: Services, request: dict[str, Any], caller: Caller, *, resumed: Resumed | None = None
+        self,
+        services: Services,
+        request: dict[str, Any],
+        caller: Caller,
+        *,
+        resumed: Resumed | None = None,
+        unkept: bool = False,
     ) -> None:
-        """``resumed``: the turn goes on with a run that another process began."""
+        """``resumed``: the turn goes on with a run that another process began. ``unkept``: it would be stored if the
+        store were not away, and says so.
+        """
         self.facts: dict[str, Any] = {"model": request["model"][:128]}
         self.headers: dict[str, str] = {}
+        if unkept:
+            self.facts["stateless"], self.headers[HEADER] = True, "true"
         self.lease: Lease | None = None
         self.saved = self.attended = False
         self.settle: Callable[[], Awaitable[None]] | None = None

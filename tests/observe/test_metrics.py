@@ -54,7 +54,9 @@ def fed(*requests):
 
 async def test_every_metric_has_the_name_the_kind_and_the_labels_of_the_table():
     metrics = Metrics()
-    metrics.request(finished(turn=turn(usage_missing=True, dropped_tools="web_search", first_event_ms=1.0)))
+    metrics.request(
+        finished(turn=turn(usage_missing=True, stateless=True, dropped_tools="web_search", first_event_ms=1.0))
+    )
     metrics.run(turn(response_status="completed"), attended=False)
     metrics.store("save", 0.1, False)
     metrics.upstream("host", "200", 0.1)
