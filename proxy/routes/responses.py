@@ -183,9 +183,7 @@ class Responses:
     async def _found(self, request: Request) -> Stored | Run:
         """The response, or the run that will become it. Raises NotFound."""
         caller, id_ = await self.access.caller(request), _id(request)
-        responses, runs = self._state.responses, self._state.runs
-        found = await responses.load(id_, caller.tenant) or await runs.load(id_, caller.tenant)
-        found = found or await responses.load(id_, caller.tenant)  # it may have ended between the two looks
+        found = await self._state.responses.find(id_, caller.tenant)
         if found:
             return found
         raise _missing(id_)

@@ -16,6 +16,7 @@ from proxy.state.keys import CONVERSATION_LOG, Lifetimes, Lineage
 from proxy.state.page import Page
 from proxy.state.past import Item, Items, Past, decode, whole, without
 from proxy.state.records import Draft, Stored
+from proxy.state.runs import Run, decode_run, paired
 
 _HISTORY = Script("history")
 _SAVE = Script("save", vital=True)
@@ -70,6 +71,18 @@ class Responses:
         """The response with its own items; None when there is none."""
         stored = await self._load(id_, tenant, "")
         return stored if isinstance(stored, Stored) else None
+
+    async def find(self, id_: str, tenant: str) -> Stored | Run | None:
+        """The response, or the run that will become it; None when there is neither."""
+        minted = ids.of_kind(id_, "resp")
+        reply = await self._read(minted, tenant, "", in_flight=True) if minted else None
+        if minted is None or reply is None:
+            return None
+        return (
+            decode_run(id_, paired(reply[0]))
+            if len(reply) == 1
+            else records.decode_stored(minted.tag, minted.turn, reply)
+        )
 
     async def delete(self, id_: str, tenant: str) -> bool:
         """Deletes a response; False when there is none. What was built on it keeps working."""
@@ -197,14 +210,17 @@ class Responses:
 
     async def _load(self, id_: str, tenant: str, model: str) -> Stored | str | None:
         minted = ids.of_kind(id_, "resp")
-        if not minted:
-            return None
-        lineage = Lineage(minted.tag)
-        keys = [lineage.record(minted.turn), lineage.texts]
-        reply = await self._client.script(_LOAD, keys, tenant, lineage.logs, records.encode_model(model))
-        if reply is None:
+        reply = await self._read(minted, tenant, model, in_flight=False) if minted else None
+        if minted is None or reply is None:
             return None
         return OTHER if reply == b"OTHER" else records.decode_stored(minted.tag, minted.turn, reply)
+
+    async def _read(self, minted: ids.Minted, tenant: str, model: str, *, in_flight: bool) -> Any:
+        lineage = Lineage(minted.tag)
+        keys = [lineage.record(minted.turn), lineage.texts]
+        if in_flight:
+            keys.append(lineage.run(minted.turn))
+        return await self._client.script(_LOAD, keys, tenant, lineage.logs, records.encode_model(model))
 
     async def _items(self, tag: str, turn: str, wanted: Sequence[str], tenant: str) -> dict[str, Item]:
         lineage, life = Lineage(tag), self._lifetimes

@@ -139,7 +139,7 @@ class Runs:
         if not flat or flat.get(b"t") != tenant.encode():
             return None
         self._client.check_schema(key, int(flat[b"v"]))
-        return _run(id_, flat)
+        return decode_run(id_, flat)
 
     async def exists(self, id_: str) -> bool:
         """Whether there is such a run."""
@@ -150,7 +150,7 @@ class Runs:
         reply = await self._client.script(_CLAIM, self._keys(id_)[:2], tenant, lease.token, self._lease_ms)
         if reply is None or reply == b"BUSY":
             return None
-        return _run(id_, dict(zip(reply[::2], reply[1::2], strict=True)))
+        return decode_run(id_, paired(reply))
 
     async def hold(self, lease: Lease, *, began: bool = False) -> None:
         """Renews a lease. ``began``: an upstream has taken the run up. Raises RunLost, and RunCancelled when somebody
@@ -252,7 +252,13 @@ class Runs:
         return int((time.time() + seconds) * 1000)
 
 
-def _run(id_: str, fields: dict[bytes, bytes]) -> Run:
+def paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Fields and values as a script answers them."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
+    """The run that is kept in these fields."""
     return Run(
         id=id_,
         tenant=fields[b"t"].decode(),

@@ -44,9 +44,11 @@ async def made(talk, held=True, **rest):
 async def test_a_run_is_kept_as_it_came_and_seen_by_its_tenant_alone(talk):
     run, _, _ = await made(talk, headers="{}")
     assert await talk.state.runs.load(run.id, talk.tenant) == Run(**vars_of(run) | {"claims": 1})
-    assert await talk.state.runs.load(run.id, "another") is None
-    assert await talk.state.runs.load("resp_x", talk.tenant) is None
-    assert await talk.state.runs.load(ids.Minter().own("resp"), talk.tenant) is None
+    assert await talk.state.responses.find(run.id, talk.tenant) == await talk.state.runs.load(run.id, talk.tenant)
+    for look in (talk.state.runs.load, talk.state.responses.find):
+        assert await look(run.id, "another") is None
+        assert await look("resp_x", talk.tenant) is None
+        assert await look(ids.Minter().own("resp"), talk.tenant) is None
     assert await talk.state.runs.cancel(run.id, "another") is None
     assert await talk.state.runs.claim(run.id, "another", Lease(run.id)) is None
 
@@ -132,6 +134,8 @@ async def test_the_saved_response_takes_the_place_of_its_run(talk):
         await talk.state.responses.save(draft)
         assert await talk.state.runs.load(run.id, talk.tenant) is None
         stored = await talk.state.responses.load(run.id, talk.tenant)
+        assert stored == await talk.state.responses.find(run.id, talk.tenant)
+        assert await talk.state.responses.find(run.id, "another") is None
         assert (stored.status, stored.logged) == ("completed", True)
         assert await talk.read(draft) == "q a"
         assert await talk.state.runs.events(run.id, -1) == [b"zero", b"one", b"two"]

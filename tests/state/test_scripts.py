@@ -65,6 +65,7 @@ async def every_script(talk):
     await store.runs.ended(d.id, tenant)
     e = talk.draft()
     await store.runs.create(Run(e.id, tenant, e.created_at, {}, e.input), Lease(e.id, "mine"))
+    await store.responses.find(e.id, tenant)
     await store.runs.drop(Lease(e.id, "mine"), tenant)
 
 

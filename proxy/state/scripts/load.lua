@@ -1,7 +1,14 @@
--- A response's record with its own items and its texts: reads only.
--- KEYS 1 record, 2 texts
+-- A response's record with its own items and its texts: reads only. Where there is none, the run that will become it:
+-- one or the other is seen at any time, as the one takes the place of the other in one step.
+-- KEYS 1 record, 2 texts, 3 the run, if that is wanted too
 -- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 the model it must have, '' for any
--- Answers nil, NEWER, OTHER (another model) or {fields and values, own entries, {text field, text or nil, …}}
+-- Answers nil, NEWER, OTHER (another model), {fields and values, own entries, {text field, text or nil, …}} or of a run
+-- {fields and values}
+if KEYS[3] and redis.call('EXISTS', KEYS[1]) == 0 then
+  local refused = refusal(KEYS[3], ARGV[1])
+  if refused ~= nil then return refused end
+  return { redis.call('HGETALL', KEYS[3]) }
+end
 local refused = refusal(KEYS[1], ARGV[1])
 if refused ~= nil then return refused end
 local r = redis.call('HMGET', KEYS[1], 'm', 'l', 's', 'e')
