@@ -25,7 +25,8 @@ class Past:
     """The context a turn continues from, and where its continuation is written.
 
     ``items``: oldest first, not to be changed. ``log``, ``length``, ``gone``: the log read, how far, and the positions
-    left out. ``status``: of the response continued from. ``lock``: held while a turn runs on a conversation.
+    left out; no log for items that are stored nowhere. ``status``: of the response continued from. ``lock``: held while
+    a turn runs on a conversation.
     """
 
     tag: str

@@ -147,7 +147,8 @@ class Responses:
             pass  # already logged; the next use tries again
 
     async def _write(self, draft: Draft) -> None:
-        past, carried = draft.past, list[Item]()
+        past = draft.past
+        carried = past.items if past.log is None else []  # stored nowhere, so it goes in with the response
         while True:
             reply = await self._client.script(_SAVE, *self._save_arguments(draft, past, carried))
             if reply == b"SAVED":

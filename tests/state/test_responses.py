@@ -8,7 +8,7 @@ import pytest
 
 from proxy import ids
 from proxy.errors import InvalidRequest, StatecarError, StoreUnavailable
-from proxy.state import Page
+from proxy.state import Page, Past
 from proxy.state.keys import Lineage, tenant_index
 from tests.state.talk import NOW, Talk, opened, texts
 
@@ -169,6 +169,19 @@ async def test_a_parent_that_expired_in_mid_turn_leaves_the_child_whole(talk):
     stored = await talk.state.responses.load(child.id, talk.tenant)
     assert (texts(stored.input), texts(stored.output)) == ("q", "a")
     assert await talk.read(await talk.turn(child, "q2 a2")) == "a0 a1 q a q2 a2"
+
+
+async def test_what_is_stored_nowhere_is_carried_by_the_response_that_continues_it(talk):
+    before = talk.draft(words="a0 a1")
+    child = talk.draft(Past(before.past.tag, [*before.input, *before.output]), "q a")
+    await talk.state.responses.save(child)
+    await talk.state.responses.save(child)
+    assert await talk.read(child) == "a0 a1 q a"
+    stored = await talk.state.responses.load(child.id, talk.tenant)
+    assert (texts(stored.input), texts(stored.output)) == ("q", "a")
+    assert texts(await talk.state.responses.context(child.id, talk.tenant)) == "a0 a1 q"
+    assert await talk.read(await talk.turn(child, "q2 a2")) == "a0 a1 q a q2 a2"
+    assert await talk.read(before) is None
 
 
 async def test_a_shortened_history_is_an_error_and_never_served(talk, caplog):
