@@ -24,9 +24,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import codec
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
-from proxy.observe import Metrics, Observed, at_work_on_run, log_request
+from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import Access, answer, facts
 from proxy.routes.health import Health
@@ -34,8 +33,10 @@ from proxy.routes.metrics import Scrape
 from proxy.routes.open import OpenRequests
 from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
+from proxy.routes.recent import Recent
 from proxy.routes.responses import Responses
 from proxy.routes.streaming import Pace
+from proxy.routes.websocket import Bounds, WebSockets
 from proxy.runs import Observer, Runner
 from proxy.seal import Sealer
 from proxy.settings import Settings
@@ -47,6 +48,7 @@ log = logging.getLogger("statecar")
 
 PREFIX, ALIAS = "/v1", "/v1/openai/v1"
 _OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z", re.DOTALL)
+_SOCKETS = (f"{PREFIX}/responses", f"{ALIAS}/responses")
 _SLASHES = re.compile("/{2,}")
 
 
@@ -81,7 +83,8 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
-    door = Door(own, passthrough, access, about, life, metrics.open_requests)
+    sockets = _sockets(settings, services, access, life, metrics) if settings.websocket == "on" else None
+    door = Door(own, sockets, passthrough, access, about, life, metrics.open_requests)
     return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
 
 
@@ -135,12 +138,7 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners) ->
 
 
 def _routes(settings: Settings, services: Services, runner: Runner, access: Access, life: Life) -> list[BaseRoute]:
-    pace = Pace(
-        keepalive=settings.sse_keepalive_seconds,
-        early=settings.early_stream_after_seconds,
-        stall=settings.client_stall_timeout,
-        comments=settings.sse_comments,
-    )
+    pace = _pace(settings)
     responses = Responses(services, runner, access, life.requests, pace, settings.body_limit, settings.on_disconnect)
     conversations = Conversations(services.state, access, time.time, settings.body_limit)
     return [
@@ -151,15 +149,43 @@ def _routes(settings: Settings, services: Services, runner: Runner, access: Acce
     ]
 
 
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        keepalive=settings.sse_keepalive_seconds,
+        early=settings.early_stream_after_seconds,
+        stall=settings.client_stall_timeout,
+        comments=settings.sse_comments,
+    )
+
+
+def _sockets(settings: Settings, services: Services, access: Access, life: Life, metrics: Metrics) -> WebSockets:
+    def told(request: Finished) -> None:
+        metrics.turn(request)
+        if settings.access_log:
+            log_request(request)
+
+    return WebSockets(
+        services,
+        access,
+        life.requests,
+        _pace(settings),
+        Bounds(settings.max_websockets, settings.websocket_max_seconds, settings.body_limit),
+        Recent(settings.websocket_memory),
+        told,
+        metrics.open_websockets,
+    )
+
+
 @dataclass(frozen=True)
 class Door:
     """Which requests are ours, by the path a lenient server would read; all others go upstream (wire §3.10).
 
-    ``about``: the paths about this server itself. ``opened``: called with 1 for any other request that begins, with -1
-    for one that is over.
+    ``sockets``: None where no WebSockets are served. ``about``: the paths about this server itself. ``opened``: called
+    with 1 for any other request that begins, with -1 for one that is over.
     """
 
     own: ASGIApp
+    sockets: ASGIApp | None
     passthrough: ASGIApp
     access: Access
     about: frozenset[str]
@@ -185,7 +211,7 @@ class Door:
         path = _canonical(scope["path"])
         own = _OWN.match(path)
         if scope["type"] == "websocket":
-            await (_refuse_websocket if own else self.passthrough)(scope, receive, send)
+            await (self._upgrade if own else self.passthrough)({**scope, "path": path}, receive, send)
             return
         is_about = path in self.about
         self.opened(not is_about)
@@ -196,6 +222,17 @@ class Door:
                 await self._pass_on(scope, receive, send)
         finally:
             self.opened(is_about - 1)
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self.sockets is None or scope["path"] not in _SOCKETS:
+                raise UpgradeRequired("WebSocket mode is not served here: use HTTP.", headers={"upgrade": "websocket"})
+            await self.sockets(scope, receive, send)
+        except StatecarError as exc:
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await _error(exc)(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts(scope).update(passed_on=True, route="passed on")
@@ -256,6 +293,7 @@ class Life:
     def _begin_end(self, end: Callable[[], object]) -> None:
         loop = asyncio.get_running_loop()
         self.until = loop.time() + self.grace
+        self.requests.warn()
         loop.call_later(self.grace, self.requests.stop)
         end()
 
@@ -335,15 +373,3 @@ async def _left(request: Request, exc: Exception) -> Response:
 
 async def _broken(request: Request, exc: Exception) -> Response:
     return _error(StatecarError("The server had an error while processing your request. Sorry about that!"))
-
-
-async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """426 makes Codex fall back to HTTP at once; 403 and 404 cost it seconds (wire §13.9)."""
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1000})
-        return
-    error = UpgradeRequired("WebSocket mode is not served here: use HTTP.")
-    headers = [(b"content-type", b"application/json"), (b"upgrade", b"websocket")]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": codec.dumps(error.body())})

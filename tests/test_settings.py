@@ -169,6 +169,11 @@ def test_yaml_words_and_digits_stay_what_was_written(tmp_path):
     assert (settings.tenant, settings.upstream_api_key, settings.workers) == ("off", "0123", 2)
 
 
+@pytest.mark.parametrize(("text", "meant"), [("off", "off"), ("false", "off"), ("on", "on"), ("true", "on")])
+def test_a_switch_may_have_become_a_boolean_on_its_way(text, meant):
+    assert resolve(["--upstream=demo", f"--websocket={text}"]).websocket == meant
+
+
 def test_keys_come_one_a_flag_in_a_comma_list_a_yaml_list_or_a_file(tmp_path):
     (tmp_path / "keys").write_text("f1\n\n  f2  \n")
     upstream = ["--upstream", "demo"]

@@ -24,12 +24,12 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.values import MutexValue
 
 from proxy import __version__
-from proxy.observe.requests import CLIENT_LEFT, Finished
+from proxy.observe.requests import CLIENT_LEFT, WEBSOCKET, Finished
 from proxy.observe.workers import Workers
 
 log = logging.getLogger(__name__)
 
-_OPEN = ("statecar_open_requests", "statecar_open_streams", "statecar_open_runs")
+_OPEN = ("statecar_open_requests", "statecar_open_streams", "statecar_open_runs", "statecar_open_websockets")
 
 MOST = 100
 """Values a process tells apart of a label that strangers can choose; any further one is ``other``."""
@@ -38,7 +38,7 @@ _OTHER = "other"
 _INSANE = 2**40
 """More tokens than a turn can have; what an upstream says may be any number, and no counter takes them all."""
 
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", WEBSOCKET))
 _TOOL_TYPE = re.compile(r"[a-z0-9_]{1,64}\Z")
 _SOON = 0.5
 """Seconds after which what is fed is counted."""
@@ -65,7 +65,7 @@ NAMES: dict[str, Metric] = {
         "counter",
         ("method", "route", "status"),
         "HTTP requests by path template (passed on: the upstream's; unknown: nobody's) and status sent (499: none,"
-        " the client left before).",
+        " the client left before). WebSockets that are over have the method WEBSOCKET, and 101 where they were taken.",
     ),
     "statecar_request_seconds": Metric(
         "histogram", ("method", "route"), "From a request's arrival to the end of its answer.", _ANSWER
@@ -74,6 +74,7 @@ NAMES: dict[str, Metric] = {
         "gauge", (), "Requests being answered, those about this server itself left aside."
     ),
     "statecar_open_streams": Metric("gauge", (), "Event streams being sent, those passed on included."),
+    "statecar_open_websockets": Metric("gauge", (), "WebSockets that are open, whether or not a turn is made."),
     "statecar_turns_total": Metric(
         "counter",
         ("model", "status"),
@@ -186,7 +187,11 @@ class Metrics:
         status = 200 if request.status == CLIENT_LEFT and facts.get("streamed") else request.status
         self._counts["statecar_requests_total", method, route, str(status)] += 1
         self._seconds["statecar_request_seconds", method, route].append(request.whole)
-        if (turn := facts.get("turn")) is not None:
+        self.turn(request)
+
+    def turn(self, request: Finished) -> None:
+        """An observer of finished requests that came over a WebSocket: of their turns, if they had one."""
+        if (turn := request.facts.get("turn")) is not None:
             self._turn(request, turn)
         if not self._is_due:
             self._soon()
@@ -231,6 +236,12 @@ class Metrics:
     def open_streams(self, change: int) -> None:
         """Takes 1 for an event stream that begins, -1 for one that is over."""
         self._open["statecar_open_streams"] += change
+        if not self._is_due:
+            self._soon()
+
+    def open_websockets(self, change: int) -> None:
+        """Takes 1 for a WebSocket that begins, -1 for one that is over."""
+        self._open["statecar_open_websockets"] += change
         if not self._is_due:
             self._soon()
 

@@ -16,6 +16,13 @@ from proxy.observe.logs import at_work_on
 CLIENT_LEFT = 499
 """The status noted for a client that left before its answer."""
 
+UPGRADED = 101
+"""The status noted for a WebSocket that was taken."""
+
+WEBSOCKET = "WEBSOCKET"
+"""What stands for the method of a WebSocket, and of each request that came over one."""
+
+_STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
@@ -47,7 +54,7 @@ class Observed:
         self._app, self._observers = app, observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
@@ -60,8 +67,8 @@ class Observed:
 
         async def watched(message: Message) -> None:
             nonlocal status, first
-            if message["type"] == "http.response.start":
-                status, first, facts["begun"] = message["status"], time.perf_counter() - began, True
+            if message["type"] in _STARTS:
+                status, first, facts["begun"] = message.get("status", UPGRADED), time.perf_counter() - began, True
                 if not facts.get("passed_on"):
                     headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
                     message = {**message, "headers": headers}
@@ -75,7 +82,7 @@ class Observed:
         finally:
             whole = time.perf_counter() - began
             ended = CLIENT_LEFT if facts.get("left") else status
-            finished = Finished(request_id, scope["method"], scope["path"], ended, first, whole, facts)
+            finished = Finished(request_id, scope.get("method", WEBSOCKET), scope["path"], ended, first, whole, facts)
             for tell in self._observers:
                 tell(finished)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -55,7 +55,7 @@ class Access:
             )
             raise Unauthorized(told)
 
-    async def caller(self, request: Request, *, unknown: bool = False) -> Caller:
+    async def caller(self, request: HTTPConnection, *, unknown: bool = False) -> Caller:
         """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read;
         ``unknown``: then the tenant is "" instead.
         """
@@ -106,8 +106,11 @@ async def json_body(request: Request, limit: int, *, optional: bool = False) -> 
     """
     with Waiting("client"):
         body = await _read(request, limit)
-    if not body and optional:
-        return None
+    return None if optional and not body else decoded(body)
+
+
+def decoded(body: bytes) -> Any:
+    """The value of a JSON text. Raises InvalidRequest for what is none."""
     try:
         value = codec.loads(body)
         if body.count(b"[") + body.count(b"{") > 500:
@@ -227,7 +230,7 @@ async def _watch(receive: Receive, ticking: Ticking | None) -> None:
             assert ticking is not None  # without one there is no time limit
             await ticking.tick()
         else:
-            if message["type"] == "http.disconnect":
+            if message["type"] in ("http.disconnect", "websocket.disconnect"):
                 return
 
 

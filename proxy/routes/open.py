@@ -10,14 +10,15 @@ from contextlib import contextmanager
 class OpenRequests:
     """Each request by its task, with what ends it: cancellation, or something gentler while that is known.
 
-    ``stopped``: they have been told to end. ``streams``: called with 1 for an event stream that begins, with -1 for one
-    that is over.
+    ``warned``: they will be told to end; ``stopped``: they have been. ``streams``: called with 1 for an event stream
+    that begins, with -1 for one that is over.
     """
 
     def __init__(self, streams: Callable[[int], object] = bool) -> None:
-        self.stopped = False
+        self.stopped = self.warned = False
         self.streams = streams
         self._ends: dict[asyncio.Task[object], Callable[[], object]] = {}
+        self._warnings: set[Callable[[], object]] = set()
         self._none = asyncio.Event()
         self._none.set()
 
@@ -46,6 +47,23 @@ class OpenRequests:
             yield
         finally:
             self._ends[task] = task.cancel
+
+    @contextmanager
+    def warned_by(self, warn: Callable[[], object]) -> Iterator[None]:
+        """Within the block this is called when the process begins to end."""
+        self._warnings.add(warn)
+        if self.warned:
+            warn()
+        try:
+            yield
+        finally:
+            self._warnings.discard(warn)
+
+    def warn(self) -> None:
+        """Tells those that wait for something to do that the process begins to end."""
+        self.warned = True
+        for warn in tuple(self._warnings):
+            warn()
 
     def stop(self) -> None:
         """Ends them all."""

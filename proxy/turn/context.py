@@ -107,6 +107,8 @@ async def past_of(
     """
     state, tenant = services.state, caller.tenant
     if (previous := request.get("previous_response_id")) is not None:
+        if previous in caller.recent:
+            return caller.recent[previous]
         past = await state.responses.history(previous, tenant)
         if past is None and await state.runs.load(previous, tenant):
             raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")

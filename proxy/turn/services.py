@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import StatecarError
 from proxy.seal import Sealer
-from proxy.state import State
+from proxy.state import Past, State
 from proxy.translate.dialects import Dialect
 from proxy.turn.manners import Manners
 from proxy.upstream import Pool
@@ -55,11 +55,13 @@ class Caller:
 
     ``tenant``: "" for one that cannot be told while the store is away; it has no state, and gets none.
     ``request_id``: of the request at work, which the ids of its upstream calls begin with; "" for none.
+    ``recent``: what only the caller's connection knows, by the response that it ends with (wire §13.6).
     """
 
     tenant: str
     headers: list[tuple[str, str]] = field(default_factory=list)
     request_id: str = ""
+    recent: Mapping[str, Past] = field(default_factory=dict)
 
     def without_key(self) -> Caller:
         """The same, for an upstream that wants no key of the caller's."""

@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamError,
     passed_on,
 )
-from proxy.state import Draft, Lease, Run
+from proxy.state import Draft, Lease, Past, Run
 from proxy.state import End as RunEnd
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
@@ -64,9 +64,10 @@ class Turn:
         *,
         resumed: Resumed | None = None,
         unkept: bool = False,
+        generates: bool = True,
     ) -> None:
         """``resumed``: the turn goes on with a run that another process began. ``unkept``: it would be stored if the
-        store were not away, and says so.
+        store were not away, and says so. ``generates``: False for a response without output, to be continued (§13.5).
         """
         self.facts: dict[str, Any] = {"model": request["model"][:128]}
         self.headers: dict[str, str] = {}
@@ -75,7 +76,7 @@ class Turn:
         self.lease: Lease | None = None
         self.saved = self.attended = False
         self.settle: Callable[[], Awaitable[None]] | None = None
-        self.streams = bool(request.get("stream"))
+        self.streams, self._generates = bool(request.get("stream")), generates
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
         self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -126,7 +127,7 @@ class Turn:
                     raise failure
                 closing = await self._failed(work, failure, closing)
             yield closing
-            self.facts |= work.facts()
+            self.facts |= work.facts(asked="upstream" in self.facts)
 
     def begin(self) -> list[Event]:
         """The opening events before the upstream has answered, for an edge that cannot wait longer (wire §2.6)."""
@@ -161,6 +162,11 @@ class Turn:
             headers=kept_headers(caller, self._services.sealer),
             lock=lock.token if (lock := self._work.context.past.lock) else "",
         )
+
+    def as_past(self) -> Past:
+        """What another turn continues from that goes on with this response, once it has ended."""
+        assert self._work, "the context is read before the first event"
+        return self._work.as_past()
 
     # -- context
 
@@ -229,8 +235,9 @@ class Turn:
             raise end
         if self.lease and not work.stream.started:
             yield work.stream.start()
-        if work.fitting.is_triggered:
-            yield [*await work.fitting.compact(), *self.begin()]
+        if work.fitting.is_triggered or not self._generates:
+            summary = await work.fitting.compact() if self._generates else []
+            yield [*summary, *self.begin()]
             work.stream.finish_reason, work.done = "stop", True
             return
         if not work.rest and await work.fitting.is_due():

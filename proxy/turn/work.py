@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.state import Past
 from proxy.translate.dialects import Dialect
 from proxy.translate.stream import ResponseStream
 from proxy.turn.context import Context
@@ -31,8 +32,13 @@ class Work:
         """Whether there is output that the request asked for."""
         return len(self.stream.items) > self.fitting.compacted
 
-    def facts(self) -> dict[str, Any]:
-        """How the response ended, and its token counts."""
+    def as_past(self) -> Past:
+        """What a turn continues from that goes on with this response, where nothing keeps it."""
+        items = [*self.context.past.items, *self.context.given, *self.stream.stored_output()]
+        return Past(self.context.past.tag, items, status=self.stream.response["status"])
+
+    def facts(self, *, asked: bool) -> dict[str, Any]:
+        """How the response ended, and its token counts. ``asked``: an upstream was."""
         response = self.stream.response
         usage = response["usage"] or {}
         return {
@@ -41,5 +47,5 @@ class Work:
             "cached_tokens": usage.get("input_tokens_details", {}).get("cached_tokens"),
             "output_tokens": usage.get("output_tokens"),
             "reasoning_tokens": usage.get("output_tokens_details", {}).get("reasoning_tokens"),
-            "usage_missing": self.stream.usage_missing and response["status"] != "failed",
+            "usage_missing": asked and self.stream.usage_missing and response["status"] != "failed",
         }

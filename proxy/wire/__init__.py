@@ -5,18 +5,23 @@ as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can ju
 """
 
 from proxy.wire.conversations import create_conversation, create_items, update_conversation
+from proxy.wire.frames import CREATE, STEER, create_frame, frame
 from proxy.wire.headers import on_disconnect
 from proxy.wire.items import input_item
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
 __all__ = [
+    "CREATE",
+    "STEER",
     "compact_response",
     "count_input_tokens",
     "create_conversation",
+    "create_frame",
     "create_items",
     "create_response",
     "flag",
+    "frame",
     "include",
     "input_item",
     "integer",

@@ -58,7 +58,8 @@ def _schema(f: Any) -> dict[str, Any]:
     if get_origin(f.type) is tuple:
         return {"type": ["array", "null"], "items": {"type": "string", "pattern": "^[^,]+$"}}
     if f.type not in _TYPES:
-        return {"enum": [*get_args(f.type), None]}
+        choices = get_args(f.type)  # YAML takes on and off for booleans
+        return {"enum": [*choices, *((True, False) if choices == ("on", "off") else ()), None]}
     schema: dict[str, Any] = {"type": [_TYPES[f.type], "null"]}
     if f.type in (int, float):
         schema["minimum"] = 1 if f.name == "port" else option.low  # a port that nobody knows beforehand serves no pod

@@ -41,7 +41,6 @@ LIMITS = {
         "for model names that it knows, Codex hides the tools of MCP servers behind tool_search, which is left out; "
         "under any other name it declares them",
     ),
-    "websocket": ("HTTP 426", "WebSocket mode is not served yet"),
 }
 """By feature: what the failure must say, and the reason in our words. One that works all the same is told as a failure
 too, so that this list stays true."""

@@ -6,10 +6,10 @@ import pytest
 
 from tests.clients import catalogue, tables, upstream
 
-LIMIT, REASON = catalogue.LIMITS["websocket"]
+LIMIT, REASON = catalogue.LIMITS["tool_search"]
 RESULTS = [
     {"client": "a", "version": "1", "feature": "text", "ok": True, "note": ""},
-    {"client": "a", "version": "1", "feature": "websocket", "ok": False, "note": f"InvalidStatus: {LIMIT}"},
+    {"client": "a", "version": "1", "feature": "tool_search", "ok": False, "note": f"InvalidStatus: {LIMIT}"},
     {"client": "b", "version": "2", "feature": "tools", "ok": False, "note": "no | tools"},
     {"client": "b", "version": "2", "feature": "handoff", "ok": True, "note": "But slowly"},
 ]
@@ -22,7 +22,7 @@ def judged(results):
 def test_a_client_is_one_line_with_its_limits_as_notes():
     head, _, first, second, *notes = tables.clients(judged(RESULTS)).splitlines()
     assert head.startswith("| client | version | text | streaming | tools |") and head.endswith("| more |")
-    assert first == f"| a | 1 | ✓ |{'  |' * 9} websocket ✗ (1) |"
+    assert first == f"| a | 1 | ✓ |{'  |' * 9} tool_search ✗ (1) |"
     assert second == f"| b | 2 |  |  | ✗ (2) |{'  |' * 7} handoff ✓ (3) |"
     assert notes == ["", f"(1) {REASON}.", "", "(2) failed: no | tools.", "", "(3) slowly."]
 
@@ -54,9 +54,9 @@ def test_only_what_stands_between_the_marks_is_written():
     [
         ({"feature": "text", "ok": True, "note": ""}, "ok"),
         ({"feature": "text", "ok": False, "note": LIMIT}, f"failed: {LIMIT}"),
-        ({"feature": "websocket", "ok": False, "note": f"so: {LIMIT}"}, REASON),
-        ({"feature": "websocket", "ok": False, "note": "HTTP 500"}, "failed: HTTP 500"),
-        ({"feature": "websocket", "ok": True, "note": ""}, "failed: it works now and is still listed as a limit"),
+        ({"feature": "tool_search", "ok": False, "note": f"so: {LIMIT}"}, REASON),
+        ({"feature": "tool_search", "ok": False, "note": "HTTP 500"}, "failed: HTTP 500"),
+        ({"feature": "tool_search", "ok": True, "note": ""}, "failed: it works now and is still listed as a limit"),
     ],
 )
 def test_only_a_listed_limit_that_fails_as_listed_is_no_failure(line, told):

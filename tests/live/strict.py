@@ -25,6 +25,7 @@ from openai.types.responses import (
     ResponseItemList,
     ResponseStreamEvent,
 )
+from openai.types.responses.responses_server_event import ResponseWsError
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
@@ -164,6 +165,17 @@ def error(value: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(told["type"], str)
     assert all(told[key] is None or isinstance(told[key], str) for key in ("param", "code"))
     _openapi("ErrorResponse", value)
+    return told
+
+
+def error_frame(value: dict[str, Any]) -> dict[str, Any]:
+    """An error told over a WebSocket: nested, with a status and a code (wire §13.7)."""
+    _sdk(ResponseWsError, value)
+    assert value.keys() - {"stream_id"} == {"type", "status", "error"}
+    told: dict[str, Any] = value["error"]
+    assert told.keys() - {"headers"} == {"message", "type", "param", "code"}
+    assert isinstance(told["code"], str) and told["code"]
+    assert 400 <= value["status"] <= 599
     return told
 
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.app import create_app
+from proxy.cli import websocket_options
 from proxy.settings import Settings
 from proxy.state import open_state
 from tests import servers
@@ -26,9 +27,10 @@ async def serve(backend, valkey):
                 f"--upstream={upstream or backend.url}",
                 "--upstream-kind=generic",
             ]
-            app = create_app(Settings.resolve([*flags, *options], {}))
+            settings = Settings.resolve([*flags, *options], {})
+            app = create_app(settings)
             await stack.enter_async_context(alive(app))
-            return await stack.enter_async_context(serving(app))
+            return await stack.enter_async_context(serving(app, **websocket_options(settings)))
 
         yield start
     for number, handler in handlers.items():

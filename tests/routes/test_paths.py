@@ -164,11 +164,14 @@ async def test_a_name_that_only_begins_like_ours_is_passed_on(caller, backend):
     ]
 
 
+OFF = "--websocket=off"
+
+
 @pytest.mark.parametrize("library", ["none", "auto"])
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/", "/v1/openai/v1/responses"])
-async def test_a_websocket_on_our_path_is_refused_with_426(valkey, backend, path, library):
+async def test_a_websocket_that_is_not_served_is_refused_with_426(valkey, backend, path, library):
     """Whether or not the server has a library that would take one."""
-    app = create_app(Settings.resolve([f"--store={valkey.url}", f"--upstream={backend.url}"], {}))
+    app = create_app(Settings.resolve([f"--store={valkey.url}", f"--upstream={backend.url}", OFF], {}))
     upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
     upgrade += "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     async with serving(app, ws=library) as url:
@@ -186,7 +189,7 @@ async def test_a_websocket_on_our_path_is_refused_with_426(valkey, backend, path
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1//responses/", "/v1/openai/v1/responses"])
 async def test_a_server_that_knows_websockets_refuses_alike(valkey, backend, path):
     """Where a WebSocket library is installed the server hands the application a handshake instead of a request."""
-    app = create_app(Settings.resolve([f"--store={valkey.url}", f"--upstream={backend.url}"], {}))
+    app = create_app(Settings.resolve([f"--store={valkey.url}", f"--upstream={backend.url}", OFF], {}))
     told, sent = [{"type": "websocket.connect"}], []
     scope = {"type": "websocket", "path": path, "headers": [], "query_string": b""}
 
@@ -196,11 +199,11 @@ async def test_a_server_that_knows_websockets_refuses_alike(valkey, backend, pat
     async def send(message):
         sent.append(message)
 
-    await app(scope | {"extensions": {"websocket.http.response": {}}}, receive, send)
+    await asyncio.create_task(app(scope | {"extensions": {"websocket.http.response": {}}}, receive, send))
     assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 426)
     assert json.loads(sent[1]["body"])["error"]["type"] == "invalid_request_error"
     told, sent[:] = [{"type": "websocket.connect"}], []
-    await app(scope, receive, send)
+    await asyncio.create_task(app(scope, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
