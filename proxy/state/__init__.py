@@ -14,7 +14,7 @@ from proxy.state.conversations import Conversation, Conversations
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
 from proxy.state.page import Page, cut
-from proxy.state.past import Item, Past
+from proxy.state.past import Item, Past, Place
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
 from proxy.state.runs import End, Lease, Limits, Run, Runs
@@ -32,6 +32,7 @@ __all__ = [
     "Lock",
     "Page",
     "Past",
+    "Place",
     "Responses",
     "Run",
     "Runs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy import codec
 from proxy.errors import StatecarError
@@ -18,6 +18,14 @@ Item = dict[str, Any]
 
 Items = list[Item]
 """Items, oldest first."""
+
+
+class Place(NamedTuple):
+    """Where a context lies: the log, how far, and the positions left out."""
+
+    log: str
+    length: int
+    gone: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,11 @@ class Past:
     gone: str = ""
     status: str | None = None
     lock: Lock | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """Where to read it again."""
+        return Place(self.log, self.length, self.gone) if self.log is not None else None
 
     @classmethod
     def none(cls, tag: str) -> Past:

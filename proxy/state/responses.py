@@ -42,11 +42,21 @@ class Responses:
         Using it so keeps it alive, with its whole path; that is written at most once an hour. Raises StatecarError
         when the stored history is shorter than recorded.
         """
-        return await self._past(id_, tenant, until="e")
+        minted = ids.of_kind(id_, "resp")
+        return await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="e") if minted else None
+
+    async def past_of_run(self, run: Run) -> Past | None:
+        """What a run continues from, read again from where it lies, whether or not the response before it has been
+        deleted; None when the run has gone. Raises StatecarError when not all of it is there.
+        """
+        minted = ids.of_kind(run.id, "resp")
+        assert minted, "runs are named by ids of ours"
+        return await self._past(minted, Lineage(minted.tag).run(minted.turn), run.tenant, until="e", erased=False)
 
     async def context(self, id_: str, tenant: str) -> Items | None:
         """Everything the response's model saw, oldest first; None when there is none. Raises as ``history`` does."""
-        past = await self._past(id_, tenant, until="p")
+        minted = ids.of_kind(id_, "resp")
+        past = await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="p") if minted else None
         return past.items if past else None
 
     async def save(self, draft: Draft) -> None:
@@ -116,12 +126,10 @@ class Responses:
         found = await asyncio.gather(*(self._items(*turn, wanted, tenant) for turn, wanted in turns.items()))
         return {id_: item for part in found for id_, item in part.items()}
 
-    async def _past(self, id_: str, tenant: str, until: str) -> Past | None:
-        minted = ids.of_kind(id_, "resp")
-        if not minted:
-            return None
+    async def _past(self, minted: ids.Minted, key: str, tenant: str, *, until: str, erased: bool = True) -> Past | None:
+        """``erased``: entries that a deletion has erased may be missing."""
         lineage = Lineage(minted.tag)
-        keys = [lineage.record(minted.turn), lineage.meta, lineage.texts]
+        keys = [key, lineage.meta, lineage.texts]
         due = self._lifetimes.record_due, self._lifetimes.log_due
         reply = await self._client.script(_HISTORY, keys, tenant, lineage.logs, until, *due)
         if reply is None:
@@ -131,9 +139,11 @@ class Responses:
         for name, recorded, missing, part in reversed(segments):
             where = lineage.log(name.decode())
             entries += without(whole(part, int(recorded), where), missing.decode())
+        if not erased and not all(entries):
+            raise StatecarError("What this response continues from was deleted before it was made.")
         if touch and until == "e":
             await self._touch_path(lineage, minted.turn, [segment[0] for segment in segments])
-        return Past(minted.tag, decode(entries), log.decode(), int(length), gone.decode(), status.decode())
+        return Past(minted.tag, decode(entries), log.decode(), int(length), gone.decode(), status and status.decode())
 
     async def _touch_path(self, lineage: Lineage, turn: str, logs: Sequence[bytes]) -> None:
         keys = [lineage.record(turn), lineage.meta, lineage.texts, *(lineage.log(name.decode()) for name in logs)]

@@ -16,7 +16,7 @@ from proxy import codec, ids
 from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
 from proxy.state.client import Client, Script
 from proxy.state.keys import RUNS, SCHEMA, STOPS, Lifetimes, Lineage
-from proxy.state.past import Item
+from proxy.state.past import Item, Place
 
 _ADMIT = Script("run_admit")
 _APPEND = Script("run_append", vital=True)
@@ -44,6 +44,7 @@ class Run:
 
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
+    ``past``: where what it continues from lies, if that is a response.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Run:
     given: list[Item]
     headers: str = ""
     lock: str = ""
+    past: Place | None = None
     claims: int = 0
     began: bool = False
     cancelled: bool = False
@@ -119,15 +121,19 @@ class Runs:
             "t": run.tenant,
             "c": run.created_at,
             "q": codec.dumps(run.request),
-            "g": codec.dumps(run.given),
+            "i": codec.dumps(run.given),
             "h": run.headers,
             "k": run.lock,
         }
         if run.began:
             fields["b"] = 1
+        if run.past:
+            fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
         flat = [part for pair in fields.items() for part in pair]
+        keys = [*self._keys(run.id)[:2], _lineage(run.id)[0].meta]
+        place = (run.past.log, run.past.length) if run.past else ("", 0)
         token = lease.token if lease else ""
-        await self._client.script(_CREATE, self._keys(run.id)[:2], self._ttl, token, self._lease_ms, *flat)
+        await self._client.script(_CREATE, keys, self._ttl, token, self._lease_ms, *place, self._lifetimes.log, *flat)
 
     async def load(self, id_: str, tenant: str) -> Run | None:
         """The run, while there is one."""
@@ -264,9 +270,10 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
         tenant=fields[b"t"].decode(),
         created_at=int(fields[b"c"]),
         request=codec.loads(fields[b"q"]),
-        given=codec.loads(fields[b"g"]),
+        given=codec.loads(fields[b"i"]),
         headers=fields[b"h"].decode(),
         lock=fields[b"k"].decode(),
+        past=Place(fields[b"l"].decode(), int(fields[b"e"]), fields[b"g"].decode()) if b"l" in fields else None,
         claims=int(fields.get(b"n", b"0")),
         began=b"b" in fields,
         cancelled=b"x" in fields,

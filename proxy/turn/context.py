@@ -109,7 +109,8 @@ async def past_of(
     if (previous := request.get("previous_response_id")) is not None:
         if previous in caller.recent:
             return caller.recent[previous]
-        past = await state.responses.history(previous, tenant)
+        past = await state.responses.past_of_run(run) if run and run.past else None
+        past = past or await state.responses.history(previous, tenant)
         if past is None and await state.runs.load(previous, tenant):
             raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")
         if past is None:

@@ -150,7 +150,7 @@ class Turn:
     def as_run(self) -> Run:
         """What another process needs to go on, once the first events have come."""
         assert self._work, "the context is read before the first event"
-        response, caller = self._work.stream.response, self._caller
+        response, past, caller = self._work.stream.response, self._work.context.past, self._caller
         if self._work.context.upstream.has_key:
             caller = caller.without_key()
         return Run(
@@ -160,7 +160,8 @@ class Turn:
             request={**self._request, "input": untold(self._request["input"])},
             given=self._work.context.given,
             headers=kept_headers(caller, self._services.sealer),
-            lock=lock.token if (lock := self._work.context.past.lock) else "",
+            lock=past.lock.token if past.lock else "",
+            past=past.place if "previous_response_id" in self._request else None,
         )
 
     def as_past(self) -> Past:

@@ -16,6 +16,7 @@ from tests.routes.test_background import HALF, cancelled, made, replay, seen, te
 from tests.translate import rules
 
 OPTIONS = ("--tenant=off", "--run-lease=0.5")
+KEY = "--upstream-api-key=k"
 
 
 @asynccontextmanager
@@ -37,6 +38,13 @@ def left(conversation=None, age=0, tag=None, **fields):
 
 def key(id_, kind):
     return f"sc:{{{id_[5:21]}}}:{kind}:{id_[21:49]}"
+
+
+def abandon(own, run):
+    """The process that makes a run seems to have died."""
+    with own.admin() as admin:
+        admin.delete(key(run["id"], "w"))
+        admin.zadd("sc:runs", dict.fromkeys(admin.zrange("sc:runs", 0, -1), 0))
 
 
 async def test_what_nobody_makes_is_made_also_beside_what_cannot_be_read(serve, own, state, backend):
@@ -92,6 +100,20 @@ async def test_one_whose_past_has_gone_fails(serve, own, state, backend):
             last = await seen(caller, run.id, "failed", "completed")
             assert (last["status"], last["output"]) == ("failed", [])
             assert "not found" in last["error"]["message"]
+
+
+async def test_one_whose_past_is_deleted_is_made_again_from_all_of_it(serve, own, state, backend):
+    async with at(serve, own, KEY, "--run-lease=90") as caller, at(serve, own, KEY) as other:
+        first = await caller.create("One")
+        backend.script(asyncio.Event())
+        run = await made(caller, "Two", previous_response_id=first["id"])
+        await backend.received(2)
+        await caller.http.delete(f"/responses/{first['id']}")
+        abandon(own, run)
+        assert (await seen(other, run["id"], "failed", "completed"))["status"] == "completed"
+        assert backend.requests[-1].json == backend.requests[1].json
+        rows = (await other.get(f"/responses/{run['id']}/input_items", order="asc"))["data"]
+        assert [row["content"][0]["text"] for row in rows] == ["One", "Hi", "Two"]
 
 
 async def test_one_in_a_conversation_waits_for_the_turn_that_is_in_it(serve, own, state, backend):
@@ -155,8 +177,7 @@ async def test_what_a_run_was_asked_is_kept_once_and_asked_again_whole(serve, ow
     """Its own tools among it, and that it asks for a summary and nothing else."""
     tool = {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "f"}]}
     asked = [tool, {"role": "user", "content": "x" * 5000}]
-    key_ = "--upstream-api-key=k"
-    async with at(serve, own, key_, "--run-lease=90") as caller, at(serve, own, key_) as other:
+    async with at(serve, own, KEY, "--run-lease=90") as caller, at(serve, own, KEY) as other:
         for number, input_ in enumerate((asked, [*asked, {"type": "compaction_trigger"}]), 1):
             backend.script(asyncio.Event())
             run = await made(caller, input_)
@@ -164,7 +185,6 @@ async def test_what_a_run_was_asked_is_kept_once_and_asked_again_whole(serve, ow
             with own.admin() as admin:
                 fields = admin.hgetall(key(run["id"], "j"))
                 assert sum(map(len, fields.values())) < 7000
-                admin.delete(key(run["id"], "w"))
-                admin.zadd("sc:runs", dict.fromkeys(admin.zrange("sc:runs", 0, -1), 0))
+            abandon(own, run)
             assert (await seen(other, run["id"], "completed", "failed"))["status"] == "completed"
             assert len(backend.requests) == 2 * number and backend.requests[-1].json == first.json

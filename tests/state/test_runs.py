@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from proxy import ids
-from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
+from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, TooManyRuns
 from proxy.state import End, Lease, Limits, Run
 from tests.state.talk import Talk, message, opened
 
@@ -27,9 +27,9 @@ async def brief(store_url):
         yield Talk(one)
 
 
-def a_run(talk, past=None, **rest):
+def a_run(talk, before=None, **rest):
     """A run, and the draft of the response it may become."""
-    draft = talk.draft(past)
+    draft = talk.draft(before)
     request = {"model": "m", "input": [message("q")]}
     return Run(draft.id, talk.tenant, draft.created_at, request, draft.input, **rest), draft
 
@@ -220,6 +220,40 @@ async def test_a_run_whose_parent_expired_carries_its_context(talk):
     draft.end = End(lease, 0, [b"x"])
     await talk.state.responses.save(draft)
     assert await talk.read(draft) == "q a q a"
+
+
+async def test_what_a_run_continues_from_is_read_again_when_the_responses_before_it_are_deleted(talk):
+    first = await talk.turn()
+    second = await talk.turn(first)
+    branch = await talk.turn(first)
+    for before, words in ((second, "q a q a"), (branch, "q a q a")):
+        past = await talk.state.responses.history(before.id, talk.tenant)
+        run, draft = a_run(talk, past, past=past.place)
+        lease = Lease(run.id)
+        await talk.state.runs.create(run, lease)
+        kept = await talk.state.runs.load(run.id, talk.tenant)
+        assert await talk.state.responses.delete(before.id, talk.tenant)
+        again = await talk.state.responses.past_of_run(kept)
+        assert (again.items, again.place) == (past.items, past.place)
+        assert await talk.state.responses.past_of_run(replace(kept, tenant="another")) is None
+        draft.past, draft.end = again, End(lease, 0, [])
+        await talk.state.responses.save(draft)
+        assert await talk.read(draft) == f"{words} q a"
+        assert await talk.state.responses.past_of_run(kept) is None
+
+
+@pytest.mark.parametrize("gone", ["erased", "expired"])
+async def test_a_context_that_is_not_whole_is_an_error_and_no_shorter_one(talk, gone):
+    past = await talk.state.responses.history((await talk.turn()).id, talk.tenant)
+    run, _ = a_run(talk, past, past=past.place)
+    log = f"sc:{{{past.tag}}}:l:{past.log}"
+    if gone == "erased":  # deleted between the reading of the context and the keeping of the run
+        await talk.state._client.command("LSET", log, 0, "")
+    else:
+        await talk.state._client.command("DEL", log)
+    await talk.state.runs.create(run, None)
+    with pytest.raises(StatecarError, match="deleted before it was made|damaged"):
+        await talk.state.responses.past_of_run(run)
 
 
 async def test_a_run_outlives_responses_that_live_more_briefly_than_it_takes(store_url):

@@ -1,5 +1,5 @@
 -- Everything a response's model saw or said, however long the chain: reads only, and follows pointers within one slot.
--- KEYS 1 record, 2 meta, 3 texts
+-- KEYS 1 record, or a run that continues a response; 2 meta, 3 texts
 -- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 'e' to its end or 'p' to the end of its input,
 --      4 seconds below which the record wants to be touched, 5 the same for logs, meta and texts
 -- Answers nil, NEWER or {status, log, length, gone, 1 when a touch is due, {{log, length, gone, entries}, newest first}}
