@@ -6,6 +6,9 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+_UNREADABLE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+"""To more than 128 headers, or one above 8 KiB: all that httptools lets through and websockets does not."""
+
 
 class Protocol(WebSocketsSansIOProtocol):
     """Leaves it to the app when connections end with the process: uvicorn's cuts them off, turns and all."""
@@ -19,9 +22,9 @@ class Protocol(WebSocketsSansIOProtocol):
         if self.close_sent:
             super().shutdown()
 
-    def handle_parser_exception(self) -> None:
-        """A handshake or a frame that cannot be read; uvicorn's takes for granted that there was a handshake."""
-        if self.conn.close_sent is None:
+    def data_received(self, data: bytes) -> None:
+        """What the client sends. uvicorn's leaves a handshake that cannot be read without any answer, for ever."""
+        super().data_received(data)
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            self.transport.write(_UNREADABLE)
             self.transport.close()
-        else:
-            super().handle_parser_exception()

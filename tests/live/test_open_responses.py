@@ -1,4 +1,4 @@
-"""What the compliance suite of Open Responses sends over HTTP and demands, in all its generations (wire §14.2).
+"""What the compliance suite of Open Responses sends and demands, in all its generations (wire §14.2).
 
 Every answer and every event must fit the schemas that lie beside this file.
 """
@@ -6,6 +6,7 @@ Every answer and every event must fit the schemas that lie beside this file.
 import asyncio
 import functools
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 from tests.callers import error_of, ok, unframed
 from tests.live import strict
 from tests.live.conftest import calling
+from tests.sockets import opened
 
 pytestmark = pytest.mark.live
 
@@ -188,6 +190,87 @@ async def test_compact_missing_model(caller):
     answer = await caller.http.post("/responses/compact", json=COMPACT)
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "model"
+
+
+# -- over a WebSocket
+
+
+@pytest.fixture
+async def socket(on_valkey):
+    async with opened(on_valkey.url) as socket:
+        yield socket
+
+
+async def told(socket, *content, **body):
+    """The last event of a turn, every one of which fits the suite's schemas."""
+    found = await socket.ask([user(*content)] if content else body.pop("input"), model="demo", **body)
+    if found[-1]["type"] == "error":
+        assert isinstance(found[-1]["error"]["code"], str)
+        return found[-1]
+    for event in found:
+        fits(event, "StreamingEvent")
+    fits(found[-1]["response"], "ResponseResource")
+    return found[-1]
+
+
+def is_missing(last):
+    assert (last["type"], last["error"]["code"]) == ("error", "previous_response_not_found")
+
+
+async def test_websocket_response(socket):
+    completed((await told(socket, "Say hello in exactly 3 words."))["response"])
+
+
+async def test_websocket_sequential_responses(socket):
+    for n in ("one", "two"):
+        completed((await told(socket, f"Say {n}.", store=False))["response"])
+
+
+async def test_websocket_continuation(socket):
+    first = (await told(socket, "My name is Alice.", store=False))["response"]
+    second = (await told(socket, "What is my name?", store=False, previous_response_id=first["id"]))["response"]
+    completed(second)
+    assert "Alice" in second["output"][0]["content"][0]["text"]
+
+
+async def test_websocket_generate_false(socket):
+    first = (await told(socket, "My name is Alice.", generate=False, store=False))["response"]
+    assert (first["status"], first["output"]) == ("completed", [])
+    second = (await told(socket, "What is my name?", previous_response_id=first["id"]))["response"]
+    completed(second)
+    assert "Alice" in second["output"][0]["content"][0]["text"]
+
+
+async def test_websocket_reconnect_store_false_recovery(on_valkey, socket):
+    first = (await told(socket, "Remember 7.", store=False))["response"]
+    async with opened(on_valkey.url) as again:
+        is_missing(await told(again, "Which number?", store=False, previous_response_id=first["id"]))
+        completed((await told(again, "Say seven.", store=False))["response"])
+
+
+async def test_websocket_previous_response_not_found(socket):
+    is_missing(await told(socket, "Hello?", previous_response_id="resp_does_not_exist"))
+
+
+async def test_websocket_failed_continuation_evicts_cache(socket):
+    first = (await told(socket, "Remember 7.", store=False))["response"]
+    orphan = [{"type": "function_call_output", "call_id": "call_missing", "output": "x"}]
+    last = await told(socket, input=orphan, store=False, previous_response_id=first["id"])
+    assert last["type"] in ("error", "response.failed")
+    is_missing(await told(socket, "Which number?", store=False, previous_response_id=first["id"]))
+
+
+async def test_websocket_compact_new_chain(caller, socket):
+    made = ok(await caller.http.post("/responses/compact", json={"model": "demo", **COMPACT}))
+    completed((await told(socket, input=[*made["output"], user("Say hello.")], tools=[]))["response"])
+
+
+async def test_websockets_at_the_same_time(on_valkey):
+    """As the suite starts them."""
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(opened(on_valkey.url)) for _ in range(10)]
+        for last in await asyncio.gather(*(told(socket, "Say hello.") for socket in sockets)):
+            completed(last["response"])
 
 
 async def test_all_at_the_same_time(caller):

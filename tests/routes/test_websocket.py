@@ -446,6 +446,20 @@ async def test_a_store_that_dies_in_mid_turn_fails_what_needs_it_and_nothing_els
                 pass
 
 
+async def test_with_the_store_away_turns_may_go_on_unstored(serve, own_store):
+    url = await serve("--store-down=stateless", store=own_store.url)
+    async with opened(url) as socket:
+        await socket.create("One")
+        own_store.stop()
+        while (told := (await socket.ask("One"))[-1])["type"] == "response.failed":
+            pass
+        assert told["response"]["store"] is False
+        second = await socket.create("Two", store=False, previous_response_id=told["response"]["id"])
+        assert (await socket.refused(previous_response_id="resp_" + "0" * 48))[:2] == (503, "store_unavailable")
+        assert (await socket.refused(conversation="conv_" + "0" * 48))[:2] == (503, "store_unavailable")
+        await socket.create("Three", store=False, previous_response_id=second["id"])
+
+
 # -- what operators see
 
 
