@@ -95,7 +95,7 @@ class Runner:
             first = await anext(batches)
             run = turn.as_run()
             lease = turn.lease = Lease(run.id)
-            await self._runs.create(run, lease)
+            await self._created(run, lease)
         except BaseException:
             turn.lease = None
             await batches.aclose()
@@ -104,6 +104,20 @@ class Runner:
         running.opening = first[0]["response"]
         self._make(running, first, batches)
         return running
+
+    async def _created(self, run: Run, lease: Lease) -> None:
+        """Keeps a run. One refused as the store did not answer may be there all the same, and is not to stay."""
+        try:
+            await self._runs.create(run, lease)
+        except StoreUnavailable:
+            self._spawn(self._taken_back(run, lease))
+            raise
+
+    async def _taken_back(self, run: Run, lease: Lease) -> None:
+        try:
+            await patiently(lambda: self._runs.drop(lease, run.tenant))
+        except RunLost:
+            pass  # by now another process would have made it
 
     def detached(self, turn: Turn) -> Detached:
         """Makes a turn that becomes a run with its first event; what refuses it before that ends it.

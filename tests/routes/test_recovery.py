@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from proxy import ids
-from proxy.state import Lease, Run
+from proxy.errors import StoreUnavailable
+from proxy.state import Lease, Run, Runs
 from tests.backend import STREAM_HEAD, chunked, sse, talk
-from tests.callers import Caller, unframed
-from tests.routes.test_background import HALF, cancelled, made, replay, seen, text_of
+from tests.callers import Caller, refusal, unframed
+from tests.routes.test_background import HALF, cancelled, eventually, made, replay, seen, text_of
 from tests.translate import rules
 
 OPTIONS = ("--tenant=off", "--run-lease=0.5")
@@ -188,3 +189,19 @@ async def test_what_a_run_was_asked_is_kept_once_and_asked_again_whole(serve, ow
             abandon(own, run)
             assert (await seen(other, run["id"], "completed", "failed"))["status"] == "completed"
             assert len(backend.requests) == 2 * number and backend.requests[-1].json == first.json
+
+
+async def test_what_is_refused_for_a_store_that_did_not_answer_is_made_by_nobody(serve, own, backend, monkeypatch):
+    create = Runs.create
+
+    async def unanswered(self, run, lease):
+        await create(self, run, lease)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(Runs, "create", unanswered)
+    async with at(serve, own, KEY) as caller:
+        assert refusal(await caller.ask(background=True)) == (503, "store_unavailable", None)
+        with own.admin() as admin:
+            await eventually(lambda: asyncio.sleep(0, not admin.zcard("sc:runs")))
+            assert not admin.keys("sc:*:j:*")
+    assert not backend.requests
