@@ -9,13 +9,14 @@ ARGS ?=
 CLIENTS ?=
 BACKENDS ?= llamacpp,vllm
 CASES ?= 24000
+MINUTES ?= 10
 SEED ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends fuzz tables check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz tables check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -69,6 +70,12 @@ test-backends: .venv/installed .venv/test ## run the tests against real backends
 
 tables: .venv/pip ## write what test-clients and test-backends found into the README
 	$(BIN)/python -m tests.clients.tables
+
+test-faults: .venv/installed .venv/test ## kill readers and processes as often as was promised
+	STATECAR_FAULTS=full $(BIN)/python -m pytest tests/faults $(ARGS)
+
+soak: .venv/installed .venv/test ## clients that do anything while everything is killed: make soak [MINUTES=10] [SEED=1]
+	$(BIN)/python -m tests.faults.soak $(MINUTES) $(SEED)
 
 fuzz: .venv/installed .venv/test ## try every operation with strange requests: make fuzz [CASES=24000] [SEED=1]
 	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)

@@ -16,10 +16,14 @@ PATIENCE = 60.0
 
 
 class Seen:
-    """What one reader has of a stream: ``frames``, byte for byte, one an event; half frames are forgotten."""
+    """What one reader has of a stream: ``frames``, byte for byte, one an event; half frames are forgotten.
+
+    ``pieces``: the connections it took; ``refused``: the body of the last answer that was no stream.
+    """
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self.refused = ""
         self.pieces = 0
         self._rest = b""
 
@@ -65,7 +69,7 @@ async def read(http: httpx.AsyncClient, seen: Seen, method: str, url: str, *, mo
     seen.begin()
     async with http.stream(method, url, **how) as answer:
         if answer.status_code != 200:
-            await answer.aread()
+            seen.refused = (await answer.aread()).decode()
             return answer.status_code
         async for data in answer.aiter_raw():
             taken = data[: int(min(most, len(data)))]

@@ -1,7 +1,8 @@
 """A chat-completions server whose answers are known beforehand: each tells which messages it was asked with.
 
 How it answers is said in the last user message: ``[words=20 pause=5 fault=reset@3]`` says twenty words with 5 ms before
-each, and the connection is reset after the third. ``fault``: reset, close, hang (each ``@`` a word) or 500.
+each, and the connection is reset after the third. ``fault``: reset, close, hang (each ``@`` a word) or 500. It goes on
+with a message that it is to continue, as vLLM does.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ class Teller:
     def __init__(self) -> None:
         self.asked = self.open = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Teller:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
         return self
+
+    def cut_all(self) -> None:
+        """Resets every connection."""
+        for writer in self._writers:
+            _reset(writer)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
@@ -66,15 +73,18 @@ class Teller:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = re.search(rb"(?i)content-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1])) if length else b""
-                if not await self._gone_meanwhile(reader, self._answer(json.loads(body or "null"), writer)):
+                work = self._answer(head.split(b" ", 2)[1].decode(), body, writer)
+                if not await self._gone_meanwhile(reader, work):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self._writers.discard(writer)
             writer.close()
 
     async def _gone_meanwhile(self, reader: asyncio.StreamReader, work: Any) -> bool:
@@ -90,12 +100,15 @@ class Teller:
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
 
-    async def _answer(self, body: Any, writer: asyncio.StreamWriter) -> bool:
-        if body is None:
-            writer.write(json_reply({"object": "list", "data": [{"id": "m", "object": "model"}]}))
+    async def _answer(self, path: str, sent: bytes, writer: asyncio.StreamWriter) -> bool:
+        if path != "/v1/chat/completions":
+            here = path == "/v1/models"
+            writer.write(json_reply({"object": "list", "data": [{"id": "m"}]}, status=200 if here else 404))
             return True
+        body = json.loads(sent)
         self.asked += 1
         messages = [(message["role"], _text(message["content"])) for message in body["messages"]]
+        told = messages.pop()[1] if body.get("continue_final_message") else ""
         manner = _manner(messages)
         pause = float(manner.get("pause", 0)) / 1000
         fault, _, place = manner.get("fault", "").partition("@")
@@ -104,13 +117,22 @@ class Teller:
             return True
         if not body.get("stream"):
             await asyncio.sleep(pause * len(words(messages)))
+            if fault:
+                return await _broken(fault, writer)
             writer.write(json_reply(completion(answer(messages))))
             return True
         writer.write(STREAM_HEAD + chunked(sse(chunk({"role": "assistant", "content": ""}))))
         for at, word in enumerate(words(messages)):
+            if told:  # as far as it has got it stands already
+                assert told.startswith(word) or word.startswith(told)
+                told, word = told[len(word) :], word[len(told) :]
+            if not word:
+                continue
             await asyncio.sleep(pause)
             if fault and at == int(place):
                 return await _broken(fault, writer)
+            if writer.transport.is_closing():
+                raise ConnectionResetError
             writer.write(chunked(sse(chunk({"content": word}))))
         writer.write(chunked(sse(chunk({}, "stop"), DONE)) + STREAM_END)
         return True
@@ -126,10 +148,15 @@ async def _broken(fault: str, writer: asyncio.StreamWriter) -> bool:
     if fault == "hang":
         await asyncio.Event().wait()
     if fault == "reset":
+        _reset(writer)
+    return False
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if not writer.transport.is_closing():
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
-    return False
 
 
 def _text(content: Any) -> str:
