@@ -113,14 +113,15 @@ class Sentinel(Server):
 class Cluster:
     """Three nodes that share the slots."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, *more: str) -> None:
+        """``more``: options of every node."""
         self.nodes: list[Server] = []
         for n in range(3):
             place = folder / str(n)
             place.mkdir()
             bus = str(free_port())
             options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "3000"]
-            self.nodes.append(Server.on_port(binary, place, *options, "--cluster-require-full-coverage", "no"))
+            self.nodes.append(Server.on_port(binary, place, *options, "--cluster-require-full-coverage", "no", *more))
         self.url = self.nodes[0].url.replace("redis://", "redis+cluster://")
         edges = [0, 5461, 10923, 16384]
         for n, node in enumerate(self.nodes):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from proxy.errors import StoreUnavailable
-from proxy.state.client import Client, Script
+from proxy.state.client import LIMIT, Client, Script
 from proxy.waits import Waiting
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ LEASE = 15.0
 
 RENEWAL = 5.0
 """Seconds between renewals."""
+
+_PAUSE = 1.0
+"""Seconds between two tries to release where the store is away."""
 
 _LEASE = Script("lease", vital=True)
 
@@ -63,17 +67,17 @@ class Locks:
             renewing.cancel()
             if lock.held:
                 lock.held = False
-                releasing = asyncio.create_task(self._release(lock))
-                self._releasing.add(releasing)
-                releasing.add_done_callback(self._releasing.discard)
+                releasing = self._spawn(self._release(lock))
                 if reachable:
                     with Waiting("store"):
                         await asyncio.shield(releasing)
 
     async def close(self) -> None:
-        """Waits for releases under way."""
+        """Waits for releases under way, but not for a store that is away."""
         if self._releasing:
-            await asyncio.wait(self._releasing)
+            await asyncio.wait(self._releasing, timeout=LIMIT)
+        for releasing in self._releasing:
+            releasing.cancel()
 
     async def _renew(self, lock: Lock) -> None:
         while True:
@@ -89,4 +93,20 @@ class Locks:
         try:
             await self._client.script(_LEASE, [lock.key], lock.token, 0)
         except StoreUnavailable:
-            pass  # already logged; the lease ends by itself
+            self._spawn(self._release_late(lock))
+
+    async def _release_late(self, lock: Lock) -> None:
+        """Tries until the lease has ended by itself, so that a conversation is free as soon as the store is back."""
+        for _ in range(int(LEASE / _PAUSE)):
+            await asyncio.sleep(_PAUSE)
+            try:
+                await self._client.script(_LEASE, [lock.key], lock.token, 0)
+            except StoreUnavailable:
+                continue  # already logged
+            return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        return task

@@ -9,6 +9,9 @@ import pytest
 from tests import servers
 from tests.faults.fleet import Fleet
 from tests.faults.teller import Teller
+from tests.routes.conftest import calling, serve
+
+__all__ = ["calling", "serve"]
 
 FULL = os.environ.get("STATECAR_FAULTS") == "full"
 """Whether the numbers are those that were promised, instead of what fits into a run of all tests."""
