@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy import sse
 from proxy.errors import RunLost, StatecarError, StoreUnavailable, TooManyFollowers
+from proxy.runs.polled import Polled
 from proxy.runs.running import ENDS, Running
 from proxy.state import Run, Runs, Stored
 from proxy.translate.response import skeleton
@@ -26,6 +27,7 @@ class Reading:
     def __init__(self, services: Services, running: Mapping[str, Running]) -> None:
         self._services, self._running = services, running
         self._runs: Runs = services.state.runs
+        self._polled = Polled(self._runs)
         self._followers = 0
 
     def check_room(self) -> None:
@@ -95,7 +97,7 @@ class Reading:
     async def snapshot(self, run: Run) -> dict[str, Any]:
         """The response as it stands: what readers of its stream have seen."""
         response = skeleton(run.request, run.id, run.created_at)
-        telling = await self.telling(run)
+        telling = await self._polled.telling(run.id)
         response["status"] = "in_progress" if run.began or telling.began else "queued"
         response["output"] = [item.item for item in telling.items]
         return response

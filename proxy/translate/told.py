@@ -23,6 +23,10 @@ _PARTS = {
 }
 
 
+_Place = tuple[int, int, str | None, str]
+"""Index of the item, of the part in it, the list of parts, the field."""
+
+
 class Told(OutputItem):
     """An item that somebody else has written so far."""
 
@@ -46,15 +50,24 @@ class Tokens(NamedTuple):
 class Telling:
     """Events, added up. ``sequence``: the number of the next one; ``began``: an upstream had taken the work up."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self.sequence = 0
         self.told, self.began, self.ended = False, False, False
         self._items: list[Item] = []
         self._closed: set[int] = set()
-        self._pieces: dict[tuple[int, int, str | None, str], list[str]] = {}
+        self._pieces: dict[_Place, list[str]] = {}
+        self._thought = self._whole = 0
+        self.add(events)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Goes on with the next ones."""
         for event in events:
             self._add(event)
-        self._join()
+        for (index, number, where, field), pieces in self._pieces.items():
+            if index not in self._closed:
+                holder = self._items[index][where][number] if where else self._items[index]
+                holder[field] += "".join(pieces)
+        self._pieces.clear()
 
     @property
     def items(self) -> list[OutputItem]:
@@ -83,9 +96,7 @@ class Telling:
     @property
     def deltas(self) -> Tokens:
         """How many pieces it came in; most backends send each token as one."""
-        sizes = {at: len(pieces) for at, pieces in self._pieces.items()}
-        thought = sum(size for (index, *_), size in sizes.items() if self._items[index]["type"] == "reasoning")
-        return Tokens(thought, sum(sizes.values()))
+        return Tokens(self._thought, self._whole)
 
     def _add(self, event: Event) -> None:
         self.sequence, kind = event["sequence_number"] + 1, event["type"]
@@ -109,15 +120,13 @@ class Telling:
     def _extend(self, event: Event, where: str | None, index: str | None, field: str) -> None:
         at = (event["output_index"], event[index] if index else 0, where, field)
         self._pieces.setdefault(at, []).append(event["delta"])
+        self._whole += 1
+        self._thought += self._items[at[0]]["type"] == "reasoning"
         if logprobs := event.get("logprobs"):
             self._items[at[0]]["content"][at[1]]["logprobs"] += logprobs
 
     def _put(self, event: Event, where: str, index: str) -> None:
         parts = self._items[event["output_index"]][where]
         parts[event[index] :] = [event["part"]]
-
-    def _join(self) -> None:
-        for (index, number, where, field), pieces in self._pieces.items():
-            if index not in self._closed:
-                holder = self._items[index][where][number] if where else self._items[index]
-                holder[field] = "".join(pieces)
+        for at in [at for at in self._pieces if at[:3] == (event["output_index"], event[index], where)]:
+            del self._pieces[at]  # they are in it

@@ -33,12 +33,26 @@ def resumed(events, request=None, *, go_on=False, **options):
     return stream
 
 
+def one_by_one(events):
+    telling = Telling()
+    for event in events:
+        telling.add([event])
+    return telling
+
+
+def seen(telling):
+    """All that a telling tells."""
+    items = [(item.index, item.closed, item.item) for item in telling.items]
+    return telling.sequence, telling.told, telling.began, telling.deltas, bool(telling.text), items
+
+
 @settings(max_examples=150, deadline=None)
 @given(CHUNKS, OPTIONS, REQUESTS)
 def test_whatever_was_told_can_be_ended_by_another(chunks, options, request_):
     """The rules compare the last event's output with all that was told before it."""
     options = {name: value for name, value in options.items() if name != "done"}
     events = begun(chunks, request_, **options)
+    assert seen(Telling(copied(events))) == seen(one_by_one(copied(events)))
     for error in (GONE, None):
         stream = resumed(events, request_, **options)
         stream.fail(error)
