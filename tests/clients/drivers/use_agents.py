@@ -150,6 +150,26 @@ async def compact():
         has((await run("What is my name?", session=session)).final_output, "Ada")
 
 
+async def websocket():
+    model = agents.OpenAIResponsesWSModel(model=MODEL, openai_client=client)
+    try:
+        who = agent(model=model, tools=[get_weather])
+        said, run = await streamed(WEATHER, who)
+        has(said, "21 degrees in Paris")
+        made = await agents.Runner.run(who, "What is my name?", previous_response_id=run.last_response_id)
+        assert made.final_output
+        settings = agents.ModelSettings(store=False)
+        who = agent(model=model, tools=[get_weather], model_settings=settings)
+        made = await agents.Runner.run(who, WEATHER_TWICE, auto_previous_response_id=True)
+        has(made.final_output, "21 degrees in Paris; 21 degrees in Rome")
+        assert len(made.raw_responses) == 2
+        await refused(
+            lambda: agents.Runner.run(who, REFUSED[400]), 400, agents.models.openai_responses.ResponsesWebSocketError
+        )
+    finally:
+        await model.close()
+
+
 async def handoff():
     other = agent(name="Weather", tools=[get_weather])
     made = await run(
@@ -202,6 +222,7 @@ drive(
         "conversation": conversation,
         "session": session,
         "compact": compact,
+        "websocket": websocket,
         "handoff": handoff,
         "reasoning": reasoning,
         "images": images,

@@ -8,9 +8,11 @@ one it does not know (functions and namespaces), one with custom tools, one whos
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
@@ -91,8 +93,29 @@ def text():
 
 def streaming():
     has(Run("Count to 5").said, "1 2 3 4 5")
-    upgraded = Run("Count to 5", "-c", "model_providers.statecar.supports_websockets=true")
-    has(upgraded.said, "1 2 3 4 5")
+
+
+def websocket():
+    """Each call of a run goes over one connection: a warm-up, then new items only."""
+    upgrade = ("-c", "model_providers.statecar.supports_websockets=true")
+    before = connections()
+    calls = {"calls": [["exec_command", {"cmd": "echo hello > made.txt; cat made.txt"}]]}
+    run = Run(steps(calls, {"say": "Done."}), *upgrade)
+    assert run.made("made.txt") == "hello\n"
+    has(run.results(), "hello")
+    has(run.said, "Done.")
+    first = Run("My name is Ada.", *upgrade)
+    has(Run("What is my name?", *upgrade, after=first).said, "Ada")
+    time.sleep(1)  # until they are counted
+    assert connections() >= before + 3, (before, connections())
+
+
+def connections():
+    """WebSockets that the server has taken and that are over."""
+    with urllib.request.urlopen(f"{URL.removesuffix('/v1')}/metrics") as answer:
+        told = answer.read().decode()
+    counted = re.search(r'^statecar_requests_total\{method="WEBSOCKET".*status="101"\} (\S+)', told, re.MULTILINE)
+    return float(counted[1]) if counted else 0
 
 
 def tools():
@@ -216,6 +239,7 @@ drive(
     {
         "text": text,
         "streaming": streaming,
+        "websocket": websocket,
         "tools": tools,
         "parallel tools": parallel_tools,
         "namespaces": namespaces,
