@@ -20,7 +20,7 @@ class Client:
 
 CLIENTS = (
     Client("openai-python", "use_openai.py", ("openai[realtime]==3.51.0",)),
-    Client("openai-node", "use_openai.mjs", ("openai@7.55.0", "zod@4.6.7"), npm=True),
+    Client("openai-node", "use_openai.mjs", ("openai@7.55.0", "ws@8.23.0", "zod@4.6.7"), npm=True),
     Client("codex", "use_codex.py", ("@openai/codex@0.169.0",), npm=True),
     Client("openai-agents-python", "use_agents.py", ("openai-agents==0.24.0",)),
     Client("openai-agents-node", "use_agents.mjs", ("@openai/agents@0.20.0", "openai@7.55.0", "zod@4.6.7"), npm=True),

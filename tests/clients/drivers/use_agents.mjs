@@ -1,6 +1,8 @@
 // @openai/agents: its loop, its sessions on our conversations, handoffs.
 import assert from 'node:assert/strict';
-import { Agent, OpenAIConversationsSession, OpenAIResponsesModel, run, setTracingDisabled, tool } from '@openai/agents';
+import {
+  Agent, OpenAIConversationsSession, OpenAIResponsesModel, OpenAIResponsesWSModel, run, setTracingDisabled, tool,
+} from '@openai/agents';
 import OpenAI from 'openai';
 import { z } from 'zod';
 import {
@@ -76,6 +78,17 @@ await drive('openai-agents-node', version('@openai/agents'), {
     assert.equal((await session.popItem()).role, 'assistant');
     assert.equal((await session.getItems()).length, 7);
     await session.clearSession();
+  },
+  async websocket() {
+    const model = new OpenAIResponsesWSModel(client, MODEL);
+    try {
+      const [said, result] = await streamed(WEATHER, { model, tools: [weather] });
+      has(said, '21 degrees in Paris');
+      await play('My name is Ada.', { model }, { previousResponseId: result.lastResponseId });
+      has((await play(WEATHER_TWICE, { model, tools: [weather] })).finalOutput, '21 degrees in Paris; 21 degrees in Rome');
+    } finally {
+      await model.close();
+    }
   },
   async handoff() {
     const other = agent({ name: 'Weather', tools: [weather] });

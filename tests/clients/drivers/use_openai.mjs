@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { zodTextFormat } from 'openai/helpers/zod';
+import { ResponsesWS } from 'openai/resources/responses/ws';
 import { z } from 'zod';
 import {
   CUT, LOOK, MODEL, PERSON, PNG, SLOW, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, version,
@@ -100,6 +101,21 @@ await drive('openai-node', version('openai'), {
     const last = (await said(CUT)).at(-1);
     assert.equal(last.type, 'response.failed');
     has(last.response.output[0].content[0].text, 'These words came');
+  },
+  async websocket() {
+    const socket = new ResponsesWS(client);
+    const turn = (input, options) => new Promise((resolve, reject) => {
+      socket.once('response.completed', (event) => resolve(event.response));
+      socket.once('error', reject);
+      socket.send({ type: 'response.create', model: MODEL, input, ...options });
+    });
+    const said = ({ output }) => output[0].content[0].text;
+    try {
+      const first = await turn('My name is Ada.', { store: false });
+      has(said(await turn('What is my name?', { store: false, previous_response_id: first.id })), 'Ada');
+    } finally {
+      socket.close();
+    }
   },
   async background() {
     let made = await create('Say later', { background: true });
