@@ -36,6 +36,14 @@ def dumps(value: Any) -> bytes:
             raise ValueError("the value is nested too deeply for JSON") from None
 
 
+def canonical(value: Any) -> bytes:
+    """The same bytes for values that are the same, whatever the order of their keys."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+
+
 def _finite(number: str) -> float:
     value = float(number)
     return value if math.isfinite(value) else _refuse(number)

@@ -150,6 +150,29 @@ class ConnectionExpired(InvalidRequest):
         )
 
 
+class KeyReused(StatecarError):
+    """An idempotency key came with another body than before."""
+
+    status, type, code = 400, "invalid_request_error", "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This 'Idempotency-Key' was already used for a request with another body. Use a new key for a new request,"
+            " or send the same body again."
+        )
+
+
+class KeyLost(StatecarError):
+    """The server stalled for longer than it holds a key, so another request may make the response."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another request with this 'Idempotency-Key' has come between. Please retry.", headers={"retry-after": "1"}
+        )
+
+
 class RunLost(StatecarError):
     """Another process makes the response now: this one must not tell or keep anything more of it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -10,17 +11,26 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from proxy import ids
-from proxy.errors import InvalidRequest, NotFound, UpgradeRequired
+from proxy import codec, ids
+from proxy.errors import InvalidRequest, NotFound, StoreUnavailable, UpgradeRequired
 from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
+from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
 from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, Pace, RunReply, SseReply, ValueReply
-from proxy.runs import Runner
-from proxy.state import Run, State, Stored, cut
+from proxy.runs import KeyedRequest, Runner
+from proxy.state import Claim, Run, State, Stored, cut
 from proxy.translate.response import public, restore
 from proxy.turn import Services, Turn, compact, input_tokens, stateless
 from proxy.waits import Waits, begin
-from proxy.wire import compact_response, count_input_tokens, create_response, flag, on_disconnect, starting_after
+from proxy.wire import (
+    compact_response,
+    count_input_tokens,
+    create_response,
+    flag,
+    idempotency_key,
+    on_disconnect,
+    starting_after,
+)
 
 
 @dataclass(frozen=True)
@@ -66,33 +76,63 @@ class Responses:
         # sealed for nobody in particular, what clients carry for us would be lost
         unknown = self.services.stateless and self.services.sealer is None
         caller = await self.access.caller(request, unknown=unknown)
-        body = create_response(await json_body(request, self.body_limit))
+        given = await json_body(request, self.body_limit)
+        body = create_response(given)
+        key = idempotency_key(request.headers.items())
+        if key and body.get("store", True):
+            if not caller.tenant:
+                raise StoreUnavailable  # whose key it is cannot be known
+            claim = Claim.of(caller.tenant, key, codec.canonical(given))
+            return self._keyed(request, Turn(self.services, body, caller), claim, waits, done=done)
         disconnect = on_disconnect(request.headers.items()) or self.on_disconnect
         unkept = await stateless(body, self.services, caller)
         if unkept:
             body["store"] = False
         turn = Turn(self.services, body, caller, unkept=unkept)
         if body.get("background"):
-            return await self._background(request, turn, done=done)
+            return await self._background(request, turn, None, done=done)
         if disconnect == "detach" and body.get("store", True):
-            return self._detached(turn, waits, done=done)
+            return self._detached(turn, waits, None, done=done)
         if body.get("stream"):
             return SseReply(turn, self.requests, waits, self.pace, done=done)
         return JsonReply(turn, self.requests, waits)
 
-    async def _background(self, request: Request, turn: Turn, *, done: bool) -> ASGIApp:
+    def _keyed(self, request: Request, turn: Turn, claim: Claim, waits: Waits, *, done: bool) -> ASGIApp:
+        """The turn that stands for its key, or the answer of the one that does (wire §10.13)."""
+        key = self.runner.keyed(claim)
+
+        async def make() -> ASGIApp:
+            if turn.is_background:
+                return await self._background(request, turn, key, done=done)
+            return self._detached(turn, waits, key, done=done)
+
+        async def join(found: Stored | Run) -> ASGIApp | None:
+            if turn.streams:
+                if not await self._is_logged(found):
+                    raise InvalidRequest("The events of this key's response are no longer there: ask with a new key.")
+                self.runner.reading.check_room()
+                return self._events(found.id, -1, done=done, headers=REPLAYED)
+            if isinstance(found, Run) and not turn.is_background:
+                ended = await self.runner.reading.end(found.id, found.tenant)
+                return answer(_whole(ended), headers=REPLAYED) if ended else None
+            return answer(await self._seen(found), headers=REPLAYED)
+
+        return KeyedReply(key, make, join)
+
+    async def _background(self, request: Request, turn: Turn, key: KeyedRequest | None, *, done: bool) -> ASGIApp:
         if turn.streams:
             self.runner.reading.check_room()
-        running = await self.runner.begin(turn)
+        running = await self.runner.begin(turn, key)
         facts(request.scope).update(model=running.run.request["model"][:128], response=running.run.id)
         if turn.streams:
             return self._events(running.run.id, -1, done=done, headers=turn.headers)
         return answer(running.opening, headers=turn.headers)
 
-    def _detached(self, turn: Turn, waits: Waits, *, done: bool) -> ASGIApp:
+    def _detached(self, turn: Turn, waits: Waits, key: KeyedRequest | None, *, done: bool) -> ASGIApp:
+        make = partial(self.runner.detached, turn, key)
         if turn.streams:
-            return DetachedReply(turn, self.runner, self.requests, waits, self.pace, done=done)
-        return DetachedJsonReply(turn, self.runner, self._ended)
+            return DetachedReply(turn, self.runner, make, self.requests, waits, self.pace, done=done)
+        return DetachedJsonReply(turn, make, self._ended)
 
     async def _ended(self, id_: str, tenant: str) -> dict[str, Any]:
         """The response that a run has ended with elsewhere."""
@@ -121,13 +161,9 @@ class Responses:
         after = starting_after(query) if streamed else None
         found = await self._found(request)
         if not streamed:
-            return answer(await self.runner.reading.snapshot(found) if isinstance(found, Run) else _whole(found))
-        if isinstance(found, Run):
-            logged, was_run = bool(found.request.get("stream")), True
-        else:
-            logged = await self.runner.reading.is_logged(found)
-            was_run = bool(found.body.get("background") or found.logged)
-        if not logged:
+            return answer(await self._seen(found))
+        if not await self._is_logged(found):
+            was_run = isinstance(found, Run) or found.body.get("background") or found.logged
             missing = "stream" if was_run else "background"
             raise InvalidRequest(
                 f"This response cannot be streamed because it was not created with {missing}=true.", param="stream"
@@ -179,6 +215,16 @@ class Responses:
             return {"object": "response.input_tokens", "input_tokens": tokens}, {}
 
         return ValueReply(counted)
+
+    async def _seen(self, found: Stored | Run) -> dict[str, Any]:
+        """The response as it stands."""
+        return await self.runner.reading.snapshot(found) if isinstance(found, Run) else _whole(found)
+
+    async def _is_logged(self, found: Stored | Run) -> bool:
+        """Whether there are events of it to be read."""
+        if isinstance(found, Run):
+            return bool(found.request.get("stream"))
+        return await self.runner.reading.is_logged(found)
 
     async def _found(self, request: Request) -> Stored | Run:
         """The response, or the run that will become it. Raises NotFound."""

@@ -223,15 +223,24 @@ class DetachedReply(_EventStream):
     """An ASGI answer: the same bytes, of a turn that is a run from its first event on (wire §3.1)."""
 
     def __init__(
-        self, turn: Turn, runner: Runner, requests: OpenRequests, waits: Waits, pace: Pace, *, done: bool
+        self,
+        turn: Turn,
+        runner: Runner,
+        make: Callable[[], Detached],
+        requests: OpenRequests,
+        waits: Waits,
+        pace: Pace,
+        *,
+        done: bool,
     ) -> None:
+        """``make``: begins to make it; raises ShuttingDown."""
         super().__init__(requests, pace, done=done)
-        self._turn, self._waits, self._runner = turn, waits, runner
+        self._turn, self._waits, self._runner, self._make = turn, waits, runner, make
         self._headers = turn.headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._begin(scope, send)
-        self._detached = self._runner.detached(self._turn)
+        self._detached = self._make()
         with _attending(self._detached, self._facts):
             try:
                 async with attended(receive, self):
@@ -261,12 +270,14 @@ class DetachedReply(_EventStream):
 class DetachedJsonReply:
     """An ASGI answer: the response that a detached turn ends with; errors instead of it are raised."""
 
-    def __init__(self, turn: Turn, runner: Runner, elsewhere: Callable[[str, str], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self, turn: Turn, make: Callable[[], Detached], elsewhere: Callable[[str, str], Awaitable[dict[str, Any]]]
+    ) -> None:
         """``elsewhere``: waits for a response, by its id and tenant, that another process has taken up."""
-        self._turn, self._runner, self._elsewhere = turn, runner, elsewhere
+        self._turn, self._make, self._elsewhere = turn, make, elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detached = self._runner.detached(self._turn)
+        detached = self._make()
         with _attending(detached, facts(scope)):
             async with attended(receive):
                 try:

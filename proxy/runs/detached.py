@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.errors import StatecarError, StoreUnavailable
+from proxy.runs.keyed import KeyedRequest
 from proxy.runs.running import ENDS, Running
 from proxy.state import Lease, Run, Runs
 from proxy.translate.items import Event
@@ -22,16 +23,16 @@ class Detached(Running):
     waits_for_room = False
     task: asyncio.Task[None]
 
-    def __init__(self, runs: Runs, turn: Turn, enter: Callable[[Detached], object]) -> None:
-        """``enter``: told when it becomes a run."""
+    def __init__(self, runs: Runs, turn: Turn, enter: Callable[[Detached], object], key: KeyedRequest | None) -> None:
+        """``enter``: told when it becomes a run. ``key``: it is to stand for that."""
         super().__init__(runs, turn, _NONE_YET, Lease(""))
         self.entered = False
-        self._enter = enter
+        self._enter, self._key = enter, key
         self._telling = asyncio.Lock()
         self._untold: list[Event] = []
         self._begun = False
         self.go.set()
-        turn.attended, turn.settle = True, self._settle
+        turn.attended, turn.settle, turn.keyed = True, self._settle, key is not None
 
     # -- the request's side
 
@@ -92,6 +93,14 @@ class Detached(Running):
 
     # -- telling
 
+    async def make(self, first: list[Event], batches: AsyncGenerator[list[Event], None]) -> None:
+        """The same, and its key is free again if it became no run."""
+        try:
+            await super().make(first, batches)
+        finally:
+            if self._key:
+                await self._key.let_go()
+
     async def _tell(self, events: list[Event]) -> None:
         """Also what is told between the turn's own events, by the request's clock: one at a time, in order.
 
@@ -113,6 +122,8 @@ class Detached(Running):
             if not self.run.id:
                 self.run, self.lease = run, Lease(run.id)
             try:
+                if self._key:
+                    await self._key.name(run.id)
                 await self._runs.create(run, self.lease)
             except StatecarError as exc:
                 self.failure, self._begun = exc, False
@@ -121,6 +132,8 @@ class Detached(Running):
         self.turn.lease = self.lease
         self._began = self.entered = True
         self._enter(self)
+        if self._key:
+            await self._key.let_go()
 
     async def _settle(self) -> None:
         """The log has all that was told by now; called before the last events are saved with the response."""

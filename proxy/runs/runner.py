@@ -12,9 +12,10 @@ from typing import Any
 
 from proxy.errors import RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.runs.detached import Detached
+from proxy.runs.keyed import KeyedRequest
 from proxy.runs.reading import Reading
 from proxy.runs.running import ENDS, Running
-from proxy.state import Lease, Run, Runs
+from proxy.state import Claim, Lease, Run, Runs
 from proxy.translate.items import Event
 from proxy.turn import RESTARTED, Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
 
@@ -56,6 +57,7 @@ class Runner:
         self._runs: Runs = services.state.runs
         self._running: dict[str, Running] = {}
         self._tasks: dict[asyncio.Task[None], Running | None] = {}
+        self._keys: set[KeyedRequest] = set()
         self._busy = asyncio.Event()
         self.reading = Reading(services, self._running)
 
@@ -83,23 +85,30 @@ class Runner:
 
     # -- making
 
-    async def begin(self, turn: Turn) -> Running:
-        """Makes a turn a run: what it needs is read and kept, and it goes on whoever leaves.
+    async def begin(self, turn: Turn, key: KeyedRequest | None = None) -> Running:
+        """Makes a turn a run: what it needs is read and kept, and it goes on whoever leaves. ``key``: it is to stand
+        for that.
 
         Raises what refuses the turn, TooManyRuns, and ShuttingDown.
         """
         if not self._most:
             raise ShuttingDown
+        turn.keyed = key is not None
         batches = turn.run()
         try:
             first = await anext(batches)
             run = turn.as_run()
             lease = turn.lease = Lease(run.id)
+            if key:
+                await key.name(run.id)
             await self._created(run, lease)
         except BaseException:
             turn.lease = None
             await batches.aclose()
             raise
+        finally:
+            if key:
+                await key.let_go()
         running = Running(self._runs, turn, run, lease)
         running.opening = first[0]["response"]
         self._make(running, first, batches)
@@ -119,14 +128,19 @@ class Runner:
         except RunLost:
             pass  # by now another process would have made it
 
-    def detached(self, turn: Turn) -> Detached:
-        """Makes a turn that becomes a run with its first event; what refuses it before that ends it.
+    def keyed(self, claim: Claim) -> KeyedRequest:
+        """A request with an idempotency key, which is held as long as it needs it."""
+        return KeyedRequest(self._services.state, claim, self._keys)
+
+    def detached(self, turn: Turn, key: KeyedRequest | None = None) -> Detached:
+        """Makes a turn that becomes a run with its first event; what refuses it before that ends it. ``key``: it is to
+        stand for that.
 
         Raises ShuttingDown.
         """
         if not self._most:
             raise ShuttingDown
-        detached = Detached(self._runs, turn, self._entered)
+        detached = Detached(self._runs, turn, self._entered, key)
         detached.task = self._spawn(self._made(detached, [], turn.run()), detached)
         return detached
 
@@ -260,7 +274,7 @@ class Runner:
         while True:
             await asyncio.sleep(self._runs.limits.lease / 3)
             held = list(self._running.values())
-            await asyncio.gather(*map(self._renew, held))
+            await asyncio.gather(*map(self._renew, held), *(key.renew() for key in self._keys))
             try:
                 await self._runs.seen_to([(running.run.id, running.run.tenant) for running in held])
             except StoreUnavailable:

@@ -11,6 +11,7 @@ from math import inf
 from proxy.state import keys
 from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
+from proxy.state.idempotency import Claim, IdempotencyKeys
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
 from proxy.state.page import Page, cut
@@ -21,6 +22,7 @@ from proxy.state.runs import End, Lease, Limits, Run, Runs
 from proxy.state.secret import TenantSecret
 
 __all__ = [
+    "Claim",
     "Conversation",
     "Conversations",
     "Draft",
@@ -50,7 +52,7 @@ _NEWS = 1.5
 
 
 class State:
-    """Responses, runs, conversations and lessons in one store."""
+    """Responses, runs, conversations, idempotency keys and lessons in one store."""
 
     def __init__(
         self, client: Client, waiting: Client, lifetimes: keys.Lifetimes, lesson_ttl: int, limits: Limits
@@ -61,6 +63,7 @@ class State:
         self.responses = Responses(client, lifetimes, limits.log_ttl)
         self.runs = Runs(client, waiting, lifetimes, limits)
         self.conversations = Conversations(client, lifetimes)
+        self.idempotency = IdempotencyKeys(client, limits.lease)
         self.lessons = Lessons(client, lesson_ttl)
 
     async def ping(self) -> None:

@@ -35,6 +35,20 @@ def tenant_index(tenant: str) -> str:
     return f"sc:{{t:{tenant}}}:r"
 
 
+KEY_TTL = 86400
+"""Seconds that a response stands for its idempotency key, and that its events are kept at least."""
+
+
+def key_hold(tenant: str, key: str) -> str:
+    """String: who is about to make the response for an idempotency key, given by its hash: body hash, then token."""
+    return f"sc:{{t:{tenant}}}:h:{key}"
+
+
+def key_name(tenant: str, key: str) -> str:
+    """String: the response that stands for an idempotency key, given by its hash: body hash, then id."""
+    return f"sc:{{t:{tenant}}}:y:{key}"
+
+
 def lesson(upstream: str, model: str) -> str:
     """String: what the refusals of an upstream taught for a model. Hashed: the model's name is a caller's text."""
     named = f"{upstream}\0{model}".encode("utf-8", "surrogatepass")

@@ -12,7 +12,7 @@ from proxy.errors import LockLost, RunCancelled, RunLost, StatecarError, StoreUn
 from proxy.state import records
 from proxy.state.client import Client, Script
 from proxy.state.index import OTHER, Listed, TenantIndex
-from proxy.state.keys import CONVERSATION_LOG, Lifetimes, Lineage
+from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
 from proxy.state.page import Page
 from proxy.state.past import Item, Items, Past, decode, whole, without
 from proxy.state.records import Draft, Stored
@@ -186,10 +186,11 @@ class Responses:
         keys = [lineage.record(turn), lineage.log(past.log or turn), lineage.log(turn), lineage.meta, lineage.texts]
         if lock:
             keys += [lineage.conversation, lineage.index, lineage.lock]
-        token, first, events = "", 0, list[bytes]()
+        token, first, events, log_ttl = "", 0, list[bytes](), self._log_ttl
         if end := draft.end:
             keys += [lineage.run(turn), lineage.lease(turn), lineage.events(turn)]
             token, first, events = end.lease.token, end.first, list(end.events)
+            log_ttl = max(log_ttl, KEY_TTL) if log_ttl and end.keyed else log_ttl
         items = [*carried, *draft.input, *draft.output]
         fields, texts = records.encode(draft)
         return (
@@ -209,7 +210,7 @@ class Responses:
             len(fields),
             len(texts),
             token,
-            self._log_ttl,
+            log_ttl,
             first,
             len(events),
             *fields,

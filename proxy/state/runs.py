@@ -44,7 +44,7 @@ class Run:
 
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
-    ``past``: where what it continues from lies, if that is a response.
+    ``past``: where what it continues from lies, if that is a response. ``keyed``: it stands for an idempotency key.
     """
 
     id: str
@@ -58,6 +58,7 @@ class Run:
     claims: int = 0
     began: bool = False
     cancelled: bool = False
+    keyed: bool = False
 
     @property
     def whole_request(self) -> dict[str, Any]:
@@ -75,11 +76,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a run, with its response's save. ``events``: its last ones, from number ``first`` on."""
+    """The end of a run, with its response's save. ``events``: its last ones, from number ``first`` on.
+
+    ``keyed``: they are kept for as long as the response stands for its idempotency key.
+    """
 
     lease: Lease
     first: int
     events: Sequence[bytes]
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,7 @@ class Runs:
             "h": run.headers,
             "k": run.lock,
         }
-        if run.began:
-            fields["b"] = 1
+        fields |= {name: 1 for name, is_so in (("b", run.began), ("y", run.keyed)) if is_so}
         if run.past:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
         flat = [part for pair in fields.items() for part in pair]
@@ -277,6 +281,7 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
         claims=int(fields.get(b"n", b"0")),
         began=b"b" in fields,
         cancelled=b"x" in fields,
+        keyed=b"y" in fields,
     )
 
 

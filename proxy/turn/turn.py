@@ -53,7 +53,7 @@ class Turn:
     ``facts`` collects what the access log says of it: ids, status and token counts, never content. ``headers``: those
     of the upstream's answer that belong on ours, known when the first event comes. ``streams``: somebody wants the
     events, not only the last one's response. Of a turn that goes on when its client leaves: ``attended``: it has not;
-    ``settle``: awaited before the response is saved.
+    ``settle``: awaited before the response is saved. ``keyed``: an idempotency key stands for it.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Turn:
             self.facts["stateless"], self.headers[HEADER] = True, "true"
         self.lease: Lease | None = None
         self.saved = self.attended = False
+        self.keyed = resumed is not None and resumed.run.keyed
         self.settle: Callable[[], Awaitable[None]] | None = None
         self.streams, self._generates = bool(request.get("stream")), generates
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
@@ -82,6 +83,11 @@ class Turn:
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
         self._interruptible = True
+
+    @property
+    def is_background(self) -> bool:
+        """Whether nobody waits for its end."""
+        return bool(self._request.get("background"))
 
     @property
     def request_id(self) -> str:
@@ -104,7 +110,7 @@ class Turn:
             stack.callback(self._leave)
             closing: list[Event] = []
             failure: StatecarError | None = None
-            if self._request.get("background") and not (self._resumed and self._resumed.telling.told):
+            if self.is_background and not (self._resumed and self._resumed.telling.told):
                 self._interruptible = False
                 yield work.stream.queue()
                 self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
@@ -162,6 +168,7 @@ class Turn:
             headers=kept_headers(caller, self._services.sealer),
             lock=past.lock.token if past.lock else "",
             past=past.place if "previous_response_id" in self._request else None,
+            keyed=self.keyed,
         )
 
     def as_past(self) -> Past:
@@ -351,7 +358,7 @@ class Turn:
         )
         if self.lease:
             told = list(map(sse.encode, events)) if self.streams else []
-            draft.end = RunEnd(self.lease, events[0]["sequence_number"], told)
+            draft.end = RunEnd(self.lease, events[0]["sequence_number"], told, self.keyed)
         try:
             await self._services.state.responses.save(draft)
         except (RunLost, RunCancelled):

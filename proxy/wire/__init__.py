@@ -6,7 +6,7 @@ as ``InvalidRequest`` in OpenAI's words (wire §2.3); what only a backend can ju
 
 from proxy.wire.conversations import create_conversation, create_items, update_conversation
 from proxy.wire.frames import CREATE, STEER, create_frame, frame
-from proxy.wire.headers import on_disconnect
+from proxy.wire.headers import idempotency_key, on_disconnect
 from proxy.wire.items import input_item
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
@@ -22,6 +22,7 @@ __all__ = [
     "create_response",
     "flag",
     "frame",
+    "idempotency_key",
     "include",
     "input_item",
     "integer",

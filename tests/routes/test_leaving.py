@@ -21,11 +21,11 @@ async def patient(calling):
 
 
 @asynccontextmanager
-async def sent(caller, **body):
+async def sent(caller, headers="", **body):
     """A request to create on a raw connection, its answer unread; leaving the block hangs up."""
     host, port = caller.http.base_url.host, caller.http.base_url.port
     content = json.dumps({"model": "m", "input": "Leaving", **body}).encode()
-    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {caller.key}\r\n"
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {caller.key}\r\n{headers}"
     reader, writer = await asyncio.open_connection(host, port, limit=1024)
     try:
         writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)

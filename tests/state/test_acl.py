@@ -12,7 +12,7 @@ from proxy import ids
 from proxy.app import create_app
 from proxy.errors import StatecarError, StoreUnavailable
 from proxy.settings import Settings
-from proxy.state import End, Lease, Page, Run, keys, leases
+from proxy.state import Claim, End, Lease, Page, Run, keys, leases
 from tests.backend import serving
 from tests.callers import Caller, ok, unframed
 from tests.routes.conftest import alive
@@ -112,6 +112,7 @@ async def every_verb(account):
         await _responses(state, talk)
         await _conversations(state, talk)
         await _runs(state, talk)
+        await _keys(state, talk)
         await Talk(lasting).conversation("kept")
         assert [warning for warning in await state.warnings() if "volatile-lru" in warning]
         await state.tenant_secret()
@@ -185,6 +186,17 @@ async def _runs(state, talk):
     await runs.release(lease, tenant)
     assert (draft.id, tenant) in await runs.due(1000)
     await runs.ended(draft.id, tenant)
+
+
+async def _keys(state, talk):
+    claim, other = (Claim.of(talk.tenant, "key", b"body") for _ in range(2))
+    assert await state.idempotency.take(claim) is None
+    await state.idempotency.hold(claim)
+    assert await state.idempotency.name(claim, "resp_x")
+    await state.idempotency.let_go(claim)
+    assert (await state.idempotency.take(other)).response == "resp_x"
+    assert await state.idempotency.take(other, "resp_x") is None
+    await state.idempotency.let_go(other)
 
 
 async def fault(account, caplog):

@@ -3,14 +3,14 @@
 from importlib import resources
 
 from proxy import state
-from proxy.state import End, Lease, Page, Run, client, conversations, index, leases, responses, runs
+from proxy.state import Claim, End, Lease, Page, Run, client, conversations, idempotency, index, leases, responses, runs
 from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
 from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, index, leases, runs)
+    for module in (state, responses, conversations, idempotency, index, leases, runs)
     for one in vars(module).values()
     if isinstance(one, Script)
 }
@@ -52,7 +52,11 @@ async def every_script(talk):
     await store.responses.list(tenant, Page(), None)
     await store.responses.delete(b.id, tenant)
     await store.conversations.delete(made.id, tenant)
-    d = talk.draft()
+    await every_script_of_runs(talk)
+
+
+async def every_script_of_runs(talk):
+    store, tenant, d = talk.state, talk.tenant, talk.draft()
     lease = Lease(d.id)
     await store.runs.create(Run(d.id, tenant, d.created_at, {}, d.input), None)
     await store.runs.claim(d.id, tenant, lease)
@@ -67,6 +71,10 @@ async def every_script(talk):
     await store.runs.create(Run(e.id, tenant, e.created_at, {}, e.input), Lease(e.id, "mine"))
     await store.responses.find(e.id, tenant)
     await store.runs.drop(Lease(e.id, "mine"), tenant)
+    claim = Claim.of(tenant, "key", b"body")
+    await store.idempotency.take(claim)
+    await store.idempotency.name(claim, e.id)
+    await store.idempotency.let_go(claim)
 
 
 def keys_of(draft):
