@@ -118,8 +118,8 @@ class Client:
             rule = [("system", f"Rule {self._count}.")]
             given = given | {"instructions": rule[0][1]}
         way = self.chance.choice(WAYS)
-        leaves = self.chance.random() < (0.1 if way in ("plain", "streamed") else 0.5)
-        cancels = way not in ("plain", "streamed") and self.chance.random() < 0.15
+        leaves = self.chance.random() < (0.1 if way in ("plain", "streamed", "websocket") else 0.5)
+        cancels = way.startswith(("background", "detached")) and self.chance.random() < 0.15
         return Turn(way, asked, [rule + one for one in held], given, story, leaves, cancels)
 
     def _keep(self, turn: Turn, messages: list[Message]) -> None:

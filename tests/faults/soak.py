@@ -12,6 +12,7 @@ import asyncio
 import random
 import re
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -109,8 +110,8 @@ class Soak:
         try:
             await asyncio.gather(*map(self._live, self.clients))
         finally:
-            for task in (troubling, sampling):
-                task.cancel()
+            troubling.cancel()
+            sampling.cancel()
             ended = await asyncio.gather(troubling, sampling, return_exceptions=True)
             await asyncio.gather(*(client.close() for client in self.clients))
         for exc in ended:
@@ -224,7 +225,14 @@ def main() -> None:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     seed = (sys.argv[2:] or [secrets.token_hex(4)])[0]
     print(f"seed {seed}", flush=True)
-    sys.exit(0 if asyncio.run(Soak(minutes, seed).run()) else 1)
+    sys.exit(0 if asyncio.run(_until_told(Soak(minutes, seed))) else 1)
+
+
+async def _until_told(soak: Soak) -> bool:
+    """Runs it; SIGTERM ends it with all that it has started."""
+    running = asyncio.create_task(soak.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    return await running
 
 
 if __name__ == "__main__":

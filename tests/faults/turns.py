@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from tests.faults.model import Story
 from tests.faults.reading import Seen, read
@@ -22,7 +24,7 @@ STUCK = 60.0
 
 ENDS = ("completed", "incomplete", "failed", "cancelled")
 
-WAYS = ("plain", "streamed", "background", "background streamed", "detached", "detached streamed")
+WAYS = ("plain", "streamed", "websocket", "background", "background streamed", "detached", "detached streamed")
 
 
 class Site(Protocol):
@@ -112,6 +114,8 @@ class Turns:
         body = {"model": "m", "input": turn.asked[1]} | turn.body | background
         if turn.way.endswith("streamed"):
             return await self._streamed(turn, url, headers, body | {"stream": True})
+        if turn.way == "websocket":
+            return await self._over_websocket(turn, url.replace("http", "ws", 1), body)
         leaving = self._chance.uniform(0, 0.5) if turn.leaves else None
         try:
             async with asyncio.timeout(leaving):
@@ -121,7 +125,7 @@ class Turns:
         except httpx.TransportError as exc:
             return await self._cut(turn, exc)
         if got.status_code != 200:
-            return await self._refused(turn, got.status_code, got.text)
+            return await self._refused(turn, got.status_code, strict.error(got.json()))
         response = got.json()
         turn.id = response["id"]
         return await self._end(turn) if background else await self._judged(turn, response)
@@ -137,13 +141,32 @@ class Turns:
         except AssertionError as exc:
             turn.story.broken("wrong", str(exc))
         if status not in (0, 200):
-            return await self._refused(turn, status, turn.seen.refused)
+            return await self._refused(turn, status, strict.error(json.loads(turn.seen.refused)))
         turn.id = turn.seen.id
         if turn.seen.is_over:
             return await self._judged(turn, self._valid(turn))
         if not (cut or turn.leaves or turn.is_run):
             turn.story.broken("wrong", f"the stream of {turn.id} ended without an end")
         return await self._cut(turn, cut)
+
+    async def _over_websocket(self, turn: Turn, url: str, body: dict[str, Any]) -> Outcome:
+        most = self._chance.randrange(20) if turn.leaves else 10**9
+        headers = {"authorization": self._http.headers["authorization"]}
+        cut: Exception | None = None
+        try:
+            async with connect(
+                url, additional_headers=headers, proxy=None, max_size=None, open_timeout=STUCK
+            ) as socket:
+                await socket.send(json.dumps({"type": "response.create"} | body))
+                while not turn.seen.is_over and len(turn.seen.frames) < most:
+                    event = json.loads(await socket.recv())
+                    if event["type"] == "error":
+                        return await self._refused(turn, event["status"], event["error"])
+                    turn.seen.feed(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+        except (OSError, WebSocketException) as exc:
+            cut = exc
+        turn.id = turn.seen.id
+        return await (self._judged(turn, self._valid(turn)) if turn.seen.is_over else self._cut(turn, cut))
 
     async def _cut(self, turn: Turn, exc: Exception | None = None) -> Outcome:
         """The client has no answer: it left, or its connection broke."""
@@ -161,8 +184,7 @@ class Turns:
                 return await self._judged(turn, value)
         return UNKNOWN
 
-    async def _refused(self, turn: Turn, status: int, body: str) -> Outcome:
-        error = strict.error(json.loads(body))
+    async def _refused(self, turn: Turn, status: int, error: dict[str, Any]) -> Outcome:
         turn.story.tell(f"  {status} {error['code']} {error['message']}")
         if error["code"] == "conversation_locked":
             return LOCKED
