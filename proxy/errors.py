@@ -138,6 +138,18 @@ class TooManyConnections(StatecarError):
         super().__init__("Too many WebSockets are open here. Please retry later.", headers={"retry-after": "5"})
 
 
+class TooManyFrames(InvalidRequest):
+    """A client asks over a WebSocket for more at once than is kept for it (wire §13.4)."""
+
+    code = "too_many_frames"
+
+    def __init__(self, frames: int, size: int) -> None:
+        super().__init__(
+            f"Too many requests wait on this connection: at most {frames}, of {size} bytes together. Wait for answers,"
+            " or use more connections."
+        )
+
+
 class ConnectionExpired(InvalidRequest):
     """A WebSocket has been open for as long as one may be (wire §13.4). ``seconds``: how long that is."""
 

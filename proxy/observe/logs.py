@@ -135,7 +135,8 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     upgrade = text.startswith(("Unsupported upgrade", "No supported WebSocket"))  # the app answers these
     cut = text.startswith("ASGI callable returned without completing")  # what else ends an answer that broke off?
     forced = text.rstrip().endswith("CancelledError")  # a second Ctrl-C cuts the app's shutdown short
-    return not (upgrade or cut or forced)
+    garbled = text.startswith("Invalid UTF-8")  # in a client's frame, whose connection ends for it
+    return not (upgrade or cut or forced or garbled)
 
 
 def _escaped(control: re.Match[str]) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import ConnectionExpired, ForeignOrigin, InvalidRequest, StatecarError, TooManyConnections
+from proxy.errors import (
+    ConnectionExpired,
+    ForeignOrigin,
+    InvalidRequest,
+    StatecarError,
+    TooManyConnections,
+    TooManyFrames,
+)
 from proxy.observe import CLIENT_LEFT, WEBSOCKET, Finished, at_work_on
 from proxy.routes.edge import Access, ClientGone, attended, decoded, facts
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
@@ -70,11 +77,10 @@ class WebSockets:
         self._open.add(connection)
         self.opened(1)
         try:
-            await send({"type": "websocket.accept"})
+            with suppress(OSError):  # it left before it had its answer, and says so once more
+                await send({"type": "websocket.accept"})
             with self.requests.warned_by(connection.end):
                 await connection.serve()
-        except OSError:  # it left before it had its answer
-            pass
         finally:
             self._open.discard(connection)
             self.recent.forget(connection)
@@ -106,7 +112,7 @@ class Connection:
         except ClientGone:
             if not frames.flooded:
                 return
-            code, last = _REFUSED, InvalidRequest(f"Too many frames wait: at most {MOST}.", code="too_many_frames")
+            code, last = _REFUSED, TooManyFrames(MOST, self._endpoint.bounds.waiting)
         if frames.expired:
             last = ConnectionExpired(self._endpoint.bounds.seconds)
         elif self._endpoint.requests.stopped:

@@ -94,6 +94,14 @@ async def test_the_end_of_a_process_lets_turns_end_and_then_closes(start, valkey
     assert "Task" not in process.stderr and "ERROR" not in process.stderr
 
 
+async def test_a_frame_that_is_no_text_ends_the_connection_without_a_word(on_valkey):
+    async with opened(on_valkey.url) as socket:
+        await socket.create(model="demo")
+        await socket.ws.send(b"\xff\xfe", text=True)
+        assert await socket.closed() == 1007
+    assert "Traceback" not in on_valkey.processes[0].stderr
+
+
 @pytest.mark.parametrize("headers", ["x: y\r\n" * 300, f"authorization: Bearer {'x' * 9000}\r\n"])
 async def test_a_handshake_that_cannot_be_read_is_refused(on_valkey, headers):
     host, port = on_valkey.url.removeprefix("http://").split(":")

@@ -192,10 +192,12 @@ async def test_a_failure_elsewhere_forgets_nothing(socket):
 async def test_what_all_connections_remember_is_bounded(serve):
     url = await serve("--websocket-memory=1500")
     async with opened(url) as one, opened(url) as other:
-        long, first = await one.create("x" * 1500, store=False), await other.create("One", store=False)
+        first = await other.create("One", store=False)
+        long = await one.create("x" * 1500, store=False)
         assert await one.refused(previous_response_id=long["id"]) == MISSING
+        second = await other.create("Two", store=False, previous_response_id=first["id"])
         await one.create("x" * 1000, store=False)
-        assert await other.refused(previous_response_id=first["id"]) == MISSING
+        assert await other.refused(previous_response_id=second["id"]) == MISSING
 
 
 @pytest.mark.parametrize("store", [True, False])
