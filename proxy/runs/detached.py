@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
-from proxy.errors import StatecarError, StoreUnavailable
+from proxy.errors import StatecarError
 from proxy.runs.keyed import KeyedRequest
 from proxy.runs.running import ENDS, Running
 from proxy.state import Lease, Run, Runs
@@ -82,14 +82,9 @@ class Detached(Running):
         if not self._begun:
             self.task.cancel()
 
-    async def give_up(self, why: StatecarError) -> None:
-        """Nothing of it stays, as its request is answered with an error."""
+    def give_up(self, why: StatecarError) -> None:
+        """Its request is answered with an error."""
         self.failure = why
-        if self.run.id:
-            try:
-                await self._runs.drop(self.lease, self.run.tenant)
-            except StoreUnavailable:
-                pass  # logged; it is made by whoever looks after it next
 
     # -- telling
 

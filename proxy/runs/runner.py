@@ -122,6 +122,16 @@ class Runner:
             self._spawn(self._taken_back(run, lease))
             raise
 
+    async def _drop(self, detached: Detached) -> None:
+        """Takes a run away, as its request is answered with an error; later, where the store is away."""
+        if not isinstance(detached.failure, StoreUnavailable):
+            try:
+                await self._runs.drop(detached.lease, detached.run.tenant)
+                return
+            except StoreUnavailable:
+                pass
+        self._spawn(self._taken_back(detached.run, detached.lease))
+
     async def _taken_back(self, run: Run, lease: Lease) -> None:
         try:
             await patiently(lambda: self._runs.drop(lease, run.tenant))
@@ -192,10 +202,12 @@ class Runner:
             await self._give_back(running)
             raise
         except StatecarError as exc:
-            await running.give_up(exc)
+            running.give_up(exc)
+            if isinstance(running, Detached) and running.run.id:
+                await self._drop(running)
         except Exception:
             log.exception("a task that makes a response broke")
-            await running.give_up(StatecarError("The server had an error while processing the request."))
+            running.give_up(StatecarError("The server had an error while processing the request."))
         finally:
             timer.cancel()
             self._over(running)

@@ -66,7 +66,7 @@ class Running:
         finally:
             self.turn.facts |= self.waits.told()
 
-    async def give_up(self, why: StatecarError) -> None:
+    def give_up(self, why: StatecarError) -> None:
         """It cannot be made here; whoever takes it up may do better."""
         self.failure = why
         log.error("response %s cannot be made: %s", self.run.id, why.message)

@@ -42,7 +42,7 @@ async def made(talk, held=True, **rest):
 
 
 async def test_a_run_is_kept_as_it_came_and_seen_by_its_tenant_alone(talk):
-    run, _, _ = await made(talk, headers="{}")
+    run, _, _ = await made(talk, headers="{}", began=True, keyed=True)
     assert await talk.state.runs.load(run.id, talk.tenant) == Run(**vars_of(run) | {"claims": 1})
     assert await talk.state.responses.find(run.id, talk.tenant) == await talk.state.runs.load(run.id, talk.tenant)
     for look in (talk.state.runs.load, talk.state.responses.find):
