@@ -18,7 +18,7 @@ from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past, Place
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
-from proxy.state.runs import End, Lease, Limits, Run, Runs
+from proxy.state.runs import BLOCK, End, Lease, Limits, Run, Runs
 from proxy.state.secret import TenantSecret
 
 __all__ = [
@@ -47,8 +47,6 @@ __all__ = [
 
 _PROBE = Script("probe")
 _FRESH = 1.0
-_NEWS = 1.5
-"""Seconds to wait for what may be news: for the time that the server waits for some, and its way here."""
 
 
 class State:
@@ -117,5 +115,5 @@ def open_state(
     limits = limits or Limits()
     client = Client(url, connections=connections, heard=heard)
     followers = limits.followers + 1  # and one that listens for runs to be ended
-    waiting = Client(url, connections=followers, slow=inf, reply=_NEWS)
+    waiting = Client(url, connections=followers, slow=inf, patience=BLOCK / 1000)
     return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits)

@@ -76,12 +76,14 @@ class Client:
     """A single server (TCP, TLS or unix socket), one that Sentinels name, or a Cluster behind two verbs."""
 
     def __init__(
-        self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW, reply: float = ATTEMPT
+        self, url: str, *, connections: int, heard: Heard = unheard, slow: float = _SLOW, patience: float = 0
     ) -> None:
         """``connections``: in use at once, at most; others wait for one. ``slow``: seconds from which on an operation
-        is worth a line for debugging. ``reply``: seconds to wait for one. Raises ValueError for bad URLs.
+        is worth a line for debugging. ``patience``: seconds that the server itself may wait before it answers.
+        Raises ValueError for bad URLs.
         """
-        address = address_of(url, reply)
+        address = address_of(url, ATTEMPT + patience)
+        self._limit = LIMIT + patience
         try:
             self._redis, self._sentinels = _open(address, connections)
         except (TypeError, RedisClusterException) as exc:
@@ -92,6 +94,8 @@ class Client:
         self._heard, self._slow = heard, slow
         # A Cluster's pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
+        self._sent: set[str] = set()
+        """The scripts that a server has got from us: asking it for others would cost a round trip more."""
         self._away_until = 0.0
         """When to find out whether the store is back; 0 while it is there. Never set for a Cluster, as its nodes fail
         one by one."""
@@ -153,7 +157,7 @@ class Client:
         if now < self._away_until:
             raise StoreUnavailable
         if self._away_until:
-            self._away_until = now + LIMIT
+            self._away_until = now + self._limit
 
     def _note_away(self, seconds: float, ok: bool | None) -> None:
         """What an operation that took so long says of the store; ``ok``: None where nobody waited for its end."""
@@ -166,10 +170,14 @@ class Client:
             self._away_until = perf_counter() + _AWAY
 
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
-        try:
-            return await self._redis.execute_command("EVALSHA", script.sha, *args)
-        except NoScriptError:
-            return await self._redis.execute_command("EVAL", script.text, *args)
+        if script.sha in self._sent:
+            try:
+                return await self._redis.execute_command("EVALSHA", script.sha, *args)
+            except NoScriptError:
+                pass
+        reply = await self._redis.execute_command("EVAL", script.text, *args)
+        self._sent.add(script.sha)
+        return reply
 
     async def _bounded(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
         """The one guard: bounded in time, sent once more after a lost connection, redis-py's errors into ours."""
@@ -178,7 +186,7 @@ class Client:
         cancels = task.cancelling()
         began, ok = perf_counter(), None
         try:
-            async with asyncio.timeout(LIMIT), self._gate:
+            async with asyncio.timeout(self._limit), self._gate:
                 if self._sentinels:
                     await self._sentinels.look()
                 try:

@@ -30,8 +30,8 @@ _RELEASE = Script("run_release", vital=True)
 _READ = 1000
 """Events read at once."""
 
-_BLOCK = 500
-"""Milliseconds a reader waits for the next event, below the client's time limit."""
+BLOCK = 500
+"""Milliseconds a reader waits for the next event."""
 
 _LAST = 1 << 62
 """A greater number than any event has."""
@@ -186,7 +186,7 @@ class Runs:
         if not after:
             newest = await self._client.command("XREVRANGE", STOPS, "+", "-", "COUNT", 1)
             return (newest[0][0].decode() if newest else "0-0"), []
-        reply = await self._waiting.command("XREAD", "COUNT", _READ, "BLOCK", _BLOCK, "STREAMS", STOPS, after)
+        reply = await self._waiting.command("XREAD", "COUNT", _READ, "BLOCK", BLOCK, "STREAMS", STOPS, after)
         entries = reply[0][1] if reply else []
         return (entries[-1][0].decode() if entries else after), [fields[b"r"].decode() for _, fields in entries]
 
@@ -235,7 +235,7 @@ class Runs:
         lineage, minted = _lineage(id_)
         key, last = lineage.events(minted.turn), f"0-{min(after, _LAST) + 1}"
         if wait:
-            reply = await self._waiting.command("XREAD", "COUNT", most, "BLOCK", _BLOCK, "STREAMS", key, last)
+            reply = await self._waiting.command("XREAD", "COUNT", most, "BLOCK", BLOCK, "STREAMS", key, last)
             entries = reply[0][1] if reply else []
         else:
             entries = await self._client.command("XRANGE", key, f"({last}", "+", "COUNT", most)

@@ -170,6 +170,50 @@ async def test_trouble_is_said_soon_costs_nothing_that_was_told_and_passes(fault
     assert sorted(said) == ["first", "lost", "made", "next"], "no model works twice, or for what cannot be kept"
 
 
+async def test_a_store_that_takes_half_a_second_for_each_answer_is_slow_and_no_failure(tmp_path, calling, backend):
+    server = alone(tmp_path)
+    with server.admin() as admin:
+        admin.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~*", "+@all")
+    try:
+        async with relayed(server.url) as relay:
+            url = relay.url.replace("//", "//me:secret@")
+            caller, elsewhere = await calling(store=url), await calling(store=url)
+            relay.delay = 0.5
+            async with Caller(str(elsewhere.http.base_url), caller.key, "") as other:
+
+                async def conversed():
+                    conversation = await caller.conversation()
+                    events = await caller.events("one", conversation=conversation)
+                    return events, await other.texts(conversation)
+
+                async def chained():
+                    first = await caller.create("one")
+                    second = await caller.create("two", previous_response_id=first["id"])
+                    return (await other.get(f"/responses/{second['id']}")) == second
+
+                async def kept():
+                    backend.script(HALF, REST)
+                    made = await caller.create("made", background=True, stream=False)
+                    while (found := await other.get(f"/responses/{made['id']}"))["status"] in ("queued", "in_progress"):
+                        pass
+                    return found["status"]
+
+                async def followed():
+                    async with caller.opened("made", background=True) as stream:
+                        made = (await stream.until("response.created"))["response"]["id"]
+                    return unframed(await replayed(other, made))
+
+                (streamed, texts), is_same, status, replay = await asyncio.gather(
+                    conversed(), chained(), kept(), followed()
+                )
+            relay.delay = 0
+    finally:
+        server.stop()
+    assert (texts, is_same, status) == (["one", "Hi"], True, "completed")
+    for events in (streamed, replay):
+        assert strict.stream(events)["status"] == "completed"
+
+
 async def refused(caller, fault, conversation, stored):
     """Asks for all that needs the store."""
     answers = await asyncio.gather(
