@@ -79,13 +79,12 @@ class Responses:
         given = await json_body(request, self.body_limit)
         body = create_response(given)
         headers = request.headers.items()
-        key = idempotency_key(headers)
+        disconnect, key = on_disconnect(headers) or self.on_disconnect, idempotency_key(headers)
         if key and body.get("store", True):
             if not caller.tenant:
                 raise StoreUnavailable  # whose key it is cannot be known
             claim = Claim.of(caller.tenant, key, codec.canonical(given))
             return self._keyed(request, Turn(self.services, body, caller), claim, waits, done=done)
-        disconnect = on_disconnect(headers) or self.on_disconnect
         unkept = await stateless(body, self.services, caller)
         if unkept:
             body["store"] = False
