@@ -151,8 +151,9 @@ async def test_the_clock_and_the_upstream_may_speak_at_once(calling, backend):
             assert [frame for frame in log if frame != COMMENT] == events
 
 
-async def test_what_is_no_way_to_leave_is_refused(caller, backend):
-    answer = await ask(caller, headers={"statecar-on-disconnect": "stay"})
+@pytest.mark.parametrize("more", [{}, {"idempotency-key": "k"}], ids=["", "with a key"])
+async def test_what_is_no_way_to_leave_is_refused(caller, backend, more):
+    answer = await ask(caller, headers={"statecar-on-disconnect": "stay", **more})
     assert refusal(answer) == (400, "invalid_value", "statecar-on-disconnect")
     assert "'stay'" in error_of(answer)["message"] and "'detach'" in error_of(answer)["message"]
     assert not backend.requests
