@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.errors import UpstreamError
 
 Chat = dict[str, Any]
-Counting = Generator[tuple[str, dict[str, Any]], Any, int]
+
+
+class Counted(NamedTuple):
+    """How many tokens a prompt has, and which; none named where the server only counts."""
+
+    number: int
+    tokens: list[Any]
+
+
+Counting = Generator[tuple[str, dict[str, Any]], Any, Counted]
 """Yields (path at the server's root, body to POST there), is sent the JSON of the answer, returns the tokens."""
 
 _TEMPLATED = (
@@ -20,7 +29,9 @@ _TEMPLATED = (
 def _tokenize(chat: Chat) -> Counting:
     """vLLM, SGLang: template and tokenizer in one."""
     answer = yield "/tokenize", {"add_generation_prompt": True, **_of(chat)}
-    return _whole(answer, "count")
+    count = _whole(answer, "count")
+    tokens = answer.get("tokens")
+    return Counted(count, tokens if isinstance(tokens, list) else [])
 
 
 def _template_then_tokenize(chat: Chat) -> Counting:
@@ -33,7 +44,7 @@ def _template_then_tokenize(chat: Chat) -> Counting:
     tokens = answer.get("tokens") if isinstance(answer, dict) else None
     if not isinstance(tokens, list):
         raise UpstreamError("The upstream's tokenizer gave no tokens.")
-    return len(tokens)
+    return Counted(len(tokens), tokens)
 
 
 TOKENIZERS: dict[str, Callable[[Chat], Counting]] = {

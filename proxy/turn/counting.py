@@ -12,7 +12,7 @@ from typing import Any
 from proxy import ids
 from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout, from_upstream
 from proxy.state import Past
-from proxy.translate.counting import TOKENIZERS, prompt_tokens
+from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
 from proxy.translate.dialects import Dialect
 from proxy.translate.request import to_chat
 from proxy.translate.response import restore
@@ -68,10 +68,11 @@ async def tokenized(request: Request, context: Context, caller: Caller) -> int |
     items, dialect = context.sent, context.dialect
     if dialect.kind not in TOKENIZERS:
         return None
-    return await _asked(to_chat(request, items, plan(request, items, dialect), dialect, stream=False), caller, context)
+    chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
+    return (await _asked(chat, caller, context)).number
 
 
-async def tokens_of(chat: dict[str, Any], services: Services, caller: Caller, context: Context) -> int | None:
+async def tokens_of(chat: dict[str, Any], services: Services, caller: Caller, context: Context) -> Counted | None:
     """The tokens of a chat body's prompt by the upstream's tokenizer; None where it has none, fails or keeps silent."""
     if context.dialect.kind not in TOKENIZERS or not services.manners.may_count(context.upstream):
         return None
@@ -86,14 +87,14 @@ async def tokens_of(chat: dict[str, Any], services: Services, caller: Caller, co
     return None
 
 
-async def _asked(chat: dict[str, Any], caller: Caller, context: Context) -> int:
+async def _asked(chat: dict[str, Any], caller: Caller, context: Context) -> Counted:
     counting = TOKENIZERS[context.dialect.kind](context.dialect.trimmed(chat))
     answer: Any = None
     while True:
         try:
             path, body = counting.send(answer)
         except StopIteration as end:
-            counted: int = end.value
+            counted: Counted = end.value
             return counted
         answer = await context.upstream.ask("POST", path, body, caller.headers)
 
@@ -102,7 +103,8 @@ async def size_of(request: Request, services: Services, caller: Caller, context:
     """About how many tokens the model would see: counted, else as recorded with the past; None when nothing tells."""
     items, dialect = context.sent, context.dialect
     chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
-    counted = await tokens_of(chat, services, caller, context)
+    told = await tokens_of(chat, services, caller, context)
+    counted = told.number if told else None
     if counted is None:
         counted = await _recorded(services, caller, context)
     if counted is None:

@@ -20,10 +20,14 @@ RESTARTED = "The server restarted while this response was running."
 
 
 class Rest:
-    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them."""
+    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them.
+
+    ``lost``: the blanks at its end, where the upstream's template drops them: the model will say them again.
+    """
 
     def __init__(self, telling: Telling) -> None:
         self._items, self.told = [item.item for item in telling.items], telling.deltas
+        self.lost = ""
         self._before: int | None = None
 
     def body(self, chat: Chat, dialect: Dialect) -> Chat:
@@ -43,8 +47,14 @@ class Rest:
         if before is None or after is None:
             log.info("nothing counts the tokens that were told: taken for as many as their deltas")
             return
-        self._before = before
-        self.told = self.told._replace(whole=max(self.told.whole, after - before))
+        self._before = before.number
+        self.told = self.told._replace(whole=max(self.told.whole, after.number - before.number))
+        *others, said = rest["messages"]
+        bare = said["content"].rstrip()
+        if after.tokens and bare != said["content"]:
+            trimmed = {**rest, "messages": [*others, {**said, "content": bare}]}
+            if await tokens_of(trimmed, services, caller, context) == after:
+                self.lost = said["content"][len(bare) :]
 
     def spent(self, limit: int | None) -> dict[str, Any] | None:
         """The chunk of an upstream that may add nothing, when what was told has reached the request's limit."""

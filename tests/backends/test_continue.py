@@ -1,14 +1,17 @@
 """Answers that broke off at any place go on from there: the whole is what an unbroken one is (wire §10.5)."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 
 import pytest
 
 from proxy import ids, sse
 from proxy.state import Lease, Run, open_state
+from tests import servers
+from tests.backends.conftest import Front
 from tests.backends.test_features import text_of
 from tests.callers import unframed
+from tests.live.conftest import Process
 from tests.servers import PATIENCE
 from tests.translate import rules
 
@@ -45,13 +48,32 @@ async def ended(http, id_):
             await asyncio.sleep(0.1)
 
 
+@pytest.fixture
+def alone(name, reals, tmp_path_factory):
+    """Opens a statecar in front of the backend and the state it has, which no other one takes runs from."""
+
+    @asynccontextmanager
+    async def alone():
+        real, store = reals(name), servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
+        options = (f"--upstream={real.url}/v1", f"--store={store.url}", "--tenant=off")
+        process = Process(tmp_path_factory.mktemp("p"), *options, f"--upstream-api-key={real.kind.key or 'none'}")
+        front, state = Front(real, process), open_state(store.url, response_ttl=600, conversation_ttl=600)
+        try:
+            yield front, state
+        finally:
+            await front.close()
+            await state.close()
+            process.ask_to_end()
+            assert process.ended() == 0
+            store.stop()
+
+    return alone
+
+
 @pytest.mark.feature("continue")
 @pytest.mark.parametrize(("question", "think"), [("Write some code.", False), ("Count to ten.", True)])
-async def test_an_answer_cut_anywhere_goes_on_to_the_same_end(name, reals, fronting, valkey, question, think):
-    key = reals(name).kind.key or "none"
-    async with fronting("--tenant=off", f"--upstream-api-key={key}") as front, AsyncExitStack() as stack:
-        state = open_state(valkey.url, response_ttl=600, conversation_ttl=600)
-        stack.push_async_callback(state.close)
+async def test_an_answer_cut_anywhere_goes_on_to_the_same_end(name, alone, question, think):
+    async with alone() as (front, state):
         switch = {"chat_template_kwargs": {"enable_thinking": think}}
         request = {"model": "tiny", "input": question, "temperature": 0, "max_output_tokens": 100, **switch}
         request |= {"stream": True, "background": True, "store": True}
@@ -64,5 +86,7 @@ async def test_an_answer_cut_anywhere_goes_on_to_the_same_end(name, reals, front
         for at, id_ in zip(deltas, runs, strict=True):
             made = await ended(front.http, id_)
             assert (made["status"], text_of(made)) == ("completed", text_of(whole)), f"cut after event {at}"
-            assert made["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
-            assert made["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
+            for figure in ("input_tokens", "output_tokens"):
+                # the model's template writes no empty thought before a text, which vLLM's prompt for all of it had
+                missed = 4 if front.kind.is_vllm and not think else 0
+                assert abs(made["usage"][figure] - whole["usage"][figure]) <= missed, figure
