@@ -284,7 +284,7 @@ def _demo_backend() -> Iterator[str]:
 
 
 def websocket_options(settings: Settings) -> dict[str, Any]:
-    """What uvicorn is told of WebSockets (ADR 0013)."""
+    """What uvicorn is told of WebSockets (ADR 0014)."""
     return {
         "ws": Protocol,
         "ws_max_size": settings.body_limit,
