@@ -134,6 +134,28 @@ class Cluster:
                     client.execute_command("CLUSTER MEET", "127.0.0.1", port, bus_port)
         until(lambda: all(self._complete(node) for node in self.nodes))
 
+    def node_of(self, key: str) -> Server:
+        """Who has the key's slot."""
+        with self.nodes[0].admin() as admin:
+            slot = admin.execute_command("CLUSTER KEYSLOT", key)
+            places = admin.execute_command("CLUSTER SLOTS")
+        port = next(node[1] for first, last, node, *_ in places if first <= slot <= last)
+        return next(node for node in self.nodes if node.url.endswith(f":{port}"))
+
+    def move(self, key: str, target: Server) -> None:
+        """Moves the slot of a key, with all that is in it."""
+        source = self.node_of(key)
+        port = target.url.rpartition(":")[2]
+        with source.admin() as here, target.admin() as there:
+            slot = here.execute_command("CLUSTER KEYSLOT", key)
+            ours, theirs = (admin.execute_command("CLUSTER MYID").decode() for admin in (here, there))
+            there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ours)
+            here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", theirs)
+            while keys := here.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+                here.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+            for admin in (there, here):
+                admin.execute_command("CLUSTER SETSLOT", slot, "NODE", theirs)
+
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()

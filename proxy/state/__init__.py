@@ -68,8 +68,13 @@ class State:
         """Returns when the store runs a script that writes. Raises StoreUnavailable."""
         await self._client.script(_PROBE, [keys.PROBE])
 
-    async def check(self) -> None:
-        """Like ``ping``, but content with a response saved within the last second, and with a check within it."""
+    async def check(self, tag: str = "") -> None:
+        """Like ``ping``, of the node that has a lineage; a single server that took a save or a probe within the last
+        second is not asked.
+        """
+        if tag and self._client.is_cluster:
+            await self._client.script(_PROBE, [keys.Lineage(tag).probe])
+            return
         now = asyncio.get_running_loop().time()
         if now >= self._checked + _FRESH and not self.responses.saved_within(_FRESH):
             await self.ping()

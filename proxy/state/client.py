@@ -100,6 +100,11 @@ class Client:
         """When to find out whether the store is back; 0 while it is there. Never set for a Cluster, as its nodes fail
         one by one."""
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there are several servers, which fail one by one."""
+        return isinstance(self._redis, RedisCluster)
+
     async def command(self, *args: _Arg) -> Any:
         """One idempotent command on keys. Raises StoreUnavailable."""
         self._check_away()
@@ -166,7 +171,7 @@ class Client:
                 self._away_until = perf_counter()  # another one finds out
         elif ok or seconds < _HANG:
             self._away_until = 0.0
-        elif not isinstance(self._redis, RedisCluster):
+        elif not self.is_cluster:
             self._away_until = perf_counter() + _AWAY
 
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:

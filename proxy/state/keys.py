@@ -74,6 +74,11 @@ class Lineage:
         """Hash: a response without its items."""
         return f"sc:{{{self.tag}}}:r:{turn}"
 
+    @property
+    def probe(self) -> str:
+        """String: this slot takes writes."""
+        return f"sc:{{{self.tag}}}:o"
+
     def run(self, turn: str) -> str:
         """Hash: a response in the making, with all that it takes to make it."""
         return f"sc:{{{self.tag}}}:j:{turn}"

@@ -63,7 +63,7 @@ async def context_of(
     """
     past = await past_of(request, services, caller, stack, storing=storing, run=run, patient=patient)
     if storing:
-        await services.state.check()  # before the model works for nothing
+        await services.state.check(past.tag)  # before the model works for nothing
     minter = ids.Minter(past.tag) if run is None else _minter_of(run)
     model = request["model"]
     upstream = services.pool.pick(model, past.tag)
