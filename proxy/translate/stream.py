@@ -14,7 +14,7 @@ from proxy.translate import reply
 from proxy.translate.calls import Assembler, Call, Delta
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
 from proxy.translate.response import Response, moved, snapshot, usage
-from proxy.translate.text import Echo, ThinkTags
+from proxy.translate.text import ThinkTags
 from proxy.translate.told import Telling, Tokens
 from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
 from proxy.translate.tools import ToolPlan
@@ -25,14 +25,12 @@ class ResponseStream:
 
     ``response`` is at any time the Response object. A response may take several upstream calls: ``end_round`` closes
     what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Each event
-    leaves through ``_emit``, the only place that counts. ``told``: tokens of the answer that an earlier call gave;
-    ``echo``: of its text.
+    leaves through ``_emit``, the only place that counts. ``told``: tokens of the answer that an earlier call gave.
     """
 
     _text: Message | Reasoning | ReasoningSummary | None
     _tags: ThinkTags | None
     told: Tokens | None
-    echo: Echo | None
 
     def __init__(  # noqa: PLR0913  all that a reply is read with
         self,
@@ -225,7 +223,7 @@ class ResponseStream:
         self._round_start = len(self.items)
         self._blank_finish = False
         self.finish_reason = None
-        self.told, self.echo = None, None
+        self.told = None
 
     def _read_frame(self, chunk: dict[str, Any]) -> None:
         if isinstance(given := chunk.get("usage"), dict) and given:
@@ -289,7 +287,7 @@ class ResponseStream:
             self._blank.append((text, logprobs))
             return
         message = yield from self._message()
-        yield from message.text(self.echo.feed(text) if self.echo else text, logprobs)
+        yield from message.text(text, logprobs)
 
     def _message(self) -> Generator[Event, None, Message]:
         """The open message, opened now if need be, with the blank text and the citations that were held for it."""

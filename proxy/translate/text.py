@@ -31,20 +31,6 @@ class Halves:
         return held
 
 
-class Echo:
-    """Takes the beginning of a text away, as far as it repeats what has been told."""
-
-    def __init__(self, told: str) -> None:
-        self._left = told
-
-    def feed(self, piece: str) -> str:
-        """What of this piece is new."""
-        pairs = enumerate(zip(piece, self._left, strict=False))
-        same = next((at for at, (a, b) in pairs if a != b), min(len(piece), len(self._left)))
-        self._left = self._left[same:] if same == len(piece) else ""
-        return piece[same:]
-
-
 class ThinkTags:
     """Splits ``<think>…</think>`` out of content, for upstreams without a reasoning parser (wire §8.4, opt-in).
 

@@ -20,14 +20,10 @@ RESTARTED = "The server restarted while this response was running."
 
 
 class Rest:
-    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them.
-
-    ``lost``: the blanks at its end, where the upstream's template drops them: the model will say them again.
-    """
+    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them."""
 
     def __init__(self, telling: Telling) -> None:
         self._items, self.told = [item.item for item in telling.items], telling.deltas
-        self.lost = ""
         self._before: int | None = None
 
     def body(self, chat: Chat, dialect: Dialect) -> Chat:
@@ -40,7 +36,9 @@ class Rest:
         return rest
 
     async def count(self, chat: Chat, services: Services, caller: Caller, context: Context) -> None:
-        """Has what was told counted. Raises as ``body`` does."""
+        """Has what was told counted. Raises as ``body`` does, also where the upstream's template drops blanks at the
+        end of the text: nobody can tell how its model would say them again.
+        """
         rest = self.body(chat, context.dialect)
         before = await tokens_of(chat, services, caller, context)
         after = None if before is None else await tokens_of(rest, services, caller, context)
@@ -54,7 +52,7 @@ class Rest:
         if after.tokens and bare != said["content"]:
             trimmed = {**rest, "messages": [*others, {**said, "content": bare}]}
             if await tokens_of(trimmed, services, caller, context) == after:
-                self.lost = said["content"][len(bare) :]
+                raise StatecarError(RESTARTED)
 
     def spent(self, limit: int | None) -> dict[str, Any] | None:
         """The chunk of an upstream that may add nothing, when what was told has reached the request's limit."""

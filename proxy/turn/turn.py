@@ -28,7 +28,6 @@ from proxy.translate.items import Event
 from proxy.translate.request import can_stream, to_chat, wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
-from proxy.translate.text import Echo
 from proxy.translate.tools import plan
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_lost, context_of, minted_id, untold
@@ -282,7 +281,7 @@ class Turn:
 
         if rest := work.rest:
             await rest.count(written(work.dialect, whole=True), self._services, self._caller, work.context)
-            work.stream.told, work.stream.echo = rest.told, Echo(rest.lost)
+            work.stream.told = rest.told
             if spent := rest.spent(self._request.get("max_output_tokens")):
                 yield work.stream.feed(spent)
                 return

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.translate.text import Echo, Halves, InputString, ThinkTags
+from proxy.translate.text import Halves, InputString, ThinkTags
 
 
 def splits(text, parts=3):
@@ -154,10 +154,3 @@ def test_blanks_without_end_after_the_input_are_not_read_anew_at_each():
 def test_bare_quotes_by_the_thousand_are_read_in_one_go():
     text = 'a "b" ' * 5000 + "c"
     assert input_of('{"input":"' + text + '"}') == text
-
-
-@pytest.mark.parametrize("pieces", [["\n\nx"], ["\n", "\n", "x"], ["\n", "\nx"]])
-def test_an_echo_is_what_was_told_as_far_as_it_comes_again(pieces):
-    assert "".join(map(Echo("\n\n").feed, pieces)) == "x"
-    assert "".join(map(Echo("\n \n").feed, pieces)) == "\nx"
-    assert "".join(map(Echo("").feed, pieces)) == "\n\nx"
