@@ -104,8 +104,8 @@ class Server:
 class Sentinel(Server):
     """One Sentinel, as its file says."""
 
-    def __init__(self, binary: str, written: Path, port: int) -> None:
-        self.url = f"redis://127.0.0.1:{port}"
+    def __init__(self, binary: str, written: Path, url: str) -> None:
+        self.url = url
         self._command = [binary, str(written), "--sentinel", "--logfile", str(written.with_name("log"))]
         self.start()
 
@@ -189,7 +189,7 @@ class Watched:
         written = self._place(folder, "sentinel") / "sentinel.conf"
         rules = (rule.format(self.service, f"127.0.0.1 {first} 1") for rule in self._rules)
         written.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", *rules]))
-        self.sentinel = Sentinel(binary, written, self.port)
+        self.sentinel = Sentinel(binary, written, f"redis://127.0.0.1:{self.port}")
         until(lambda: self._known_replica() == second)
         self.url = f"redis+sentinel://127.0.0.1:{self.port}/{self.service}"
 

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import re
-import shutil
-import subprocess
 
 import anyio
 import pytest
@@ -58,30 +56,6 @@ async def test_a_url_cannot_loosen_the_bounds(valkey):
     async with opened(f"{valkey.url}?socket_timeout=60&max_connections=9&decode_responses=true") as state:
         assert state._client._redis.connection_pool.connection_kwargs["socket_timeout"] <= 1
         await Talk(state).turn()
-
-
-async def test_tls_is_spoken_and_checked(tmp_path):
-    binary = servers.redis_binary()
-    if binary is None or not shutil.which("openssl"):
-        pytest.skip("needs a redis-server and openssl on PATH")
-    key, certificate = tmp_path / "key", tmp_path / "crt"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    port = servers.free_port()
-    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
-    options = ["--bind", "127.0.0.1", "--port", "0", "--tls-port", str(port), *files]
-    url = f"rediss://127.0.0.1:{port}"
-    server = servers.Server(binary, tmp_path, f"{url}?ssl_ca_certs={certificate}", options)
-    try:
-        async with opened(server.url) as state:
-            talk = Talk(state)
-            assert await talk.read(await talk.turn()) == "q a"
-        async with opened(url) as state:
-            with pytest.raises(StoreUnavailable):
-                await state.ping()
-    finally:
-        server.stop()
 
 
 async def test_a_password_is_sent_and_a_wrong_one_is_logged_as_an_error(tmp_path_factory, caplog):

@@ -1,8 +1,10 @@
 """A store behind Sentinels: found, followed to its new primary, refused clearly, and never slow for a dead Sentinel."""
 
 import asyncio
+import re
 import socket
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -16,6 +18,7 @@ from tests import servers
 from tests.state.talk import Talk, opened
 
 BOUND = 10
+REDIS = Path(__file__).parents[2] / "docs" / "operations" / "redis.md"
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +101,11 @@ async def test_no_sentinel_with_an_answer_is_a_bounded_refusal(watched, silent, 
 
 
 async def test_who_the_sentinels_ask_for_a_password_is_told_it_and_the_store_another(watched, caplog):
-    passwords = [(watched.sentinel, "guard")] + [(server, "data") for server in watched.servers]
-    for server, password in passwords:
+    [rights] = re.findall(r"-@all \+auth .*?(?=`)", REDIS.read_text("utf-8"))
+    users = [(watched.sentinel, "guard", rights.split())] + [(server, "data", ["+@all"]) for server in watched.servers]
+    for server, password, allowed in users:
         with server.admin() as admin:
-            admin.execute_command("ACL", "SETUSER", "me", "on", f">{password}", "~*", "&*", "+@all")
+            admin.execute_command("ACL", "SETUSER", "me", "on", f">{password}", "~*", "&*", *allowed)
     place = f"127.0.0.1:{watched.port}/{watched.service}"
     async with opened(f"redis+sentinel://me:data@{place}?sentinel_username=me&sentinel_password=guard") as state:
         await Talk(state).turn()
