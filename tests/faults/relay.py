@@ -1,4 +1,4 @@
-"""A wire between statecar and its store that can be cut, fall silent, or be long."""
+"""A wire between statecar and its store that can be cut, or be long."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._ways: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._passes = asyncio.Event()
-        self._passes.set()
         self.delay = 0.0
 
     @property
@@ -40,13 +38,6 @@ class Relay:
             writer.transport.abort()
         await asyncio.gather(*self._ways, return_exceptions=True)
 
-    async def silence(self) -> None:
-        """Connections are taken and nothing gets through any more, as with a firewall that drops packets."""
-        self._passes.clear()
-
-    async def speak(self) -> None:
-        self._passes.set()
-
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             beyond, out = await asyncio.open_connection(self._parts.hostname, self._parts.port)
@@ -64,7 +55,6 @@ class Relay:
     async def _way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:
         try:
             while piece := await reader.read(_PIECE):
-                await self._passes.wait()
                 if late and self.delay:
                     await asyncio.sleep(self.delay)
                 writer.write(piece)
@@ -82,5 +72,4 @@ async def relayed(url: str) -> AsyncIterator[Relay]:
     try:
         yield relay
     finally:
-        relay._passes.set()
         await relay.cut()

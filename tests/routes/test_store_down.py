@@ -27,7 +27,7 @@ def own_store(tmp_path_factory):
 
 
 @pytest.fixture
-async def caller(calling, own_store):
+async def caller(own_store, calling):
     """A caller of a server that goes on without its store."""
     return await calling("--store-down=stateless", "--log-format=json", store=own_store.url)
 
@@ -74,6 +74,7 @@ async def test_what_needs_no_state_is_served_and_what_does_is_refused(caller, ba
         caller.ask(conversation=conversation),
         caller.ask([REFERENCE]),
         caller.ask(background=True),
+        caller.http.post("/responses", json={"model": "m", "input": "Hi"}, headers={"idempotency-key": "k"}),
         caller.http.post("/conversations", json={}),
         *([] if fault == "read-only" else [caller.http.get(f"/responses/{first['id']}")]),
     )

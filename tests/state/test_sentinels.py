@@ -119,7 +119,7 @@ async def test_who_the_sentinels_ask_for_a_password_is_told_it_and_the_store_ano
         assert "guard" not in caplog.text and "data" not in caplog.text.replace("database", "")
 
 
-async def test_a_primary_that_dies_or_hangs_is_left_for_the_new_one(watched):
+async def test_a_primary_that_hangs_is_left_for_the_new_one_with_all_its_connections(watched):
     async with opened(watched.url) as state:
         talk, first = Talk(state), watched.primary
         kept = await talk.turn()
@@ -129,16 +129,10 @@ async def test_a_primary_that_dies_or_hangs_is_left_for_the_new_one(watched):
         with anyio.fail_after(BOUND), pytest.raises(StoreUnavailable):
             await talk.turn()
         saved = [await recovered(talk) for _ in range(9)]
-        second = watched.moved_from(first)
+        watched.moved_from(first)
         first.resume()
         assert [await talk.read(each) for each in (kept, *saved)] == ["q a"] * 10
         watched.follow(first)
-        second.stop()
-        saved.append(await recovered(talk))
-        assert watched.moved_from(second) is first
-        assert [await talk.read(each) for each in (kept, *saved)] == ["q a"] * 11
-        second.start()
-        watched.follow(second)
 
 
 async def test_a_primary_that_lives_on_after_a_failover_is_left_too(watched):
