@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from proxy import sse
-from proxy.errors import RunLost
+from proxy.errors import RunLost, StoreUnavailable
 from proxy.routes.edge import ClientGone, answer, attended, facts
 from proxy.routes.open import OpenRequests
 from proxy.runs import ENDS, Detached, Runner
@@ -247,8 +247,11 @@ class DetachedReply(_EventStream):
                     async with aclosing(self._runner.told(self._detached)) as batches:
                         async for frames in batches:
                             await self._write(frames)
-            except RunLost as exc:  # without an end, which comes from another process (wire §9.1)
+            except RunLost as exc:
                 log.warning("the events of a response cannot be read: %s", exc.message)
+                if not self._opened:
+                    raise StoreUnavailable from None
+                raise ClientGone from None  # cut off without an end, which comes from another process (wire §9.1)
             finally:
                 self._close()
             await self._detached.ended()  # its facts are whole by then

@@ -41,9 +41,9 @@ class Detached(Running):
         another process has the run now.
         """
         await self.ended()
-        if self.failure or self.latest is None:
+        response: dict[str, Any] = self.latest["response"] if self.latest else {"status": "queued"}
+        if self.failure or response["status"] in ("queued", "in_progress"):
             raise self.failure or ShuttingDown()
-        response: dict[str, Any] = self.latest["response"]
         return response
 
     async def told(self) -> AsyncGenerator[list[bytes], None]:

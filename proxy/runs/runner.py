@@ -133,6 +133,8 @@ class Runner:
         self._spawn(self._taken_back(detached.run, detached.lease))
 
     async def _taken_back(self, run: Run, lease: Lease) -> None:
+        if not run.id:
+            return  # it was not even tried
         try:
             await patiently(lambda: self._runs.drop(lease, run.tenant))
         except RunLost:
@@ -199,7 +201,10 @@ class Runner:
             running.failure = exc
             log.warning("response %s is left to another process: %s", running.run.id, exc.message)
         except asyncio.CancelledError:
-            await self._give_back(running)
+            if isinstance(running, Detached) and not running.entered:
+                self._spawn(self._taken_back(running.run, running.lease))
+            else:
+                await self._give_back(running)
             raise
         except StatecarError as exc:
             running.give_up(exc)
@@ -239,8 +244,6 @@ class Runner:
             pass  # logged; whoever looks after it next does it
 
     async def _give_back(self, running: Running) -> None:
-        if not running.run.id:
-            return
         try:
             await self._runs.release(running.lease, running.run.tenant)
         except StoreUnavailable:
