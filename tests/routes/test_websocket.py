@@ -299,14 +299,14 @@ async def test_only_responses_are_served_so(url):
 
 
 async def test_a_connection_ends_after_its_time_and_not_within_a_turn(serve, backend):
-    url = await serve("--websocket-max-seconds=0.2")
+    url = await serve("--websocket-max-seconds=0.5")
     go = asyncio.Event()
     backend.script(HALF, go, REST)
     async with opened(url) as socket:
         await socket.send("One")
         await socket.send("Two")
         begun = await socket.until("response.output_text.delta")
-        asyncio.get_running_loop().call_later(0.3, go.set)
+        asyncio.get_running_loop().call_later(0.6, go.set)
         events = await socket.events(begun)
         assert events[-1]["type"] == "response.completed"
         [told] = await socket.events()
@@ -377,12 +377,12 @@ async def test_a_client_that_takes_nothing_counts_as_gone(serve, backend):
 
 
 async def test_a_client_that_answers_no_ping_counts_as_gone(serve, backend):
-    url = await serve("--client-stall-timeout=0.2", "--sse-keepalive-seconds=0.1", "--early-stream-after-seconds=0")
+    url = await serve("--client-stall-timeout=0.5", "--sse-keepalive-seconds=0.1", "--early-stream-after-seconds=0")
     backend.script(asyncio.Event())
     async with opened(url) as socket:
         await socket.send()
         request = await backend.received(1)
-        await asyncio.sleep(0.5)  # the client's own answers to pings keep it
+        await asyncio.sleep(0.8)  # the client's own answers to pings keep it
         assert not request.gone.is_set()
         socket.ws.transport.pause_reading()
         async with asyncio.timeout(PATIENCE):
