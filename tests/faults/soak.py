@@ -87,6 +87,7 @@ class Soak:
             f"--upstream={teller.url}",
             "--upstream-kind=vllm",
             "--upstream-api-key=k",
+            "--upstream-first-byte-timeout=5",
             "--upstream-idle-timeout=3",
             f"--store={store.url}",
             f"--response-ttl={self.lifetime}",
@@ -99,7 +100,7 @@ class Soak:
         return [one, [*one, "--workers=2"], one]
 
     async def _all(self, fleet: Fleet, store: servers.Server, teller: Teller) -> None:
-        gap = 3.0 if self.minutes < LONG else 5.0
+        gap = 2.0 if self.minutes < LONG else 4.0
         self.trouble = Trouble(fleet, store, teller, random.Random(f"{self.seed}/trouble"), gap)
         site = _Site(fleet, self.trouble)
         self.began = time.monotonic()
