@@ -306,6 +306,7 @@ def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", **rest: Any) -> u
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=75,
+        timeout_worker_healthcheck=30,  # a worker may take long to import where all CPUs are busy: no reason to kill it
         timeout_graceful_shutdown=grace + 5,  # the app ends its own turns after the grace; this is for what is left
         **rest,
     )

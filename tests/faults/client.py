@@ -120,7 +120,9 @@ class Client:
         way = self.chance.choice(WAYS)
         leaves = self.chance.random() < (0.1 if way in ("plain", "streamed", "websocket") else 0.5)
         cancels = way.startswith(("background", "detached")) and self.chance.random() < 0.15
-        return Turn(way, asked, [rule + one for one in held], given, story, leaves, cancels)
+        keyed = way != "websocket" and "fault=" not in manner and self.chance.random() < 0.25
+        key = f"{self._name}-{self._count}" if keyed else None
+        return Turn(way, asked, [rule + one for one in held], given, story, leaves, cancels, key)
 
     def _keep(self, turn: Turn, messages: list[Message]) -> None:
         assert turn.id

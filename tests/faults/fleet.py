@@ -49,7 +49,12 @@ class Fleet:
         self.members = [Member(folder / str(at), each) for at, each in enumerate(options)]
 
     async def __aenter__(self) -> Fleet:
-        await asyncio.gather(*(member.start() for member in self.members))
+        try:
+            await asyncio.gather(*(member.start() for member in self.members))
+        except BaseException:
+            for member in self.members:
+                member.process.process.kill()
+            raise
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:

@@ -44,7 +44,8 @@ class Site(Protocol):
 class Turn:
     """What is asked, and what is known of it. ``before``: each history it may have, instructions included.
 
-    ``leaves``: the client does, at some point.
+    ``leaves``: the client does, at some point; ``cancels``: it wants an end; ``key``: an Idempotency-Key, with which it
+    asks again until it knows.
     """
 
     way: str
@@ -54,6 +55,7 @@ class Turn:
     story: Story
     leaves: bool = False
     cancels: bool = False
+    key: str | None = None
     id: str | None = None
     began: float = field(default_factory=time.monotonic)
     seen: Seen = field(default_factory=Seen)
@@ -61,7 +63,7 @@ class Turn:
     @property
     def is_run(self) -> bool:
         """Whether it goes on without its client, once it has an id."""
-        return self.way.startswith(("background", "detached"))
+        return bool(self.key) or self.way.startswith(("background", "detached"))
 
     @property
     def is_faulty(self) -> bool:
@@ -84,32 +86,62 @@ NOTHING, UNKNOWN, LOCKED = Outcome("nothing"), Outcome("unknown"), Outcome("lock
 
 
 class Turns:
-    """Makes turns as one client. ``ends``: how they ended, by way; ``refused``: clear refusals in peace."""
+    """Makes turns as one client. ``ends``: how they ended, by way; ``refused``: clear refusals in peace.
+
+    ``pieces``: connections for streams; ``repeated``: turns that were told of twice, asked for with their key.
+    """
 
     def __init__(self, site: Site, http: httpx.AsyncClient, chance: random.Random) -> None:
         self._site, self._http, self._chance = site, http, chance
         self.ends: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        self.pieces = 0
+        self.pieces = self.repeated = 0
 
     async def make(self, turn: Turn) -> Outcome:
         """What came of it. Raises Violation."""
         turn.story.tell(f"{turn.way} {turn.asked[1]!r} {turn.body.get('previous_response_id', '')}")
         try:
             async with asyncio.timeout(STUCK):
-                while (outcome := await self._once(turn)) is LOCKED:  # noqa: ASYNC110
-                    await asyncio.sleep(0.5)
+                outcome = await self._settled(turn)
         except TimeoutError:
             turn.story.broken("stuck", f"{turn.way} {turn.id or turn.body} has not ended in {STUCK:g} s")
         self.pieces += turn.seen.pieces
-        self.ends[f"{turn.way}: {outcome.kind}"] += 1
+        self.ends[f"{turn.way}{', keyed' * bool(turn.key)}: {outcome.kind}"] += 1
         turn.story.tell(f"  {outcome.kind} {turn.id or ''}")
         return outcome
+
+    async def _settled(self, turn: Turn) -> Outcome:
+        """Asks until the conversation is free, and with a key until the outcome is known: once is what it is made."""
+        while True:
+            outcome = await self._once(turn)
+            if outcome is LOCKED:
+                await asyncio.sleep(0.5)
+            elif outcome is UNKNOWN and turn.key:
+                before, id_, turn.leaves, turn.seen, turn.id = turn.seen, turn.id, False, Seen(), None
+                turn.story.tell("  again, with the same key")
+                outcome = await self._settled(turn)
+                if outcome.kind == "made" and id_:
+                    await self._same(turn, id_, before)
+                return outcome
+            else:
+                return outcome
+
+    async def _same(self, turn: Turn, id_: str, before: Seen) -> None:
+        """What was made at last is what was told before, or that has failed."""
+        self.repeated += 1
+        if turn.id == id_:
+            if turn.seen.frames[: len(before.frames)] != before.frames and turn.seen.frames:
+                turn.story.broken("wrong", f"the stream of {id_} was another before")
+            return
+        status, value = await self.look(f"/responses/{id_}", turn.story)
+        if status == 200 and value["status"] not in ("failed", "cancelled"):
+            turn.story.broken("doubled", f"{id_} was made too, and is {value['status']}")
 
     async def _once(self, turn: Turn) -> Outcome:
         turn.began = time.monotonic()
         url = f"{self._site.any_url(self._chance)}/v1/responses"
         headers = {"statecar-on-disconnect": "detach"} if turn.way.startswith("detached") else {}
+        headers |= {"idempotency-key": turn.key} if turn.key else {}
         background = {"background": True} if turn.way.startswith("background") else {}
         body = {"model": "m", "input": turn.asked[1]} | turn.body | background
         if turn.way.endswith("streamed"):
@@ -176,6 +208,8 @@ class Turns:
         if exc and not self._site.felt_since(turn.began):
             turn.story.broken("wrong", f"{turn.way} was cut with {exc!r}, and nothing was wrong")
         await self._site.calm()
+        if turn.key and self._chance.random() < 0.5:
+            return UNKNOWN
         if turn.id and turn.is_run:
             return await self._end(turn)
         if turn.id:
