@@ -431,7 +431,7 @@ def own_store(tmp_path_factory):
     server.stop()
 
 
-async def test_a_store_that_dies_in_mid_turn_fails_what_needs_it_and_nothing_else(serve, backend, own_store):
+async def test_a_store_that_dies_in_mid_turn_fails_what_needs_it_and_nothing_else(own_store, serve, backend):
     url = await serve(store=own_store.url)
     async with opened(url) as socket:
         first = await socket.create("One", store=False)
@@ -454,7 +454,7 @@ async def test_a_store_that_dies_in_mid_turn_fails_what_needs_it_and_nothing_els
                 pass
 
 
-async def test_with_the_store_away_turns_may_go_on_unstored(serve, own_store):
+async def test_with_the_store_away_turns_may_go_on_unstored(own_store, serve):
     url = await serve("--store-down=stateless", store=own_store.url)
     async with opened(url) as socket:
         await socket.create("One")
@@ -466,7 +466,7 @@ async def test_with_the_store_away_turns_may_go_on_unstored(serve, own_store):
         assert (await socket.refused(previous_response_id="resp_" + "0" * 48))[:2] == (503, "store_unavailable")
         assert (await socket.refused(conversation="conv_" + "0" * 48))[:2] == (503, "store_unavailable")
         await socket.create("Three", store=False, previous_response_id=second["id"])
-    own_store.start()  # or the server's end would wait for it
+    own_store.start()  # or the end of the server would wait for it
 
 
 # -- what operators see
