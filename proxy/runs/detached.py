@@ -66,13 +66,13 @@ class Detached(Running):
     async def open(self) -> None:
         """Tells the opening events before the upstream has answered, if the turn is as far as that (wire §2.6)."""
         if events := self.turn.begin():
-            await self._tell(events)
+            await self._tell_beside(events)
 
     async def keepalive(self) -> bool:
         """Tells an event that fills a silence; False when only a comment may (wire §9.9)."""
         event = self.turn.keepalive()
         if event:
-            await self._tell([event])
+            await self._tell_beside([event])
         return event is not None
 
     def leave(self) -> None:
@@ -104,26 +104,25 @@ class Detached(Running):
         self._untold += events
         self._begun = True
         async with self._telling:
-            if not self.entered:
+            if not (self.entered or self.failure):
                 await self._keep()
-            if told := list(self._untold):
+            if self.entered and (told := list(self._untold)):
                 await super()._tell(told)
                 del self._untold[: len(told)]
 
     async def _keep(self) -> None:
-        """Makes it a run, or finds for good that it cannot be one."""
-        if self.failure is None:
-            run = replace(self.turn.as_run(), began=True)
-            if not self.run.id:
-                self.run, self.lease = run, Lease(run.id)
-            try:
-                if self._key:
-                    await self._key.name(run.id)
-                await self._runs.create(run, self.lease)
-            except StatecarError as exc:
-                self.failure, self._begun = exc, False
-        if self.failure:
-            raise self.failure
+        """Makes it a run, or finds for good that it cannot be one, which ends the turn."""
+        run = replace(self.turn.as_run(), began=True)
+        if not self.run.id:
+            self.run, self.lease = run, Lease(run.id)
+        try:
+            if self._key:
+                await self._key.name(run.id)
+            await self._runs.create(run, self.lease)
+        except StatecarError as exc:
+            self.failure, self._begun = exc, False
+            self.turn.stop(exc)
+            return
         self.turn.lease = self.lease
         self._began = self.entered = True
         self._enter(self)
@@ -133,4 +132,10 @@ class Detached(Running):
     async def _settle(self) -> None:
         """The log has all that was told by now; called before the last events are saved with the response."""
         if self._untold or self._telling.locked():
-            await self._tell([])
+            await self._tell_beside([])
+
+    async def _tell_beside(self, events: list[Event]) -> None:
+        """The same, where the turn does not look afterwards whether it is to end. Raises why it cannot be a run."""
+        await self._tell(events)
+        if self.failure:
+            raise self.failure

@@ -323,6 +323,8 @@ class Turn:
         """Whether a failure is told as a failed response: the stream has begun, output would be lost, nobody waits."""
         if self.lease and (not self.attended or isinstance(failure, RunCancelled)):
             return True
+        if self.settle and not self.lease:
+            return False  # it is no run yet, or could not become one
         if self.streams:
             return work.stream.started
         return work.has_answer and not isinstance(failure, StoreUnavailable)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from proxy.state import runs
+from tests import servers
 from tests.backend import CLOSE, PATIENCE, STREAM_END, STREAM_HEAD, chunked, json_reply, sse, stream, talk
 from tests.callers import COMMENT, Caller, error_of, frames, ok, refusal
 from tests.golden.test_golden import renamed
@@ -350,3 +351,34 @@ async def test_a_turn_and_its_tokens_are_counted_once(looked, backend, caplog, s
 
 async def was_left(caplog):
     return any(record.fields.get("status") == 499 for record in caplog.records if record.name == "statecar.access")
+
+
+# -- the store
+
+
+async def test_a_store_that_hangs_as_it_becomes_a_run_leaves_nothing_of_it(calling, backend, tmp_path_factory):
+    store = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s"))
+    try:
+        caller, go = await calling("--on-disconnect=detach", store=store.url), asyncio.Event()
+        conversation = await caller.conversation()
+        backend.script(go, HALF, NEVER())
+        waiting = asyncio.create_task(caller.ask(conversation=conversation))
+        request = await backend.received(1)
+        store.pause()
+        go.set()
+        assert refusal(await waiting) == (503, "store_unavailable", None)
+        assert await eventually(lambda: gone(request))
+        store.resume()  # and does all that it was asked for
+        with store.admin() as admin:
+            caller.admin, caller.runs = admin, lambda: runs.RUNS
+            await eventually(lambda: none_left(caller))
+            await asyncio.sleep(0.2)
+            assert not admin.keys("sc:*:j:*")
+            await eventually(lambda: is_free(admin))
+    finally:
+        store.resume()
+        store.stop()
+
+
+async def is_free(admin):
+    return not admin.keys("sc:*:k")
