@@ -213,6 +213,14 @@ async def test_the_lock_is_renewed_while_the_turn_runs(talk, monkeypatch):
                 pass
 
 
+async def test_a_lock_that_a_killed_process_left_lasts_a_whole_lease_for_the_one_that_goes_on(talk):
+    made = await talk.conversation()
+    lock = lineage_of(made).lock
+    await talk.state._client.command("SET", lock, "token", "PX", 3000)
+    async with talk.state.conversations.turn(made.id, talk.tenant, token="token"):
+        assert await talk.state._client.command("PTTL", lock) > 3000
+
+
 async def test_a_lost_lock_appends_nothing_and_leaves_the_new_owner_alone(talk):
     made = await talk.conversation("one")
     lock = lineage_of(made).lock
