@@ -146,13 +146,13 @@ async def test_a_rolling_restart_under_fifty_streams_breaks_none(fleet, http, ch
         done, over = [], asyncio.Event()
 
         async def foreground(at):
-            seen, prompt = Seen(), f"{at} [words=20 pause={chance.choice((10, 40))}]"
+            seen, prompt = Seen(), f"{at} [words=10 pause={chance.choice((60, 120))}]"
             body = {"model": "m", "input": prompt, "stream": True}
             assert await read(http, seen, "POST", f"{front.url}/v1/responses", json=body) == 200
             return checked(seen, prompt)
 
         async def background(at):
-            seen, prompt = Seen(), f"{at} [words=20 pause={chance.choice((10, 40))}]"
+            seen, prompt = Seen(), f"{at} [words=10 pause={chance.choice((60, 120))}]"
             body = {"model": "m", "input": prompt, "stream": True, "background": True}
             await read(http, seen, "POST", f"{front.url}/v1/responses", json=body, most=chance.randrange(2000, 20000))
             await follow(http, seen, seen.id, lambda: front.url, lambda: chance.randrange(2000, 20000))
