@@ -10,8 +10,8 @@ from importlib import resources
 from time import perf_counter
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -31,6 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from proxy.errors import StoreUnavailable
 from proxy.state.address import ATTEMPT, Address, address_of, shown
 from proxy.state.keys import SCHEMA
+from proxy.state.pool import LEAN, Pool
 from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
 from proxy.waits import waits
 
@@ -92,7 +93,7 @@ class Client:
         if self._sentinels:
             self._sentinels.moved = self._leave
         self._heard, self._slow = heard, slow
-        # A Cluster's pools refuse instead of waiting when they are empty.
+        # Pools refuse instead of waiting when they are empty.
         self._gate = asyncio.Semaphore(connections)
         self._sent: set[str] = set()
         """The scripts that a server has got from us: asking it for others would cost a round trip more."""
@@ -105,10 +106,10 @@ class Client:
         """Whether there are several servers, which fail one by one."""
         return isinstance(self._redis, RedisCluster)
 
-    async def command(self, *args: _Arg) -> Any:
+    async def command(self, name: str, *args: _Arg) -> Any:
         """One idempotent command on keys. Raises StoreUnavailable."""
         self._check_away()
-        return await self._bounded(str(args[0]), lambda: self._redis.execute_command(*args))
+        return await self._bounded(name, lambda: self._send(name, *args))
 
     async def script(self, script: Script, keys: Sequence[str], *args: _Arg) -> Any:
         """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read."""
@@ -177,12 +178,25 @@ class Client:
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
         if script.sha in self._sent:
             try:
-                return await self._redis.execute_command("EVALSHA", script.sha, *args)
+                return await self._send("EVALSHA", script.sha, *args)
             except NoScriptError:
                 pass
-        reply = await self._redis.execute_command("EVAL", script.text, *args)
+        reply = await self._send("EVAL", script.text, *args)
         self._sent.add(script.sha)
         return reply
+
+    async def _send(self, name: str, *args: _Arg) -> Any:
+        """Sends a command, and gives its reply."""
+        if isinstance(self._redis, RedisCluster):
+            return await self._redis.execute_command(name, *args)
+        # what Redis.execute_command does besides, retries and telemetry, takes as long again
+        pool: Any = self._redis.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_command(name, *args)
+            return await self._redis.parse_response(connection, name)
+        finally:
+            await pool.release(connection)
 
     async def _bounded(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
         """The one guard: bounded in time, sent once more after a lost connection, redis-py's errors into ours."""
@@ -253,12 +267,13 @@ def _open(address: Address, connections: int) -> tuple[Redis | RedisCluster, Sen
             "reinitialize_steps": 0,  # a MOVED moves its slot; starting over would cut other calls' connections
         }
         return RedisCluster(**options), None
-    options = address.options | {"max_connections": connections, "timeout": None}
-    sentinels = None
+    kind, sentinels = address.options.get("connection_class", Connection), None
+    # The gate keeps calls below the pool's size; the other one is for the question that is asked at start-up.
+    options = address.options | {"max_connections": connections + 1, "connection_class": LEAN[kind]}
     if address.sentinels:
         sentinels = Sentinels(address.sentinels, address.service, address.sentinel_options)
-        over_tls = options.get("connection_class") is SSLConnection
-        options |= {"sentinels": sentinels, "connection_class": PrimaryOverTls if over_tls else Primary}
-    pool = BlockingConnectionPool(**options)
+        options |= {"sentinels": sentinels, "connection_class": PrimaryOverTls if kind is SSLConnection else Primary}
+    options.pop("timeout", None)  # of a pool that waits
+    pool = Pool(**options)
     pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
     return Redis.from_pool(pool), sentinels

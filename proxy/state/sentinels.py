@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from proxy.state.address import ATTEMPT
+from proxy.state.pool import Lean, Tls
 
 _LOOK = 1.0
 """Seconds after which what is known is asked for anew: an old primary may live on and take writes that get lost."""
@@ -113,7 +114,7 @@ class Sentinels:
             await self.moved()
 
 
-class Primary(Connection):
+class Primary(Lean, Connection):
     """A connection to whichever server is the primary when it is made."""
 
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
@@ -125,7 +126,7 @@ class Primary(Connection):
         await super()._connect()  # type: ignore[no-untyped-call]
 
 
-class PrimaryOverTls(Primary, SSLConnection):
+class PrimaryOverTls(Primary, Tls):
     """The same over TLS."""
 
 

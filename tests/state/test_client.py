@@ -53,7 +53,7 @@ def test_a_bad_url_is_shown_without_its_password():
 
 
 async def test_a_url_cannot_loosen_the_bounds(valkey):
-    async with opened(f"{valkey.url}?socket_timeout=60&max_connections=9&decode_responses=true") as state:
+    async with opened(f"{valkey.url}?socket_timeout=60&timeout=9&max_connections=9&decode_responses=true") as state:
         assert state._client._redis.connection_pool.connection_kwargs["socket_timeout"] <= 1
         await Talk(state).turn()
 
@@ -201,6 +201,26 @@ async def test_a_pool_that_is_empty_is_waited_for_on_every_store(store_url):
         talk = Talk(state)
         saved = await talk.turn()
         assert await asyncio.gather(*(talk.read(saved) for _ in range(200))) == ["q a"] * 200
+
+
+async def test_an_operation_costs_no_task(valkey):
+    begun = []
+    async with opened(valkey.url) as state:
+        await state.ping()  # to connect costs some
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, work, **named: begun.append(work) or asyncio.Task(work, loop=loop, **named))
+        try:
+            await state.ping()
+        finally:
+            loop.set_task_factory(None)
+    assert not begun
+
+
+async def test_a_value_beyond_what_a_transport_takes_at_once_is_written_whole(store_url):
+    async with opened(store_url) as state:
+        talk = Talk(state)
+        draft = await talk.turn(words="q " + "a" * 3_000_000)
+        assert (await state.responses.load(draft.id, talk.tenant)).output == draft.output
 
 
 async def test_a_cancelled_call_is_cancelled_and_spoils_no_connection(store_url):
