@@ -47,7 +47,7 @@ from proxy import demo, doctor
 from proxy.app import create_app
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
-from proxy.protocol import Protocol
+from proxy.protocol import Http, WebSocket
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 
@@ -169,7 +169,7 @@ def _serve(args: list[str]) -> int:
         log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
         if settings.workers == 1:
             app = functools.partial(served_app, ready)
-            config = _config(app, grace=settings.grace, factory=True, **websocket_options(settings))
+            config = _config(app, grace=settings.grace, factory=True, **protocols(settings))
             return _run_here(config, sockets, asked)
         metrics = stack.enter_context(_metrics_directory(settings.workers))
         return _run_workers(ready, metrics, sockets, asked)
@@ -283,10 +283,11 @@ def _demo_backend() -> Iterator[str]:
             thread.join()
 
 
-def websocket_options(settings: Settings) -> dict[str, Any]:
-    """What uvicorn is told of WebSockets (ADR 0014)."""
+def protocols(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told of HTTP and of WebSockets (ADR 0014)."""
     return {
-        "ws": Protocol,
+        "http": Http,
+        "ws": WebSocket,
         "ws_max_size": settings.body_limit,
         "ws_ping_interval": settings.sse_keepalive_seconds or None,
         "ws_ping_timeout": settings.client_stall_timeout or None,
@@ -294,11 +295,11 @@ def websocket_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", **rest: Any) -> uvicorn.Config:
+def _config(app: Any, *, grace: int = 0, lifespan: Any = "on", http: Any = "httptools", **rest: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan=lifespan,
-        http="httptools",
+        http=http,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -328,7 +329,7 @@ def _run_here(config: uvicorn.Config, sockets: list[socket.socket], asked: _Aske
 
 def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket], asked: _AskedToEnd) -> int:
     app = functools.partial(worker_app, settings, metrics)
-    how = websocket_options(settings)
+    how = protocols(settings)
     config = _config(app, grace=settings.grace, factory=True, workers=settings.workers, **how)
     supervisor = _Workers(config, sockets, settings.drain_delay)
     if asked.so:

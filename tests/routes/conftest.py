@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.app import create_app
-from proxy.cli import websocket_options
+from proxy.cli import protocols
 from proxy.settings import Settings
 from proxy.state import open_state
 from tests import servers
@@ -30,7 +30,7 @@ async def serve(backend, valkey):
             settings = Settings.resolve([*flags, *options], {})
             app = create_app(settings)
             await stack.enter_async_context(alive(app))
-            return await stack.enter_async_context(serving(app, **websocket_options(settings)))
+            return await stack.enter_async_context(serving(app, **protocols(settings)))
 
         yield start
     for number, handler in handlers.items():

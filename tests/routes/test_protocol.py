@@ -1,0 +1,103 @@
+"""What reaches the app, and what does not, of clients that offer upgrades, send in pieces, or take nothing."""
+
+import asyncio
+import json
+import socket as sockets
+
+import pytest
+
+import proxy.protocol
+from proxy.protocol import WebSocket
+from tests.backend import PATIENCE, STREAM_HEAD, chunk, chunked, json_reply, sse, stream, talk
+from tests.routes.test_background import eventually
+from tests.sockets import opened
+
+JAVA = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+BROWSER = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+BODY = '{"model":"m","input":"Hi"}'
+SIZED = f"content-length: {len(BODY)}\r\n\r\n{BODY}"
+IN_CHUNKS = f"transfer-encoding: chunked\r\n\r\n{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n"
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The server's side of every WebSocket."""
+    made, found = WebSocket.connection_made, []
+
+    def watched(self, transport):
+        found.append(self)
+        made(self, transport)
+
+    monkeypatch.setattr(WebSocket, "connection_made", watched)
+    return found
+
+
+@pytest.mark.parametrize("offer", [JAVA, BROWSER, "connection: close, upgrade\r\nupgrade: foo/2\r\n"])
+@pytest.mark.parametrize("body", [SIZED, IN_CHUNKS], ids=["sized", "in chunks"])
+async def test_a_body_is_read_although_an_upgrade_is_offered(url, backend, offer, body):
+    backend.default = (json_reply({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}),)
+    reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    asking = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\n{offer}{body}".encode()
+    many = 1 if "close" in offer else 60
+    writer.write(asking * (many - 1) + asking[:-40])
+    await asyncio.sleep(0.01)
+    writer.write(asking[-40:])
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(many):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert json.loads(await reader.readexactly(length))["status"] == "completed"
+        if many == 1:
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_message_in_pieces_is_one_however_many_they_are(url, backend, seen):
+    backend.default = (stream(*talk("Hi")),)
+    text = json.dumps({"type": "response.create", "model": "m", "input": "Grüße"}, ensure_ascii=False).encode()
+    pieces = [text[n : n + 1] for n in range(len(text))] + [b""] * 100
+
+    async with opened(url) as socket:
+
+        async def given():
+            for piece in pieces:
+                yield piece
+            await asyncio.wait_for(await socket.ws.ping(), PATIENCE)
+            assert len(seen[0].frames) < 2  # of those that have come
+
+        await socket.ws.send(given(), text=True)
+        assert (await socket.events())[-1]["type"] == "response.completed"
+    assert backend.requests[-1].json["messages"][-1]["content"] == "Grüße"
+
+
+async def test_pings_of_a_client_that_takes_nothing_are_not_all_answered(url, seen):
+    async with opened(url) as socket:
+        wire = socket.ws.transport.get_extra_info("socket")
+        wire.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        socket.ws.transport.pause_reading()
+        ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
+        for _ in range(40):
+            socket.ws.transport.write(ping * 1000)
+            await asyncio.sleep(0.001)
+            assert seen[0].transport.get_write_buffer_size() < 1 << 20
+        assert not seen[0].writable.is_set()
+        wire.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 1 << 20)
+        socket.ws.transport.resume_reading()
+        await asyncio.wait_for(await socket.ws.ping(), PATIENCE)
+
+
+async def test_a_connection_whose_client_takes_nothing_is_not_kept_for_ever(serve, backend, seen, monkeypatch):
+    monkeypatch.setattr(proxy.protocol, "_LEFT", 0.1)
+    url = await serve("--client-stall-timeout=0.3", "--sse-keepalive-seconds=0")
+    backend.script(STREAM_HEAD, *[chunked(sse(*[chunk({"content": "x" * 1000})] * 50))] * 400, asyncio.Event())
+    async with opened(url) as socket:
+        await socket.send()
+        await backend.received(1)
+        socket.ws.transport.pause_reading()
+
+        async def ended():
+            return seen[0].disconnected
+
+        await eventually(ended)
+        socket.ws.transport.abort()
