@@ -49,6 +49,7 @@ from proxy.errors import StatecarError
 from proxy.observe import configure_logging
 from proxy.protocol import Http, WebSocket
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
+from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 
 log = logging.getLogger("statecar")
@@ -154,6 +155,7 @@ def _doctor(args: list[str]) -> int:
 
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
+    _check_store(settings.store)
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
     asked = _AskedToEnd()
@@ -173,6 +175,15 @@ def _serve(args: list[str]) -> int:
             return _run_here(config, sockets, asked)
         metrics = stack.enter_context(_metrics_directory(settings.workers))
         return _run_workers(ready, metrics, sockets, asked)
+
+
+def _check_store(url: str) -> None:
+    """Raises SettingsError for what the Redis clients find wrong with the URL, before a worker meets it."""
+    if url not in (EMBEDDED, MEMORY):
+        try:
+            open_state(url, response_ttl=0, conversation_ttl=0)
+        except ValueError as exc:
+            raise SettingsError(f"--store: {exc}") from None
 
 
 class _AskedToEnd:

@@ -43,6 +43,8 @@ def test_the_version_is_the_packages(argv, capsys):
         (("sreve",), "no such command: sreve"),
         (("serve",), "no upstream"),
         (("serve", "--upstream", "demo", "--port", "x"), "--port='x'"),
+        (("serve", "--upstream", "demo", "--store", "redis+sentinel://a/main?nonsense=1"), "an option Redis clients"),
+        (("serve", "--upstream", "demo", "--store", "redis+cluster://a/1"), "a Cluster has only number 0"),
         (("demo", "--port", "x"), "'x'"),
     ],
 )
