@@ -365,6 +365,8 @@ class Runner:
             end = RunCancelled("The response was cancelled.")
         elif run.claims <= _TAKEOVERS + 1 and (telling.text or not telling.items):
             caller = caller_of(run, self._services.sealer)
+            if caller is None:
+                log.warning("the key that response %s needs upstream was not kept or cannot be read: --seal-key", id_)
         resumed = Resumed(run, telling, None if caller else end)
         turn = Turn(self._services, run.whole_request, caller or Caller(run.tenant), resumed=resumed)
         turn.lease = lease
