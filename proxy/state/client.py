@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from time import perf_counter
 from typing import Any
@@ -23,6 +24,7 @@ from redis.exceptions import (
     RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -31,6 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from proxy.errors import StoreUnavailable
 from proxy.state.address import ATTEMPT, Address, address_of, shown
 from proxy.state.keys import SCHEMA
+from proxy.state.nodes import Node
 from proxy.state.pool import LEAN, Pool
 from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
 from proxy.waits import waits
@@ -39,12 +42,6 @@ _log = logging.getLogger(__name__)
 
 LIMIT = 2.0
 """Seconds any operation takes at most, resending included."""
-
-_AWAY = 1.0
-"""Seconds for which a store that did not answer counts as away; then one operation finds out."""
-
-_HANG = 0.5
-"""Seconds from which on a failure is worth not having again at once."""
 
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
@@ -92,14 +89,11 @@ class Client:
             raise ValueError(told) from None
         if self._sentinels:
             self._sentinels.moved = self._leave
-        self._heard, self._slow = heard, slow
-        # Pools refuse instead of waiting when they are empty.
-        self._gate = asyncio.Semaphore(connections)
+        self._heard, self._slow, self._connections = heard, slow, connections
+        self._nodes: dict[str, Node] = {}
+        """By name, so that one that hangs holds up nobody else: the nodes of a Cluster fail one by one."""
         self._sent: set[str] = set()
         """The scripts that a server has got from us: asking it for others would cost a round trip more."""
-        self._away_until = 0.0
-        """When to find out whether the store is back; 0 while it is there. Never set for a Cluster, as its nodes fail
-        one by one."""
 
     @property
     def is_cluster(self) -> bool:
@@ -107,15 +101,18 @@ class Client:
         return isinstance(self._redis, RedisCluster)
 
     async def command(self, name: str, *args: _Arg) -> Any:
-        """One idempotent command on keys. Raises StoreUnavailable."""
-        self._check_away()
-        return await self._bounded(name, lambda: self._send(name, *args))
+        """One idempotent command on keys, which begin behind its name or STREAMS. Raises StoreUnavailable."""
+        key = args[args.index("STREAMS") + 1 if "STREAMS" in args else 0]
+        node = self._node_of(str(key))
+        node.check()
+        return await self._bounded(node, name, lambda: self._send(name, *args))
 
     async def script(self, script: Script, keys: Sequence[str], *args: _Arg) -> Any:
         """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read."""
+        node = self._node_of(keys[0])
         if not script.vital:
-            self._check_away()
-        reply = await self._bounded(script.name, lambda: self._evaluate(script, (len(keys), *keys, *args)))
+            node.check()
+        reply = await self._bounded(node, script.name, lambda: self._evaluate(script, (len(keys), *keys, *args)))
         if reply == b"NEWER":
             self.check_schema(keys[0], SCHEMA + 1)
         return reply
@@ -151,29 +148,24 @@ class Client:
             await self._sentinels.close()
 
     async def _leave(self) -> None:
-        """Closes the connections at rest: what was the primary when they were made is none now, and the URL's address
-        or the Sentinels may lead to the new one. A Cluster's client is told by MOVED."""
+        """Closes the connections, those in use after what they are used for: what was the primary when they were made
+        is none now, and the URL's address or the Sentinels may lead to the new one. A Cluster's client is told by
+        MOVED."""
         if isinstance(self._redis, Redis):
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            pool = self._redis.connection_pool
+            await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+            await pool.disconnect(inuse_connections=False)
 
-    def _check_away(self) -> None:
-        """Raises StoreUnavailable at once where waiting for the store was in vain a moment ago, except for the one
-        operation that finds out."""
-        now = perf_counter()
-        if now < self._away_until:
-            raise StoreUnavailable
-        if self._away_until:
-            self._away_until = now + self._limit
-
-    def _note_away(self, seconds: float, ok: bool | None) -> None:
-        """What an operation that took so long says of the store; ``ok``: None where nobody waited for its end."""
-        if ok is None:
-            if self._away_until:
-                self._away_until = perf_counter()  # another one finds out
-        elif ok or seconds < _HANG:
-            self._away_until = 0.0
-        elif not self.is_cluster:
-            self._away_until = perf_counter() + _AWAY
+    def _node_of(self, key: str) -> Node:
+        """The server that has a key, as far as it is known."""
+        name = ""
+        if isinstance(self._redis, RedisCluster):
+            with suppress(SlotNotCoveredError):
+                found = self._redis.get_node_from_key(key)
+                name = found.name if found else ""
+        if name not in self._nodes:
+            self._nodes[name] = Node(self._connections, self._limit)
+        return self._nodes[name]
 
     async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
         if script.sha in self._sent:
@@ -198,14 +190,14 @@ class Client:
         finally:
             await pool.release(connection)
 
-    async def _bounded(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
+    async def _bounded(self, node: Node, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
         """The one guard: bounded in time, sent once more after a lost connection, redis-py's errors into ours."""
         task = asyncio.current_task()
         assert task is not None, "coroutines run in tasks"
         cancels = task.cancelling()
         began, ok = perf_counter(), None
         try:
-            async with asyncio.timeout(self._limit), self._gate:
+            async with asyncio.timeout(self._limit), node.gate:
                 if self._sentinels:
                     await self._sentinels.look()
                 try:
@@ -224,7 +216,7 @@ class Client:
             raise _unavailable(name, exc) from exc
         finally:
             seconds = perf_counter() - began
-            self._note_away(seconds, ok)
+            node.note(began, ok)
             waits(task).store += seconds
             if seconds >= self._slow:
                 _log.debug("the state store took %d ms for %s", seconds * 1000, name)

@@ -73,6 +73,8 @@ class Pool(ConnectionPool):
         return connection
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Takes one back."""
+        """Takes one back, and closes it where it leads to a server that was left meanwhile."""
         self._in_use_connections.remove(connection)
+        if connection.should_reconnect():  # type: ignore[no-untyped-call]
+            await connection.disconnect(nowait=True)
         self._available_connections.append(connection)

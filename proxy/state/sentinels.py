@@ -77,6 +77,15 @@ class Sentinels:
         await self._note(best)
         return best
 
+    async def place(self) -> Place:
+        """The same for a new connection: where no Sentinel answers, where the primary was."""
+        try:
+            return await self.primary()
+        except (RedisError, TimeoutError):
+            if self._last is None:
+                raise
+            return self._last
+
     async def close(self) -> None:
         """Closes every connection."""
         for question in self._asked.values():
@@ -105,7 +114,12 @@ class Sentinels:
             if "No such master" in str(exc):
                 return None
             raise
-        return Place(about["config-epoch"], answer[0].decode(), answer[1]) if answer else None
+        if not answer:
+            return None
+        found = Place(about["config-epoch"], answer[0].decode(), answer[1])
+        if self._last and found.epoch > self._last.epoch:
+            await self._note(found)  # although another was faster
+        return found
 
     async def _note(self, found: Place) -> None:
         before, self._last = self._last, found
@@ -122,7 +136,7 @@ class Primary(Lean, Connection):
         self._sentinels = sentinels
 
     async def _connect(self) -> None:
-        _, self.host, self.port = await self._sentinels.primary()
+        _, self.host, self.port = await self._sentinels.place()
         await super()._connect()  # type: ignore[no-untyped-call]
 
 

@@ -45,7 +45,9 @@ async def talked(caller, conversation, text):
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_lost_node_and_a_moved_slot_cost_only_the_talks_they_hold(cluster, calling, backend, monkeypatch):
+async def test_a_node_that_hangs_or_is_lost_and_a_moved_slot_cost_only_the_talks_they_hold(
+    cluster, calling, backend, monkeypatch
+):
     monkeypatch.setattr("proxy.state._FRESH", 0)  # seconds for which a good save is enough
     caller = await calling("--conversation-lock-wait=20", store=cluster.url)
     node = cluster.node_of(PROBE)
@@ -66,6 +68,12 @@ async def test_a_lost_node_and_a_moved_slot_cost_only_the_talks_they_hold(cluste
         return strict.stream(turn.result())
 
     async def lose():
+        node.pause()
+        waiting = [asyncio.create_task(caller.http.get(f"/conversations/{lost}/items")) for _ in range(100)]
+        await asyncio.sleep(0.1)  # as many as may are at the node that hangs
+        strict.response(await caller.create("meanwhile", conversation=kept))
+        assert {refusal(answer) for answer in await asyncio.gather(*waiting)} == {UNAVAILABLE}
+        node.resume()
         node.stop()
         asked = len(backend.requests)
         refused = await asyncio.gather(
@@ -73,9 +81,9 @@ async def test_a_lost_node_and_a_moved_slot_cost_only_the_talks_they_hold(cluste
             caller.http.get(f"/conversations/{lost}/items"),
         )
         assert [refusal(answer) for answer in refused] == [UNAVAILABLE] * 2
-        for _ in range(3):
+        for _ in range(2):
             strict.response(await caller.create("meanwhile", conversation=kept))
-        assert len(backend.requests) == asked + 3
+        assert len(backend.requests) == asked + 2
 
     assert (await streamed(lost, "lost", lose))["status"] == "failed"
     node.start()

@@ -196,6 +196,16 @@ async def test_a_store_that_hangs_is_waited_for_by_one_at_a_time_and_by_what_was
         assert await talk.read(saved) == "q a", "the next one finds out instead"
 
 
+async def test_an_operation_that_alone_takes_too_long_keeps_nobody_else_out(own):
+    async with opened(own.url) as state:
+        slow = asyncio.create_task(state._client.command("BLPOP", "nothing", 60))
+        while not slow.done():
+            await state.ping()
+            await asyncio.sleep(0.02)
+        assert isinstance(slow.exception(), StoreUnavailable)
+        await state.ping()
+
+
 async def test_a_pool_that_is_empty_is_waited_for_on_every_store(store_url):
     async with opened(store_url, connections=2) as state:
         talk = Talk(state)

@@ -140,13 +140,16 @@ async def test_a_primary_that_lives_on_after_a_failover_is_left_too(watched):
     async with opened(watched.url) as state, opened(watched.url) as other:
         talk, first = Talk(state), watched.primary
         await asyncio.gather(talk.turn(), Talk(other).turn())
+        pool = state._client._redis.connection_pool
+        in_use = await pool.get_connection()
         with watched.sentinel.admin() as admin:
             servers.until(lambda: admin.execute_command("SENTINEL FAILOVER", watched.service))
         second = watched.moved_from(first)
         with anyio.fail_after(BOUND), second.admin() as admin:
             while not await saved_on(admin, await recovered(talk)):
                 pass
-        assert await talk.read(await talk.turn()) == "q a"
+            await pool.release(in_use)
+            assert await saved_on(admin, await talk.turn()), "a connection in use meanwhile leads nowhere else"
         watched.follow(first)
         assert await talk.read(await Talk(other, talk.tenant).turn()) == "q a", "READONLY is a reason to ask again"
 
@@ -155,27 +158,55 @@ async def saved_on(admin, draft):
     return admin.exists(Lineage(draft.minter.tag).record(draft.minter.turn))
 
 
-async def test_a_sentinel_that_missed_a_failover_is_not_believed():
-    sentinels = Sentinels([("old", 1), ("new", 1)], "talks", {})
-    old, new = Place(1, "old", 1), Place(2, "new", 1)
-    speaks, moves = asyncio.Event(), []
+async def test_while_every_sentinel_is_dead_the_primary_that_was_known_goes_on(watched):
+    async with opened(watched.url, connections=8) as state:
+        talk, primary = Talk(state), watched.primary
+        saved = await talk.turn()
+        watched.sentinel.stop()
+        try:
+            assert await asyncio.gather(*(talk.read(saved) for _ in range(8))) == ["q a"] * 8
+            with primary.admin() as admin:
+                admin.client_kill_filter(_type="normal", skipme=True)
+            assert await talk.read(await talk.turn()) == "q a"
+        finally:
+            watched.sentinel.start()
 
-    async def ask(client):
-        if client is sentinels._clients[0]:
-            return old
-        await speaks.wait()
-        return new
+
+class Told:
+    """A Sentinel's client that names this place, once it may speak."""
+
+    def __init__(self, place):
+        self.place, self.speaks = place, asyncio.Event()
+        self.speaks.set()
+
+    async def execute_command(self, command, service):
+        await self.speaks.wait()
+        if command == "SENTINEL MASTER":
+            return {"config-epoch": self.place.epoch}
+        return self.place.host.encode(), self.place.port
+
+    async def aclose(self):
+        pass
+
+
+async def test_a_sentinel_that_missed_a_failover_is_not_believed():
+    """Also where it is always the first to answer."""
+    old, new = Told(Place(1, "old", 1)), Told(Place(2, "new", 1))
+    sentinels, moves = Sentinels([("old", 1), ("new", 1)], "talks", {}), []
+    sentinels._clients, late = [old, new], asyncio.Event()
 
     async def moved():
         moves.append(sentinels._last)
+        late.set()
 
-    sentinels._ask, sentinels.moved = ask, moved
-    assert await sentinels.primary() == old
-    speaks.set()
-    while await sentinels.primary() != new:
-        pass
-    assert [await sentinels.primary() for _ in range(20)] == [new] * 20
-    speaks.clear()
-    assert await sentinels.primary() == old, "where nobody knows better, it may have been set up anew"
-    assert moves == [new, old]
+    sentinels.moved = moved
+    new.speaks.clear()
+    assert await sentinels.primary() == old.place
+    new.speaks.set()
+    with anyio.fail_after(BOUND):
+        await late.wait()
+    assert [await sentinels.primary() for _ in range(20)] == [new.place] * 20
+    new.speaks.clear()
+    assert await sentinels.primary() == old.place, "where nobody knows better, it may have been set up anew"
+    assert moves == [new.place, old.place]
     await sentinels.close()
