@@ -18,7 +18,8 @@ _PARAMETERS = re.compile(";[^/]*")
 class Address:
     """A base URL such as ``http://host:8000/v1`` or ``http+unix://%2Frun%2Fbackend.sock/v1``, taken apart.
 
-    ``url``: what requests are addressed to, without a trailing slash. ``socket``: path of the unix socket, or None.
+    ``url``: what requests are addressed to, without a trailing slash; ``chat``: its chat completions, both taken apart
+    once, as httpx takes its time for that. ``socket``: path of the unix socket, or None.
     ``name``: host and port, or the name of the socket, for logs and metrics. Raises ValueError for any other kind
     of URL.
     """
@@ -41,7 +42,8 @@ class Address:
         self.name = self.socket.rpartition("/")[2] if self.socket else url.netloc.decode()
         self.origin = f"{url.scheme}://{url.netloc.decode()}"
         self._path = url.raw_path.rstrip(b"/")
-        self.url = self.origin + self._path.decode()
+        self.url = httpx.URL(self.origin + self._path.decode())
+        self.chat = httpx.URL(f"{self.url}/chat/completions")
 
     def target(self, given: bytes, *, harmless: bool = False) -> bytes:
         """The request target for a caller's path and query, every byte behind the mapped prefix as it came.
