@@ -25,6 +25,11 @@ _packer = HiredisRespSerializer()
 class Lean(AbstractConnection):
     """What is small is written at once, and packed by hiredis."""
 
+    async def connect(self) -> None:
+        """Connects, unless it is connected."""
+        if not self.is_connected:
+            await super().connect()  # type: ignore[no-untyped-call]
+
     def pack_command(self, *args: Any) -> list[bytes]:
         packed: list[bytes] = _packer.pack(*args)
         return packed

@@ -6,6 +6,7 @@ The finished response takes the run's place in one step (``Responses.save``): un
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Sequence
@@ -253,9 +254,10 @@ class Runs:
         return int(self.limits.lease * 1000)
 
     @staticmethod
-    def _keys(id_: str) -> list[str]:
+    @functools.lru_cache(maxsize=1024)  # of a run they are needed for each of its tokens
+    def _keys(id_: str) -> tuple[str, str, str]:
         lineage, minted = _lineage(id_)
-        return [lineage.run(minted.turn), lineage.lease(minted.turn), lineage.events(minted.turn)]
+        return lineage.run(minted.turn), lineage.lease(minted.turn), lineage.events(minted.turn)
 
     @staticmethod
     def _in(seconds: float) -> int:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from proxy import codec
@@ -57,15 +58,16 @@ async def context_again(run: Run, services: Services, caller: Caller, stack: Asy
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Asks the store until it answers. Raises RunLost when it stays away; what it answers is raised as it is."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    return await ask()
-                except StoreUnavailable:
-                    await asyncio.sleep(_PAUSE)
-    except TimeoutError:
-        raise RunLost("The state store stays away.") from None
+    away_since: float | None = None
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            now = perf_counter()
+            away_since = now if away_since is None else away_since
+            if now - away_since > PATIENCE:
+                raise RunLost("The state store stays away.") from None
+        await asyncio.sleep(_PAUSE)
 
 
 def kept_headers(caller: Caller, sealer: Sealer | None) -> str:
