@@ -95,7 +95,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         """Answers, if the client takes what it is sent; else the last ping is answered when it does again."""
-        self._pong = b"".join(self.conn.data_to_send())
+        self._pong = b"".join(self.conn.data_to_send()) or self._pong  # of all that came in one read, at the first
         if self.writable.is_set():
             self._answer_ping()
 

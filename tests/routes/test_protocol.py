@@ -74,7 +74,8 @@ async def test_a_message_in_pieces_is_one_however_many_they_are(url, backend, se
 async def test_pings_of_a_client_that_takes_nothing_are_not_all_answered(url, seen):
     async with opened(url) as socket:
         wire = socket.ws.transport.get_extra_info("socket")
-        wire.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        wire.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 1 << 16)
+        seen[0].transport.get_extra_info("socket").setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, 1 << 16)
         socket.ws.transport.pause_reading()
         ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
         for _ in range(40):
@@ -82,9 +83,11 @@ async def test_pings_of_a_client_that_takes_nothing_are_not_all_answered(url, se
             await asyncio.sleep(0.001)
             assert seen[0].transport.get_write_buffer_size() < 1 << 20
         assert not seen[0].writable.is_set()
-        wire.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 1 << 20)
+        answered = await socket.ws.ping()
+        socket.ws.transport.write(ping * 2)
+        await asyncio.sleep(0.05)
         socket.ws.transport.resume_reading()
-        await asyncio.wait_for(await socket.ws.ping(), PATIENCE)
+        await asyncio.wait_for(answered, PATIENCE)
 
 
 async def test_a_connection_whose_client_takes_nothing_is_not_kept_for_ever(serve, backend, seen, monkeypatch):
