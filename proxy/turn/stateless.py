@@ -19,7 +19,7 @@ async def stateless(request: dict[str, Any], services: Services, caller: Caller)
     """
     if not services.stateless:
         return False
-    if _needs_state(request):
+    if _needs_state(request, caller):
         if not caller.tenant:
             raise StoreUnavailable
         return False  # what it needs is not there either, which is said where it is looked for
@@ -34,6 +34,8 @@ async def stateless(request: dict[str, Any], services: Services, caller: Caller)
     return False
 
 
-def _needs_state(request: dict[str, Any]) -> bool:
-    fields = ("previous_response_id", "conversation", "background")
-    return any(map(request.get, fields)) or any(map(is_reference, request["input"]))
+def _needs_state(request: dict[str, Any], caller: Caller) -> bool:
+    if request.get("conversation") or request.get("background"):
+        return True
+    previous = request.get("previous_response_id")
+    return bool(previous and previous not in caller.recent) or any(map(is_reference, request["input"]))

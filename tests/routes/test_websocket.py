@@ -465,7 +465,8 @@ async def test_with_the_store_away_turns_may_go_on_unstored(own_store, serve):
         second = await socket.create("Two", store=False, previous_response_id=told["response"]["id"])
         assert (await socket.refused(previous_response_id="resp_" + "0" * 48))[:2] == (503, "store_unavailable")
         assert (await socket.refused(conversation="conv_" + "0" * 48))[:2] == (503, "store_unavailable")
-        await socket.create("Three", store=False, previous_response_id=second["id"])
+        third = await socket.create("Three", previous_response_id=second["id"])
+        assert third["store"] is False, "what the connection remembers needs no state"
     own_store.start()  # or the end of the server would wait for it
 
 
