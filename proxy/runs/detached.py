@@ -41,8 +41,8 @@ class Detached(Running):
         another process has the run now.
         """
         await self.ended()
-        response: dict[str, Any] = self.latest["response"] if self.latest else {"status": "queued"}
-        if self.failure or response["status"] in ("queued", "in_progress"):
+        response: dict[str, Any] | None = self.latest.get("response") if self.latest else None
+        if self.failure or response is None or response["status"] in ("queued", "in_progress"):
             raise self.failure or ShuttingDown()
         return response
 
