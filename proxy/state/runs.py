@@ -16,7 +16,7 @@ from typing import Any
 from proxy import codec, ids
 from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
 from proxy.state.client import Client, Script
-from proxy.state.keys import RUNS, SCHEMA, STOPS, Lifetimes, Lineage
+from proxy.state.keys import CONVERSATION_LOG, RUNS, SCHEMA, STOPS, Lifetimes, Lineage
 from proxy.state.past import Item, Place
 
 _ADMIT = Script("run_admit")
@@ -45,7 +45,7 @@ class Run:
 
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
-    ``past``: where what it continues from lies, if that is a response. ``keyed``: it stands for an idempotency key.
+    ``past``: where what it continues from lies. ``keyed``: it stands for an idempotency key.
     """
 
     id: str
@@ -136,7 +136,8 @@ class Runs:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
         flat = [part for pair in fields.items() for part in pair]
         keys = [*self._keys(run.id)[:2], _lineage(run.id)[0].meta]
-        place = (run.past.log, run.past.length) if run.past else ("", 0)
+        branched = run.past if run.past and run.past.log != CONVERSATION_LOG else None  # there nothing is erased
+        place = (branched.log, branched.length) if branched else ("", 0)
         token = lease.token if lease else ""
         await self._client.script(_CREATE, keys, self._ttl, token, self._lease_ms, *place, self._lifetimes.log, *flat)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy import ids
@@ -106,11 +106,11 @@ async def past_of(
     Raises InvalidRequest for an unknown response or a busy conversation, NotFound for an unknown conversation.
     """
     state, tenant = services.state, caller.tenant
+    seen = await state.responses.past_of_run(run) if run and run.past else None
     if (previous := request.get("previous_response_id")) is not None:
         if previous in caller.recent:
             return caller.recent[previous]
-        past = await state.responses.past_of_run(run) if run and run.past else None
-        past = past or await state.responses.history(previous, tenant)
+        past = seen or await state.responses.history(previous, tenant)
         if past is None and await state.runs.load(previous, tenant):
             raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")
         if past is None:
@@ -122,11 +122,17 @@ async def past_of(
         return past
     if (conversation := request.get("conversation")) is not None:
         if not storing:
-            return await state.conversations.past(conversation, tenant, param="conversation")
+            return seen or await state.conversations.past(conversation, tenant, param="conversation")
         wait = services.lock_wait if run is None else _LOCK_WAIT * patient
         token = run.lock if run else ""
         turn = state.conversations.turn(conversation, tenant, wait=wait, param="conversation", token=token)
-        return await stack.enter_async_context(turn)
+        try:
+            past = await stack.enter_async_context(turn)
+        except NotFound:
+            if seen is None:
+                raise
+            return seen  # deleted since: nothing is appended
+        return replace(seen, lock=past.lock) if seen else past
     return Past.none(ids.new_tag() if run is None else _minter_of(run).tag)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 from proxy import ids, sse
@@ -110,9 +110,9 @@ class Turn:
             stack.callback(self._leave)
             closing: list[Event] = []
             failure: StatecarError | None = None
-            if self.is_background and not (self._resumed and self._resumed.telling.told):
+            if not (self._resumed.telling.told if self._resumed else not self.is_background):
                 self._interruptible = False
-                yield work.stream.queue()
+                yield work.stream.queue() if self.is_background else work.stream.start()
                 self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
             try:
                 async with aclosing(self._round(work)) as batches:
@@ -128,7 +128,7 @@ class Turn:
             except (Exception, asyncio.CancelledError) as exc:
                 failure = self._failure(exc)
             if failure:
-                if not self._is_told(work, failure):
+                if not await self._is_told(work, failure):
                     self.lease = None  # so the lock of its conversation is released
                     raise failure
                 closing = await self._failed(work, failure, closing)
@@ -167,7 +167,7 @@ class Turn:
             given=self._work.context.given,
             headers=kept_headers(caller, self._services.sealer),
             lock=past.lock.token if past.lock else "",
-            past=past.place if "previous_response_id" in self._request else None,
+            past=past.place,
             keyed=self.keyed,
         )
 
@@ -199,8 +199,8 @@ class Turn:
             context.minter.skip(len(stream.items))
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
         rest = Rest(resumed.telling) if resumed and stream.told else None
-        work = Work(context, context.dialect, stream, fitting, rest=rest)
-        if not self._ending:
+        work = Work(context, stream, fitting, rest=rest)
+        if not resumed:  # else what refuses its tools here is told in the response
             self._plan(work, context.dialect)
         return work
 
@@ -280,7 +280,7 @@ class Turn:
             return chat if whole or work.rest is None else work.rest.body(chat, dialect)
 
         if rest := work.rest:
-            await rest.count(written(work.dialect, whole=True), self._services, self._caller, work.context)
+            await rest.count(written(work.context.dialect, whole=True), self._services, self._caller, work.context)
             work.stream.told = rest.told
             if spent := rest.spent(self._request.get("max_output_tokens")):
                 yield work.stream.feed(spent)
@@ -319,8 +319,11 @@ class Turn:
         if lock and self.lease and not self.saved:
             lock.held = False
 
-    def _is_told(self, work: Work, failure: StatecarError) -> bool:
+    async def _is_told(self, work: Work, failure: StatecarError) -> bool:
         """Whether a failure is told as a failed response: the stream has begun, output would be lost, nobody waits."""
+        if self.settle and not self.lease:
+            with suppress(StatecarError):
+                await self.settle()  # its beginning may be being told
         if self.lease and (not self.attended or isinstance(failure, RunCancelled)):
             return True
         if self.settle and not self.lease:

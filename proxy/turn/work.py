@@ -15,15 +15,16 @@ from proxy.turn.rest import Rest
 
 @dataclass
 class Work:
-    """``dialect``: the one that the tools are planned for; ``done``: the upstream said that it was finished.
+    """``dialect``: the one that the tools are planned for, None while they are not; ``done``: the upstream said that
+    it was finished.
 
     ``rest``: the answer was begun by another process, and only this of it is asked for.
     """
 
     context: Context
-    dialect: Dialect
     stream: ResponseStream
     fitting: Fitting
+    dialect: Dialect | None = None
     done: bool = False
     rest: Rest | None = None
 

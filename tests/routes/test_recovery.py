@@ -12,7 +12,7 @@ from proxy import ids
 from proxy.errors import StoreUnavailable
 from proxy.state import Lease, Run, Runs
 from tests.backend import STREAM_HEAD, chunked, sse, talk
-from tests.callers import Caller, refusal, unframed
+from tests.callers import Caller, ok, refusal, unframed
 from tests.routes.test_background import HALF, cancelled, eventually, made, replay, seen, text_of
 from tests.translate import rules
 
@@ -205,3 +205,76 @@ async def test_what_is_refused_for_a_store_that_did_not_answer_is_made_by_nobody
             await eventually(lambda: asyncio.sleep(0, not admin.zcard("sc:runs")))
             assert not admin.keys("sc:*:j:*")
     assert not backend.requests
+
+
+async def test_a_plain_detached_turn_that_is_taken_over_in_mid_answer_is_answered_as_it_ends(
+    serve, own, state, backend
+):
+    async with at(serve, own, KEY, "--on-disconnect=detach") as caller:
+        backend.script(HALF, asyncio.Event())
+        waiting = asyncio.create_task(caller.ask())
+        run = {"id": await eventually(lambda: begun(caller, own))}
+        abandon(own, run)
+        with own.admin() as admin:
+            admin.delete(key(run["id"], "w"))
+            thief = Lease(run["id"])
+            assert await state.runs.claim(run["id"], "shared", thief)
+        await backend.requests[0].gone.wait()
+        await state.runs.release(thief, "shared")
+        last = ok(await waiting)
+        assert (last["id"], last["status"], text_of(last)) == (run["id"], "completed", "Hi")
+
+
+async def begun(caller, own):
+    """The id of the only run, once its upstream has said something."""
+    with own.admin() as admin:
+        found = [f"resp_{member[:22].hex()}0000" for member in admin.zrange("sc:runs", 0, -1)]
+        return found[0] if found and admin.hexists(key(found[0], "j"), "b") else None
+
+
+@pytest.mark.parametrize("background", [True, False], ids=["background", "detached"])
+async def test_one_whose_tools_are_refused_where_it_is_taken_up_fails(serve, own, state, backend, background):
+    run = left(stream=True, background=background, tools=[{"type": "web_search"}])
+    await state.runs.create(run, None)
+    async with at(serve, own, "--unsupported-tools=reject") as caller:
+        last = await seen(caller, run.id, "failed", "completed")
+        assert (last["status"], last["output"]) == ("failed", [])
+        assert "web_search" in last["error"]["message"]
+        rules.check(unframed(await replay(caller, run.id)))
+    assert not backend.requests
+
+
+async def test_one_in_a_conversation_sees_what_it_saw_when_it_is_made_again(serve, own, state, backend):
+    async with at(serve, own, KEY, "--run-lease=90") as caller, at(serve, own, KEY) as other:
+        conversation = await caller.conversation(items=[{"role": "user", "content": t} for t in ("One", "Gone")])
+        page = await caller.get(f"/conversations/{conversation}/items", order="asc")
+        backend.script(asyncio.Event())
+        run = await made(caller, "Two", conversation=conversation)
+        await backend.received(1)
+        await caller.http.delete(f"/conversations/{conversation}/items/{page['data'][1]['id']}")
+        added = {"items": [{"role": "user", "content": "Added"}]}
+        ok(await caller.http.post(f"/conversations/{conversation}/items", json=added))
+        rows = (await other.get(f"/responses/{run['id']}/input_items", order="asc"))["data"]
+        abandon(own, run)
+        assert (await seen(other, run["id"], "failed", "completed"))["status"] == "completed"
+        assert backend.requests[-1].json == backend.requests[0].json
+        again = (await other.get(f"/responses/{run['id']}/input_items", order="asc"))["data"]
+        assert rows == again
+        assert [row["content"][0]["text"] for row in rows] == ["One", "Gone", "Two"]
+        assert await other.texts(conversation) == ["One", "Added", "Two", "Hi"]
+
+
+async def test_one_whose_conversation_is_deleted_is_made_again_and_appended_nowhere(serve, own, state, backend):
+    async with at(serve, own, KEY, "--run-lease=90") as caller, at(serve, own, KEY) as other:
+        conversation = await caller.conversation(items=[{"role": "user", "content": "One"}])
+        backend.script(asyncio.Event())
+        run = await made(caller, "Two", conversation=conversation)
+        await backend.received(1)
+        await caller.http.delete(f"/conversations/{conversation}")
+        abandon(own, run)
+        last = await seen(other, run["id"], "failed", "completed")
+        assert (last["status"], last["conversation"]) == ("completed", {"id": conversation})
+        assert backend.requests[-1].json == backend.requests[0].json
+        assert (await other.http.get(f"/conversations/{conversation}")).status_code == 404
+        rows = (await other.get(f"/responses/{run['id']}/input_items", order="asc"))["data"]
+        assert [row["content"][0]["text"] for row in rows] == ["One", "Two"]
