@@ -294,6 +294,8 @@ def _written(spoken: _Spoken, live: bool, dialect: Dialect) -> list[Message]:
 
 def _joined(texts: list[Item]) -> tuple[str, str]:
     pairs = [parts.said_by_model(item["content"]) for item in texts]
+    if len(pairs) == 1:
+        return pairs[0]
     return "\n".join(text for text, _ in pairs if text), "\n".join(refusal for _, refusal in pairs if refusal)
 
 

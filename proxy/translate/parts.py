@@ -31,6 +31,8 @@ def said_by_model(content: str | list[Part]) -> tuple[str, str]:
     """(text, refusal) of an assistant message; its text parts are one text."""
     if isinstance(content, str):
         return content, ""
+    if len(content) == 1 and content[0].get("type") == "output_text":
+        return _text(content[0]), ""
     text = "".join(_text(part) for part in content if part.get("type") != "refusal")
     return text, "".join(_text(part) for part in content if part.get("type") == "refusal")
 
