@@ -83,7 +83,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     )
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
-    sockets = _sockets(settings, services, access, life, metrics) if settings.websocket == "on" else None
+    sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
     door = Door(own, sockets, passthrough, access, about, life, metrics.open_requests)
     return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
 
@@ -158,7 +158,9 @@ def _pace(settings: Settings) -> Pace:
     )
 
 
-def _sockets(settings: Settings, services: Services, access: Access, life: Life, metrics: Metrics) -> WebSockets:
+def _sockets(
+    settings: Settings, services: Services, runner: Runner, access: Access, life: Life, metrics: Metrics
+) -> WebSockets:
     def told(request: Finished) -> None:
         metrics.turn(request)
         if settings.access_log:
@@ -166,6 +168,7 @@ def _sockets(settings: Settings, services: Services, access: Access, life: Life,
 
     return WebSockets(
         services,
+        runner,
         access,
         life.requests,
         _pace(settings),
@@ -173,6 +176,7 @@ def _sockets(settings: Settings, services: Services, access: Access, life: Life,
         Recent(settings.websocket_memory),
         told,
         metrics.open_websockets,
+        settings.on_disconnect,
     )
 
 

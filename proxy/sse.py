@@ -100,5 +100,10 @@ def encode(event: dict[str, Any]) -> bytes:
 
 def decode(frame: bytes) -> dict[str, Any]:
     """The event of a frame that ``encode`` made."""
-    event: dict[str, Any] = codec.loads(frame[frame.index(b"\ndata: ") + 7 :])
+    event: dict[str, Any] = codec.loads(data_of(frame))
     return event
+
+
+def data_of(frame: bytes) -> bytes:
+    """The JSON of a frame that ``encode`` made."""
+    return frame[frame.index(b"\ndata: ") + 7 : -2]

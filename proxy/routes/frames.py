@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf
 from typing import Any
 
 from starlette.types import Message, Receive, Send
 
-from proxy import codec
+from proxy import codec, sse
 from proxy.errors import StatecarError
 from proxy.routes.edge import ClientGone
 from proxy.routes.streaming import Pace
 from proxy.translate.items import Event
-from proxy.turn import Turn
+
+_ERROR = b"event: error\n"
 
 MOST = 64
 """Frames of a connection that may wait."""
@@ -74,7 +76,7 @@ class Frames:
 class Telling:
     """What goes out: one writer at a time, silences filled, a client that stalls given up.
 
-    ``turn``: the one at work, whose events carry ``lane`` where its frame named one.
+    ``lane``: what the frame at work named, which its events carry. ``begun``: something has been told of it.
     """
 
     def __init__(self, send: Send, pace: Pace) -> None:
@@ -82,34 +84,46 @@ class Telling:
         self._sending = asyncio.Lock()
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
-        self._turn: Turn | None = None
-        self._begun = False
+        self._silence: Callable[[], Awaitable[list[Event]]] | None = None
+        self.begun = False
         self.lane: str | None = None
 
-    def begin(self, turn: Turn | None) -> None:
-        """The silences to come are this turn's; nobody's for None."""
-        self._turn, self._begun, self._last = turn, False, self._clock()
+    def begin(self, silence: Callable[[], Awaitable[list[Event]]] | None) -> None:
+        """The silences to come are filled with what this gives, which may be nothing; not at all for None."""
+        self._silence, self.begun, self._last = silence, False, self._clock()
 
     async def events(self, events: list[Event]) -> None:
         """Sends them, a frame each. Raises ClientGone."""
-        async with self._sending:
-            await self._frames(events)
+        await self._texts(map(self._text, events))
+
+    async def logged(self, frames: list[bytes]) -> None:
+        """Sends events of a run, given as server-sent events. Raises ClientGone."""
+        await self._texts(map(self._text_of_logged, frames))
 
     async def error(self, exc: StatecarError) -> None:
         """Sends what a request is refused with. Raises ClientGone."""
         await self.events([error_frame(exc)])
 
-    async def _frames(self, events: list[Event]) -> None:
-        self._begun = True
-        for event in events:
-            told = _nested(event) if event["type"] == "error" else event
-            if self.lane is not None:
-                told = {**told, "stream_id": self.lane}
-            self._last = self._clock()
-            try:
-                await self._send({"type": "websocket.send", "text": codec.dumps(told).decode()})
-            except OSError:
-                raise ClientGone from None
+    def _text(self, event: Event) -> str:
+        told = _nested(event) if event["type"] == "error" else event
+        if self.lane is not None:
+            told = {**told, "stream_id": self.lane}
+        return codec.dumps(told).decode()
+
+    def _text_of_logged(self, frame: bytes) -> str:
+        if self.lane is None and not frame.startswith(_ERROR):
+            return sse.data_of(frame).decode()
+        return self._text(sse.decode(frame))
+
+    async def _texts(self, texts: Iterable[str]) -> None:
+        async with self._sending:
+            self.begun = True
+            for text in texts:
+                self._last = self._clock()
+                try:
+                    await self._send({"type": "websocket.send", "text": text})
+                except OSError:
+                    raise ClientGone from None
 
     # -- the clock's side (Ticking)
 
@@ -123,21 +137,18 @@ class Telling:
 
     def _due(self) -> float:
         """When the silence is to be filled. Pings keep the connection; this keeps clients that count events."""
-        wait = self._pace.keepalive if self._begun else self._pace.early
-        return self._last + wait if self._turn and wait else inf
+        wait = self._pace.keepalive if self.begun else self._pace.early
+        return self._last + wait if self._silence and wait else inf
 
     async def tick(self) -> None:
         if self._sending.locked():
             if self._pace.stall and self._clock() - self._last >= self._pace.stall:
                 raise ClientGone
             return
-        if self._turn is None or self._clock() < self._due():
+        if self._silence is None or self._clock() < self._due():
             return
         self._last = self._clock()
-        events = self._turn.begin()
-        if not events and (event := self._turn.keepalive()):
-            events = [event]
-        if events:
+        if events := await self._silence():
             await self._fill(events)
 
     async def _fill(self, events: list[Event]) -> None:

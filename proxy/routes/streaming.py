@@ -241,7 +241,7 @@ class DetachedReply(_EventStream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._begin(scope, send)
         self._detached = self._make()
-        with _attending(self._detached, self._facts):
+        with attending(self._detached, self._facts):
             try:
                 async with attended(receive, self):
                     async with aclosing(self._runner.told(self._detached)) as batches:
@@ -281,7 +281,7 @@ class DetachedJsonReply:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         detached = self._make()
-        with _attending(detached, facts(scope)):
+        with attending(detached, facts(scope)):
             async with attended(receive):
                 try:
                     response = await detached.ended_with()
@@ -291,7 +291,7 @@ class DetachedJsonReply:
 
 
 @contextmanager
-def _attending(detached: Detached, noted: dict[str, Any]) -> Iterator[None]:
+def attending(detached: Detached, noted: dict[str, Any]) -> Iterator[None]:
     """A request that waits for a detached turn. One that leaves before the end leaves the facts to the run."""
     turn = detached.turn
     noted["turn"] = turn.facts

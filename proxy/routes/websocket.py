@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,9 @@ from proxy.errors import (
     ConnectionExpired,
     ForeignOrigin,
     InvalidRequest,
+    RunLost,
     StatecarError,
+    StoreUnavailable,
     TooManyConnections,
     TooManyFrames,
 )
@@ -25,10 +28,16 @@ from proxy.routes.edge import Access, ClientGone, attended, decoded, facts
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
 from proxy.routes.recent import Recent
-from proxy.routes.streaming import Pace
-from proxy.turn import Caller, Services, Turn, stateless
+from proxy.routes.streaming import Pace, attending
+from proxy.runs import Detached, Runner
+from proxy.translate.items import Event
+from proxy.turn import Caller, Services, ShuttingDown, Turn, stateless
 from proxy.waits import Waits, begin
-from proxy.wire import STEER, create_frame, frame
+from proxy.wire import STEER, create_frame, frame, on_disconnect
+
+log = logging.getLogger("statecar.edge")
+
+_FAILED = b"event: response.failed\n"
 
 _LAST_WORDS = 5.0
 """Seconds that a client gets to take what a connection ends with."""
@@ -50,10 +59,12 @@ class WebSockets:
     """The endpoint, an ASGI application over what it needs.
 
     ``told``: hears of every frame that is answered; ``opened``: of 1 for a connection that begins, of -1 for one that
-    is over. Raises, before it takes the connection: Unauthorized, ForeignOrigin, StoreUnavailable, TooManyConnections.
+    is over. ``on_disconnect``: what becomes of stored turns whose client leaves, ``cancel`` or ``detach``. Raises,
+    before it takes the connection: Unauthorized, ForeignOrigin, InvalidRequest, StoreUnavailable, TooManyConnections.
     """
 
     services: Services
+    runner: Runner
     access: Access
     requests: OpenRequests
     pace: Pace
@@ -61,6 +72,7 @@ class WebSockets:
     recent: Recent
     told: Callable[[Finished], object]
     opened: Callable[[int], object]
+    on_disconnect: str = "cancel"
     _open: set[Connection] = field(default_factory=set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +85,8 @@ class WebSockets:
             raise ForeignOrigin
         if len(self._open) >= self.bounds.connections:
             raise TooManyConnections
-        connection = Connection(self, caller, scope, receive, send)
+        disconnect = on_disconnect(handshake.headers.items()) or self.on_disconnect
+        connection = Connection(self, caller, scope, receive, send, detaches=disconnect == "detach")
         self._open.add(connection)
         self.opened(1)
         try:
@@ -90,16 +103,25 @@ class WebSockets:
 class Connection:
     """One client's connection: its frames are answered in the order in which they came."""
 
-    def __init__(self, endpoint: WebSockets, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, endpoint: WebSockets, caller: Caller, scope: Scope, receive: Receive, send: Send, *, detaches: bool
+    ) -> None:
+        """``detaches``: stored turns go on when the client leaves."""
         bounds = endpoint.bounds
         self._endpoint, self._caller, self._scope, self._send = endpoint, caller, scope, send
         self._frames = Frames(receive, bounds.waiting, asyncio.get_running_loop().time() + bounds.seconds)
         self._telling = Telling(send, endpoint.pace)
         self._answered = 0
+        self._detaches, self._is_cut = detaches, False
 
     def end(self) -> None:
         """Ends the connection after the turn at work."""
         self._frames.end()
+
+    def _cut(self) -> None:
+        """Ends it without an end of the turn at work, which comes from another process."""
+        self._is_cut = True
+        self.end()
 
     async def serve(self) -> None:
         """Answers frames until the client leaves, the process ends, or the connection's time is over."""
@@ -115,7 +137,7 @@ class Connection:
             code, last = _REFUSED, TooManyFrames(MOST, self._endpoint.bounds.waiting)
         if frames.expired:
             last = ConnectionExpired(self._endpoint.bounds.seconds)
-        elif self._endpoint.requests.stopped:
+        elif self._is_cut or self._endpoint.requests.stopped:
             code = _RESTARTING
         with suppress(ClientGone, TimeoutError, OSError):
             async with asyncio.timeout(_LAST_WORDS):
@@ -143,8 +165,6 @@ class Connection:
         finally:
             self._telling.begin(None)
             at_work_on(self._caller.request_id)
-            if "turn" in noted:
-                noted["turn"] |= waits.told()
             noted["left"] = status == CLIENT_LEFT
             whole = perf_counter() - waits.began
             self._endpoint.told(Finished(request_id, WEBSOCKET, self._scope["path"], status, None, whole, noted))
@@ -180,22 +200,36 @@ class Connection:
             request["store"] = False
         turn = Turn(self._endpoint.services, request, caller, unkept=unkept, generates=generates)
         noted["turn"] = turn.facts
-        with requests.ended_by(turn.stop):
-            self._telling.begin(turn)
-            requests.streams(1)
-            try:
-                async with aclosing(turn.run()) as batches:
-                    async for events in batches:
-                        await self._tell(events, turn, waits)
-            finally:
-                requests.streams(-1)
+        requests.streams(1)
+        try:
+            # what only this connection remembers is nothing that another process could go on from
+            if self._detaches and generates and not known and request.get("store", True):
+                return await self._detached(turn, noted, waits)
+            await self._attended(turn, waits)
+        finally:
+            requests.streams(-1)
         if turn.facts["response_status"] == "failed":
             return False
         if not request.get("store", True):
             recent.keep(self, turn.facts["response"], turn.as_past())
         return True
 
-    async def _tell(self, events: list[dict[str, Any]], turn: Turn, waits: Waits) -> None:
+    async def _attended(self, turn: Turn, waits: Waits) -> None:
+        """Tells a turn that ends with its client."""
+
+        async def silence() -> list[Event]:
+            return turn.begin() or [event for event in [turn.keepalive()] if event]
+
+        self._telling.begin(silence)
+        try:
+            with self._endpoint.requests.ended_by(turn.stop):
+                async with aclosing(turn.run()) as batches:
+                    async for events in batches:
+                        await self._tell(events, turn, waits)
+        finally:
+            turn.facts |= waits.told()
+
+    async def _tell(self, events: list[Event], turn: Turn, waits: Waits) -> None:
         began = perf_counter()
         if events and "first_event_ms" not in turn.facts:
             turn.facts["first_event_ms"] = round((began - waits.began) * 1000, 1)
@@ -203,3 +237,42 @@ class Connection:
             await self._telling.events(events)
         finally:
             waits.client += perf_counter() - began
+
+    async def _detached(self, turn: Turn, noted: dict[str, Any], waits: Waits) -> bool:
+        """Tells a turn that is a run from its first event on; whether it went well (wire §3.1)."""
+        detached, telling = self._endpoint.runner.detached(turn), self._telling
+
+        async def silence() -> list[Event]:
+            with suppress(StatecarError):  # what ends the turn is told by itself
+                await (detached.keepalive() if telling.begun else detached.open())
+            return []
+
+        telling.begin(silence)
+        now, is_well = asyncio.get_running_loop().time, False
+        try:
+            async with asyncio.timeout(None) as reading:
+                with self._endpoint.requests.ended_by(lambda: reading.reschedule(now())), attending(detached, noted):
+                    is_well = await self._follow(detached, waits)
+                    await detached.ended()  # its facts are whole by then
+        except TimeoutError:
+            if not telling.begun:
+                raise ShuttingDown from None
+            self._cut()
+        except RunLost as exc:
+            log.warning("the events of a response cannot be read: %s", exc.message)
+            if not telling.begun:
+                raise StoreUnavailable from None
+            self._cut()
+        if noted.get("left"):
+            raise ClientGone
+        return is_well
+
+    async def _follow(self, detached: Detached, waits: Waits) -> bool:
+        is_well, facts = False, detached.turn.facts
+        async with aclosing(self._endpoint.runner.told(detached)) as batches:
+            async for frames in batches:
+                if not self._telling.begun:
+                    facts["first_event_ms"] = round((perf_counter() - waits.began) * 1000, 1)
+                await self._telling.logged(frames)
+                is_well = not frames[-1].startswith(_FAILED)
+        return is_well
