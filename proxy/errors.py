@@ -67,7 +67,9 @@ class ForeignOrigin(StatecarError):
     status, type, code = 403, "invalid_request_error", "origin_not_allowed"
 
     def __init__(self) -> None:
-        super().__init__("WebSockets are refused to pages of other sites: 'Origin' names another host than 'Host'.")
+        super().__init__(
+            "WebSockets without a key are refused to pages of other sites: 'Origin' names another host than 'Host'."
+        )
 
 
 class NotFound(StatecarError):

@@ -47,7 +47,7 @@ class Access:
         """Raises Unauthorized for a missing or wrong key."""
         if not self.keys:
             return
-        given = _key(scope)
+        given = key_of(scope)
         known = [hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()) for key in self.keys]
         if not any(known):
             told = (
@@ -81,7 +81,7 @@ class Access:
             if not given:
                 raise Unauthorized(f"The header '{name}' that names the tenant is missing.")
         elif self.keys:  # one key is one tenant, however it is presented
-            given = f"Bearer {_key(scope)}"
+            given = f"Bearer {key_of(scope)}"
         else:
             given = _header(scope, b"authorization") or _header(scope, b"api-key")
         fixed = hashlib.sha256(self.secret.encode()).digest() if self.secret else None
@@ -234,7 +234,7 @@ async def _watch(receive: Receive, ticking: Ticking | None) -> None:
                 return
 
 
-def _key(scope: Scope) -> str:
+def key_of(scope: Scope) -> str:
     """The key a caller presents, as Bearer token or in ``api-key``."""
     scheme, _, token = _header(scope, b"authorization").partition(" ")
     return (token.strip() if scheme.lower() == "bearer" else "") or _header(scope, b"api-key")

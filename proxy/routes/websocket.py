@@ -24,7 +24,7 @@ from proxy.errors import (
     TooManyFrames,
 )
 from proxy.observe import CLIENT_LEFT, WEBSOCKET, Finished, at_work_on
-from proxy.routes.edge import Access, ClientGone, attended, decoded, facts
+from proxy.routes.edge import Access, ClientGone, attended, decoded, facts, key_of
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
 from proxy.routes.recent import Recent
@@ -81,7 +81,8 @@ class WebSockets:
         handshake = HTTPConnection(scope)
         caller = await self.access.caller(handshake)
         origin = handshake.headers.get("origin", "")
-        if origin and origin.partition("://")[2] != handshake.headers.get("host"):
+        # no page can send a key: browsers let none set a WebSocket's headers
+        if origin and not key_of(scope) and origin.partition("://")[2] != handshake.headers.get("host"):
             raise ForeignOrigin
         if len(self._open) >= self.bounds.connections:
             raise TooManyConnections

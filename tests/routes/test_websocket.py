@@ -262,12 +262,19 @@ async def test_who_may_not_call_is_told_by_an_http_status(serve):
 
 async def test_a_page_of_another_site_gets_no_socket(url):
     """A browser lets every page open one, and what listens on localhost often wants no key."""
-    async with opened(url, origin=url) as socket:
+    ambient = {"authorization": "Basic dTpw"}  # a browser may send this by itself
+    async with opened(url, origin=url, **ambient) as socket:
         await socket.create()
     for origin in ("https://evil.example", "null", "http://[", f"{url}0"):
         with pytest.raises(InvalidStatus) as caught:
-            await refused_upgrade(url, "k", origin=origin)
+            await refused_upgrade(url, "", origin=origin, **ambient)
         assert caught.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("key", [{}, {"authorization": "", "api-key": "k"}], ids=["bearer", "api-key"])
+async def test_who_presents_a_key_is_no_page_whatever_its_origin(url, key):
+    async with opened(url, origin="http://localhost/", **key) as socket:
+        await socket.create()
 
 
 async def refused_upgrade(url, key, path="/v1/responses", **headers):
