@@ -9,6 +9,7 @@ ARGS ?=
 CLIENTS ?=
 BACKENDS ?= llamacpp,vllm
 CASES ?= 24000
+JOBS ?= auto
 MINUTES ?= 10
 SEED ?=
 BIN := .venv/bin
@@ -46,8 +47,8 @@ run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost
 	@printf '%s\n' "$(BIN)/python build/talk.py 'My name is Ada.'" "$(BIN)/python build/talk.py 'What is my name?'" ''
 	@exec $(BIN)/statecar serve --upstream '$(UPSTREAM)' --port '$(PORT)' --store '$(STORE)' $(ARGS)
 
-test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"]
-	$(BIN)/python -m pytest --ignore=tests/image $(ARGS)
+test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"] [JOBS=0]
+	$(BIN)/python -m pytest --ignore=tests/image -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-chart: .venv/installed .venv/test .venv/chart build/helm3 ## render the Helm chart with Helm 3 and 4 and check it
 	$(BIN)/python -m pytest tests/chart tests/config/test_schemas.py $(ARGS)
