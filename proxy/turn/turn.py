@@ -130,6 +130,7 @@ class Turn:
             if failure:
                 if not await self._is_told(work, failure):
                     self.lease = None  # so the lock of its conversation is released
+                    self._work = None  # while this unwinds no clock may begin to tell it
                     raise failure
                 closing = await self._failed(work, failure, closing)
             yield closing
