@@ -129,8 +129,7 @@ class Turn:
                 failure = self._failure(exc)
             if failure:
                 if not await self._is_told(work, failure):
-                    self.lease = None  # so the lock of its conversation is released
-                    self._work = None  # while this unwinds no clock may begin to tell it
+                    self.lease = self._work = None  # its conversation is free, and no clock begins to tell it
                     raise failure
                 closing = await self._failed(work, failure, closing)
             yield closing
