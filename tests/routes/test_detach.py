@@ -152,6 +152,32 @@ async def test_the_clock_and_the_upstream_may_speak_at_once(calling, backend):
             assert [frame for frame in log if frame != COMMENT] == events
 
 
+async def test_a_refusal_that_comes_while_the_clock_opens_the_stream_is_told_in_it(calling, backend, own, monkeypatch):
+    caller = await calling("--early-stream-after-seconds=0.02", store=own.url)
+    create, creating, refuse, go = runs.Runs.create, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(self, run, lease):
+        creating.set()
+        await go.wait()
+        await create(self, run, lease)
+
+    monkeypatch.setattr(runs.Runs, "create", slow)
+    backend.script(refuse, json_reply({"error": {"message": "no such model"}}, status=404))
+    waiting = asyncio.create_task(ask(caller, stream=True))
+    await creating.wait()
+    refuse.set()
+    await asyncio.sleep(0.1)
+    go.set()
+    answer = await waiting
+    events = [frame for frame in frames(answer.content)[:-1] if frame != COMMENT]
+    rules.check(events)
+    last = events[-1]["response"]
+    assert (last["status"], last["error"]["message"]) == ("failed", "no such model")
+    assert await replay(caller, last["id"]) == answer.content
+    with own.admin() as admin:
+        assert not admin.keys("sc:*:j:*")
+
+
 @pytest.mark.parametrize("more", [{}, {"idempotency-key": "k"}], ids=["", "with a key"])
 async def test_what_is_no_way_to_leave_is_refused(caller, backend, more):
     answer = await ask(caller, headers={"statecar-on-disconnect": "stay", **more})
