@@ -128,10 +128,11 @@ class Turn:
             except (Exception, asyncio.CancelledError) as exc:
                 failure = self._failure(exc)
             if failure:
-                if not await self._is_told(work, failure):
+                told = await self._to_tell(work, failure)
+                if told is None:
                     self.lease = self._work = None  # its conversation is free, and no clock begins to tell it
                     raise failure
-                closing = await self._failed(work, failure, closing)
+                closing = await self._failed(work, told, closing)
             yield closing
             self.facts |= work.facts(asked="upstream" in self.facts)
 
@@ -319,18 +320,30 @@ class Turn:
         if lock and self.lease and not self.saved:
             lock.held = False
 
-    async def _is_told(self, work: Work, failure: StatecarError) -> bool:
-        """Whether a failure is told as a failed response: the stream has begun, output would be lost, nobody waits."""
+    async def _to_tell(self, work: Work, failure: StatecarError) -> StatecarError | None:
+        """What a failed response tells: the stream has begun, output would be lost, nobody waits. None: it is raised.
+
+        Raises RunLost when another process makes the run: then it has not failed.
+        """
         if self.settle and not self.lease:
             with suppress(StatecarError):
                 await self.settle()  # its beginning may be being told
+            if not self.lease:
+                return None  # it is no run yet, or could not become one
         if self.lease and (not self.attended or isinstance(failure, RunCancelled)):
-            return True
-        if self.settle and not self.lease:
-            return False  # it is no run yet, or could not become one
+            return failure
         if self.streams:
-            return work.stream.started
-        return work.has_answer and not isinstance(failure, StoreUnavailable)
+            return failure if work.stream.started else None
+        if work.has_answer and not isinstance(failure, StoreUnavailable):
+            return failure
+        try:
+            if self.lease:
+                await self._services.state.runs.hold(self.lease)
+        except RunCancelled as exc:
+            return exc
+        except StoreUnavailable:
+            pass  # logged; the run is taken back once the store answers
+        return None
 
     async def _end(self, work: Work, closing: list[Event]) -> Event:
         """The terminal event, once the response is saved with it."""

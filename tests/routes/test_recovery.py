@@ -11,7 +11,7 @@ import pytest
 from proxy import ids
 from proxy.errors import StoreUnavailable
 from proxy.state import Lease, Run, Runs
-from tests.backend import STREAM_HEAD, chunked, sse, talk
+from tests.backend import CLOSE, STREAM_HEAD, chunked, sse, talk
 from tests.callers import Caller, ok, refusal, unframed
 from tests.routes.test_background import HALF, cancelled, eventually, made, replay, seen, text_of
 from tests.translate import rules
@@ -278,3 +278,41 @@ async def test_one_whose_conversation_is_deleted_is_made_again_and_appended_nowh
         assert (await other.http.get(f"/conversations/{conversation}")).status_code == 404
         rows = (await other.get(f"/responses/{run['id']}/input_items", order="asc"))["data"]
         assert [row["content"][0]["text"] for row in rows] == ["One", "Two"]
+
+
+async def failing(caller, own, backend, go):
+    """A plain detached turn in a conversation whose upstream says nothing and then breaks off: (its answer, its id)."""
+    conversation = await caller.conversation()
+    backend.script(STREAM_HEAD + chunked(sse(talk("")[0])), go, CLOSE)
+    waiting = asyncio.create_task(caller.ask(conversation=conversation))
+    return waiting, await eventually(lambda: begun(caller, own)), conversation
+
+
+async def test_what_fails_where_the_run_was_lost_neither_ends_it_nor_frees_its_conversation(serve, own, state, backend):
+    options = KEY, "--on-disconnect=detach"
+    async with at(serve, own, *options, "--run-lease=90") as caller:
+        go = asyncio.Event()
+        waiting, id_, conversation = await failing(caller, own, backend, go)
+        thief = Lease(id_)
+        with own.admin() as admin:
+            admin.delete(key(id_, "w"))
+            assert await state.runs.claim(id_, "shared", thief)
+            go.set()
+            await backend.requests[0].gone.wait()
+            await asyncio.sleep(0.1)
+            assert admin.exists(f"sc:{{{id_[5:21]}}}:k")
+        async with at(serve, own, *options):
+            await state.runs.release(thief, "shared")
+            last = ok(await waiting)
+        assert (last["id"], text_of(last)) == (id_, "Hi")
+        assert await caller.texts(conversation) == ["Hi", "Hi"]
+
+
+async def test_a_cancel_comes_before_a_failure_that_would_leave_nothing(serve, own, state, backend):
+    async with at(serve, own, KEY, "--on-disconnect=detach", "--run-lease=90") as caller:
+        go = asyncio.Event()
+        waiting, id_, _ = await failing(caller, own, backend, go)
+        await state.runs.cancel(id_, "shared")
+        go.set()
+        assert (ok(await waiting)["id"], ok(await waiting)["status"]) == (id_, "cancelled")
+        assert await cancelled(caller, id_) == ok(await waiting)
