@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _UNREADABLE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -83,6 +84,17 @@ class WebSocket(WebSocketsSansIOProtocol):
         if self.conn.handshake_exc and not self.handshake_initiated:
             self.transport.write(_UNREADABLE)
             self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        """What the app sends; uvicorn calls it a mistake of the app where the server has closed the connection itself.
+        Raises ClientDisconnected.
+        """
+        try:
+            await super().send(message)
+        except RuntimeError:
+            if not self.close_sent:
+                raise
+            raise ClientDisconnected from None
 
     def handle_cont(self, event: Any) -> None:
         """A further piece of a message: they are joined as they come, or each of them would be kept as an object."""

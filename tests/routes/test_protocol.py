@@ -104,3 +104,24 @@ async def test_a_connection_whose_client_takes_nothing_is_not_kept_for_ever(serv
 
         await eventually(ended)
         socket.ws.transport.abort()
+
+
+async def test_what_is_told_behind_a_close_of_the_server_itself_is_no_mistake(url, backend, caplog):
+    go = asyncio.Event()
+    backend.script(STREAM_HEAD, *[chunked(sse(chunk({"content": "x"})))] * 200, go)
+    async with opened(url) as socket:
+        await socket.send()
+        await socket.until("response.output_text.delta")
+        socket.ws.transport.write(b"\xf1\x80\0\0\0\0")  # a bit that is reserved
+        assert await closed(socket) == 1002
+    await asyncio.wait_for(backend.requests[-1].gone.wait(), PATIENCE)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def closed(socket):
+    """The code of the close, after whatever is told before."""
+    while True:
+        try:
+            return await socket.closed()
+        except AssertionError:
+            pass
