@@ -365,6 +365,8 @@ class _Workers(Multiprocess):
             super().init_processes()
 
     def keep_subprocess_alive(self) -> None:
+        if all(one.process.is_alive() for one in self.processes):
+            return  # else each is asked by a pipe, and one that dies meanwhile keeps us from signals for the time limit
         with _ctrl_c_blocked():
             super().keep_subprocess_alive()
 
