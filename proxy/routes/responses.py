@@ -176,7 +176,8 @@ class Responses:
         if not await self._state.responses.delete(id_, caller.tenant):
             if await self._state.runs.load(id_, caller.tenant):
                 raise InvalidRequest("Cannot delete an in-flight response.")
-            raise _missing(id_)
+            if not await self._state.responses.delete(id_, caller.tenant):  # else it ended between the two looks
+                raise _missing(id_)
         return answer({"id": id_, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
@@ -194,6 +195,8 @@ class Responses:
         items = await self._state.responses.context(id_, caller.tenant)
         if items is None and (run := await self._state.runs.load(id_, caller.tenant)):
             items = await self.runner.reading.context(run)
+        if items is None:  # it may have ended between the two looks
+            items = await self._state.responses.context(id_, caller.tenant)
         if items is None:
             raise _missing(id_)
         rows, has_more = cut(items, page)

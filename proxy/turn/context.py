@@ -113,6 +113,7 @@ async def past_of(
         past = seen or await state.responses.history(previous, tenant)
         if past is None and await state.runs.load(previous, tenant):
             raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")
+        past = past or await state.responses.history(previous, tenant)  # it may have ended between the two looks
         if past is None:
             raise InvalidRequest(
                 f"Previous response with id '{previous}' not found.",

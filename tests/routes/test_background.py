@@ -7,6 +7,7 @@ import secrets
 
 import pytest
 
+from proxy.state import Runs
 from tests.backend import CLOSE, DONE, PATIENCE, STREAM_END, STREAM_HEAD, chunk, chunked, json_reply, sse, stream, talk
 from tests.callers import Caller, error_of, ok, refusal, unframed
 from tests.golden.scripts import texts
@@ -460,3 +461,23 @@ async def test_tools_that_are_left_out_are_told_of_when_it_is_accepted(caller, b
     answer = await caller.ask(background=True, tools=[{"type": "web_search"}])
     assert answer.headers["statecar-dropped-tools"] == "web_search"
     await seen(caller, ok(answer)["id"], "completed")
+
+
+@pytest.mark.parametrize("what", ["continued", "looked into", "deleted"])
+async def test_what_ends_while_it_is_looked_for_is_found(caller, backend, monkeypatch, what):
+    go, load = asyncio.Event(), Runs.load
+    backend.script(go, stream(*talk("Hi")))
+    id_ = (await made(caller))["id"]
+
+    async def late(self, id_, tenant):
+        go.set()
+        await seen(caller, id_, "completed")
+        return await load(self, id_, tenant)
+
+    monkeypatch.setattr(Runs, "load", late)
+    if what == "continued":
+        assert (await caller.create("Go on", previous_response_id=id_))["status"] == "completed"
+    elif what == "looked into":
+        assert len((await caller.get(f"/responses/{id_}/input_items"))["data"]) == 1
+    else:
+        assert ok(await caller.http.delete(f"/responses/{id_}"))["deleted"]
