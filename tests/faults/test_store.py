@@ -145,9 +145,10 @@ async def test_trouble_is_said_soon_costs_nothing_that_was_told_and_passes(fault
 
         await fault.breaks()
         async with asyncio.timeout(BOUND):
-            await refused(caller, fault, conversation, first["id"])
             goes[0].set()
+            refusals = tasks.create_task(refused(caller, fault, conversation, first["id"]))
             last = strict.stream(await turn)
+            await refusals
             goes[1].set()
         assert (last["status"], last["error"]["code"]) == ("failed", "server_error")
         assert last["output"][0]["content"][0]["text"] == "Hello"
@@ -176,17 +177,16 @@ async def test_a_store_that_takes_half_a_second_for_each_answer_is_slow_and_no_f
     try:
         async with relayed(server.url) as relay:
             url = relay.url.replace("//", "//me:secret@")
-            caller, elsewhere = await calling(store=url), await calling(store=url)
-            relay.delay = 0.5
+            caller, elsewhere = [await calling("--tenant-secret=known", store=url) for _ in range(2)]
             async with Caller(str(elsewhere.http.base_url), caller.key, "") as other:
+                first, conversation = await other.create("one"), await other.conversation()
+                relay.delay = 0.5  # before the caller's process has said a word to the store
 
                 async def conversed():
-                    conversation = await caller.conversation()
                     events = await caller.events("one", conversation=conversation)
                     return events, await other.texts(conversation)
 
                 async def chained():
-                    first = await caller.create("one")
                     second = await caller.create("two", previous_response_id=first["id"])
                     return (await other.get(f"/responses/{second['id']}")) == second
 

@@ -189,7 +189,7 @@ class Told:
         pass
 
 
-async def test_a_sentinel_that_missed_a_failover_is_not_believed():
+async def test_a_sentinel_that_missed_a_failover_is_not_believed(monkeypatch):
     """Also where it is always the first to answer."""
     old, new = Told(Place(1, "old", 1)), Told(Place(2, "new", 1))
     sentinels, moves = Sentinels([("old", 1), ("new", 1)], "talks", {}), []
@@ -207,6 +207,7 @@ async def test_a_sentinel_that_missed_a_failover_is_not_believed():
         await late.wait()
     assert [await sentinels.primary() for _ in range(20)] == [new.place] * 20
     new.speaks.clear()
+    monkeypatch.setattr("proxy.state.sentinels.ATTEMPT", 0.05)
     assert await sentinels.primary() == old.place, "where nobody knows better, it may have been set up anew"
     assert moves == [new.place, old.place]
     await sentinels.close()
