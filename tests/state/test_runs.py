@@ -117,6 +117,27 @@ async def test_events_are_read_from_any_number_on(talk):
     assert await waiting == [b"four"]
 
 
+async def test_nothing_is_told_behind_events_that_a_failover_lost(brief):
+    """Else readers would miss them without a word; whoever takes the run up goes on from what is there."""
+    run, draft, lease = await made(brief)
+    runs, command = brief.state.runs, brief.state._client.command
+    *_, log = runs._keys(run.id)
+    await runs.append(lease, 0, [b"0", b"1"])
+    kept = await command("DUMP", log)
+    await runs.append(lease, 2, [b"2"])
+    await command("RESTORE", log, 0, kept, "REPLACE")
+    draft.end = End(lease, 3, [b"3"])
+    for refused in (runs.append(lease, 3, [b"3"]), brief.state.responses.save(draft)):
+        with pytest.raises(RunLost):
+            await refused
+    assert await runs.events(run.id, -1) == [b"0", b"1"]
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    draft.end = End(Lease(run.id), 2, [b"2 again"])
+    assert await runs.claim(run.id, brief.tenant, draft.end.lease)
+    await brief.state.responses.save(draft)
+    assert await runs.events(run.id, -1) == [b"0", b"1", b"2 again"]
+
+
 async def test_a_log_that_is_full_says_so_and_has_all_the_same(talk):
     run, _, lease = await made(talk)
     await talk.state.runs.append(lease, 0, [b"x" * 60])

@@ -66,11 +66,15 @@ local function held(run, lease, token)
   return last == token and (redis.call('GET', lease) or token) == token
 end
 
--- Adds the events ARGV[from] … ARGV[to] to a log, the first of them with that number; those that are there stay as they
--- are. Answers whether the log is new, and the bytes added.
-local function tell(log, first, from, to)
+-- How many events a log has.
+local function told(log)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-  local there = last and tonumber(string.match(last[1], '%-(%d+)$')) or 0
+  return last and tonumber(string.match(last[1], '%-(%d+)$')) or 0
+end
+
+-- Adds the events ARGV[from] … ARGV[to] to a log that has so many, the first of them with that number, which is no
+-- higher; those that are there stay as they are. Answers the bytes added.
+local function tell(log, there, first, from, to)
   local size = 0
   for i = from, to do
     local number = first + 1 + i - from
@@ -79,5 +83,5 @@ local function tell(log, first, from, to)
       size = size + #ARGV[i]
     end
   end
-  return not last, size
+  return size
 end

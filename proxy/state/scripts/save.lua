@@ -11,7 +11,8 @@
 --      15 the run's lease token, 16 ttl of its log, 17 number of its first event here, 18 count of events,
 --      then record fields and values (at most 900), texts by hash, events, items, and in a conversation their ids
 -- Answers SAVED; LOST: the lock is not ours any more; ORPHAN: what it continues has expired; {ids taken, from 0};
--- for a run TAKEN: it is not ours any more, or CANCELLED: it can only be saved as that
+-- for a run TAKEN: it is not ours any more, or events that we told before are not there; or CANCELLED: it can only be
+-- saved as that
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.status_reply('SAVED') end
 local turn, parent, length, gone = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local before, input, output = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
@@ -24,6 +25,7 @@ local run = locked and 9 or 6
 local here = redis.call('LLEN', KEYS[2])
 if KEYS[run] then
   if not held(KEYS[run], KEYS[run + 1], ARGV[15]) then return redis.status_reply('TAKEN') end
+  if ARGV[18] ~= '0' and tonumber(ARGV[17]) > told(KEYS[run + 2]) then return redis.status_reply('TAKEN') end
   if ARGV[5] ~= 'x' and redis.call('HEXISTS', KEYS[run], 'x') == 1 then return redis.status_reply('CANCELLED') end
 end
 if here < length then return redis.status_reply('ORPHAN') end
@@ -69,7 +71,7 @@ end
 prolong(log, rest)
 if locked and redis.call('GET', KEYS[8]) == ARGV[9] then redis.call('DEL', KEYS[8]) end
 if KEYS[run] then
-  tell(KEYS[run + 2], tonumber(ARGV[17]), events_at, items_at - 1)
+  tell(KEYS[run + 2], told(KEYS[run + 2]), tonumber(ARGV[17]), events_at, items_at - 1)
   if ARGV[16] == '0' then redis.call('PERSIST', KEYS[run + 2]) else redis.call('EXPIRE', KEYS[run + 2], ARGV[16]) end
   redis.call('DEL', KEYS[run], KEYS[run + 1])
 end
