@@ -146,10 +146,9 @@ async def test_trouble_is_said_soon_costs_nothing_that_was_told_and_passes(fault
         await fault.breaks()
         async with asyncio.timeout(BOUND):
             goes[0].set()
-            refusals = tasks.create_task(refused(caller, fault, conversation, first["id"]))
-            last = strict.stream(await turn)
-            await refusals
+            ended, _ = await asyncio.gather(turn, refused(caller, fault, conversation, first["id"]))
             goes[1].set()
+        last = strict.stream(ended)
         assert (last["status"], last["error"]["code"]) == ("failed", "server_error")
         assert last["output"][0]["content"][0]["text"] == "Hello"
 
