@@ -13,11 +13,35 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 _UNREADABLE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 """To more than 128 headers, or one above 8 KiB: all that httptools lets through and websockets does not."""
 
-_LEFT = 30.0
-"""Seconds a client gets to take what is left for it when its connection has ended."""
+_LEFT = 60.0
+"""Seconds in which a client takes something of what is left for it when its connection has ended."""
 
 
-class Http(HttpToolsProtocol):
+class _Ended:
+    """Ends a connection that is over though its client takes nothing: a closed transport waits for it for ever."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _end: asyncio.TimerHandle | None = None
+
+    def _end_within(self, seconds: float) -> None:
+        self._stay()
+        self._end = self.loop.call_later(seconds, self._end_if_stuck, self.transport.get_write_buffer_size())
+
+    def _end_if_stuck(self, left: int) -> None:
+        """``left``: bytes that were not taken at the last look."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() >= left:
+            self.transport.abort()
+        else:
+            self._end_within(_LEFT)
+
+    def _stay(self) -> None:
+        if self._end:
+            self._end.cancel()
+            self._end = None
+
+
+class Http(_Ended, HttpToolsProtocol):
     """Reads a request that offers an upgrade nobody takes up as if it did not.
 
     httptools stops behind the headers of every such request, and uvicorn drops the body with them; Java's own client
@@ -25,6 +49,21 @@ class Http(HttpToolsProtocol):
     """
 
     _data = _again = b""
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent."""
+        super().pause_writing()
+        self._end_within(_LEFT)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._stay()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is no more."""
+        super().connection_lost(exc)
+        self._stay()
 
     def data_received(self, data: bytes) -> None:
         """What the client sends."""
@@ -61,7 +100,7 @@ class Http(HttpToolsProtocol):
         self._again = b"\r\n".join([*lines, b"", self._data[offset:]])
 
 
-class WebSocket(WebSocketsSansIOProtocol):
+class WebSocket(_Ended, WebSocketsSansIOProtocol):
     """Leaves it to the app when connections end with the process: uvicorn's cuts them off, turns and all. What a client
     sends or leaves untaken costs no more memory than the app allows.
     """
@@ -71,7 +110,6 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.close_timeout = 2.0  # for a peer that does not answer a close; uvicorn's 10 s hold up the process
         self._whole = bytearray()
         self._pong = b""
-        self._end: asyncio.TimerHandle | None = None
 
     def shutdown(self) -> None:
         """The server ends."""
@@ -129,15 +167,10 @@ class WebSocket(WebSocketsSansIOProtocol):
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The app is done with the connection."""
         super().on_task_complete(task)
-        self._end_within(_LEFT)
-
-    def _end_within(self, seconds: float) -> None:
-        """A transport that is closed waits until all is taken, for ever if need be."""
-        if not (self.disconnected or self._end):
-            self._end = self.loop.call_later(seconds, self.transport.abort)
+        if not self.disconnected:
+            self._end_within(_LEFT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is no more."""
         super().connection_lost(exc)
-        if self._end:
-            self._end.cancel()
+        self._stay()

@@ -7,7 +7,7 @@ import socket as sockets
 import pytest
 
 import proxy.protocol
-from proxy.protocol import WebSocket
+from proxy.protocol import Http, WebSocket
 from tests.backend import PATIENCE, STREAM_HEAD, chunk, chunked, json_reply, sse, stream, talk
 from tests.routes.test_background import eventually
 from tests.sockets import opened
@@ -104,6 +104,20 @@ async def test_a_connection_whose_client_takes_nothing_is_not_kept_for_ever(serv
 
         await eventually(ended)
         socket.ws.transport.abort()
+
+
+async def test_nor_is_that_of_a_stream(serve, backend, monkeypatch):
+    monkeypatch.setattr(proxy.protocol, "_LEFT", 0.1)
+    lost, over = Http.connection_lost, asyncio.Event()
+    monkeypatch.setattr(Http, "connection_lost", lambda self, exc: (lost(self, exc), over.set()))
+    url = await serve("--client-stall-timeout=0.3", "--sse-keepalive-seconds=0")
+    backend.script(STREAM_HEAD, *[chunked(sse(*[chunk({"content": "x" * 1000})] * 50))] * 400, asyncio.Event())
+    _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    writer.transport.pause_reading()
+    body = '{"model":"m","input":"Hi","stream":true}'
+    writer.write(f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+    await asyncio.wait_for(over.wait(), PATIENCE)
+    writer.transport.abort()
 
 
 async def test_what_is_told_behind_a_close_of_the_server_itself_is_no_mistake(url, backend, caplog):
