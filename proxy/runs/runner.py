@@ -358,7 +358,6 @@ class Runner:
             else:
                 await self._runs.ended(id_, tenant)
             return
-        await self._runs.seen_to([(id_, tenant)])
         telling = await patiently(lambda: self.reading.telling(run))
         caller, end = None, StatecarError(RESTARTED)
         if run.cancelled:

@@ -316,3 +316,18 @@ async def test_a_cancel_comes_before_a_failure_that_would_leave_nothing(serve, o
         go.set()
         assert (ok(await waiting)["id"], ok(await waiting)["status"]) == (id_, "cancelled")
         assert await cancelled(caller, id_) == ok(await waiting)
+
+
+async def test_a_store_that_is_away_just_after_a_claim_costs_no_takeover(serve, own, state, backend, monkeypatch):
+    seen_to, failures = Runs.seen_to, iter((StoreUnavailable(),))
+
+    async def failing_once(self, runs):
+        if runs and (failure := next(failures, None)):
+            raise failure
+        await seen_to(self, runs)
+
+    monkeypatch.setattr(Runs, "seen_to", failing_once)
+    run = left(stream=True)
+    await state.runs.create(run, None)
+    async with at(serve, own, "--run-lease=90") as caller:
+        assert text_of(await seen(caller, run.id, "completed", "failed")) == "Hi"
