@@ -45,6 +45,8 @@ class Reading:
         try:
             while True:
                 running = self._running.get(id_)
+                if running and running.over:  # what is left to tell is in the store
+                    running = None
                 frames = running.since(after) if running else None
                 if frames == [] and running:
                     await running.changed()
