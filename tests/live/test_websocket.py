@@ -68,10 +68,8 @@ async def test_any_worker_serves_and_what_is_stored_is_everywhere(of_many):
     assert "Ada" in previous["output"][0]["content"][0]["text"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_the_end_of_a_process_lets_turns_end_and_then_closes(start, valkey, backend, workers):
-    options = (f"--upstream={backend.url}", f"--store={valkey.url}", "--grace=2", f"--workers={workers}")
-    process = start(*options)
+async def test_the_end_of_a_process_lets_turns_end_and_then_closes(start, valkey, backend):
+    process = start(f"--upstream={backend.url}", f"--store={valkey.url}", "--grace=2")
     url = await asyncio.to_thread(process.url)
     backend.requests.clear()
     go = asyncio.Event()
