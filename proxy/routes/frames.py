@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from math import inf
+from sys import getsizeof
 from typing import Any
 
 from starlette.types import Message, Receive, Send
@@ -23,7 +24,7 @@ MOST = 64
 
 
 class Frames:
-    """What a client has sent and nobody has answered. ``limit``: bytes that may wait.
+    """What a client has sent and nobody has answered. ``limit``: bytes of memory that may wait.
 
     The client is listened to all the time, or its leaving and its pongs would not be heard.
     """
@@ -48,11 +49,12 @@ class Frames:
         if message["type"] == "websocket.receive":
             text = message.get("text")
             frame: str | bytes = message["bytes"] if text is None else text
-            self.flooded = len(self._waiting) >= MOST or (self._size > 0 and self._size + len(frame) > self._limit)
+            size = getsizeof(frame)
+            self.flooded = len(self._waiting) >= MOST or (self._size > 0 and self._size + size > self._limit)
             if self.flooded:
                 return {"type": "websocket.disconnect"}
             self._waiting.append(frame)
-            self._size += len(frame)
+            self._size += size
             self._news.set()
         return message
 
@@ -69,7 +71,7 @@ class Frames:
         if self._ended or self.expired:
             return None
         frame = self._waiting.popleft()
-        self._size -= len(frame)
+        self._size -= getsizeof(frame)
         return frame
 
 

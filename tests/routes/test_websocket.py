@@ -321,15 +321,20 @@ async def test_a_connection_ends_after_its_time_and_not_within_a_turn(serve, bac
         assert await socket.closed() == 1001
 
 
-@pytest.mark.parametrize(("frames", "size", "limit"), [(MOST + 1, 10, 10**6), (2, 1200, 2000)], ids=["many", "large"])
-async def test_more_frames_than_may_wait_end_the_connection(serve, backend, frames, size, limit):
+@pytest.mark.parametrize(
+    ("frames", "text", "limit"),
+    [(MOST + 1, "x" * 10, 10**6), (2, "x" * 1200, 2000), (2, "x" * 800 + "\U0001f600", 4000)],
+    ids=["many", "large", "wide"],
+)
+async def test_more_frames_than_may_wait_end_the_connection(serve, backend, frames, text, limit):
     url = await serve(f"--body-limit={limit}")
     backend.script(HALF, asyncio.Event())
     async with opened(url) as socket:
         await socket.send()
         await socket.until("response.output_text.delta")
         for _ in range(frames):
-            await socket.send("x" * size)
+            asked = {"type": "response.create", "model": "m", "input": text}
+            await socket.ws.send(json.dumps(asked, ensure_ascii=False))
         [told] = await socket.events()
         assert told["error"]["code"] == "too_many_frames"
         assert await socket.closed() == 1008
