@@ -106,12 +106,15 @@ class Asked:
         return last and last["status"]
 
 
-@pytest.mark.parametrize("kind", ["vllm", "generic"] if FULL else ["vllm"])
+KILLS = [("vllm", "0.5", 50), ("generic", "0.5", 50), ("vllm", "10", 4)] if FULL else [("vllm", "0.5", 3)]
+
+
+@pytest.mark.parametrize(("kind", "lease", "kills"), KILLS)
 async def test_a_process_that_is_killed_at_any_moment_leaves_every_response_with_one_end(
-    fleet, store, http, chance, kind
+    fleet, store, http, chance, kind, lease, kills
 ):
     """Where the backend goes on with a text, that end is the one that was to come."""
-    site = fleet(2, "--run-lease=0.5", "--background-timeout=60", f"--upstream-kind={kind}")
+    site = fleet(2, f"--run-lease={lease}", "--background-timeout=60", f"--upstream-kind={kind}")
     ends = []
     async with site:
 
@@ -123,7 +126,7 @@ async def test_a_process_that_is_killed_at_any_moment_leaves_every_response_with
             asked = Asked(f"{at} [words=12 pause={chance.choice((5, 30, 60))}]", made, stream=at % 3)
             return asked, asyncio.create_task(asked.ask(http, victim))
 
-        for kill in range(50 if FULL else 3):
+        for kill in range(kills):
             member = site.members[kill % 2]
             asked = [await turn(at, member.url) for at in range(6)]
             await asyncio.sleep(chance.uniform(0, 0.5))
