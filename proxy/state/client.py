@@ -43,6 +43,12 @@ _log = logging.getLogger(__name__)
 LIMIT = 2.0
 """Seconds any operation takes at most, resending included."""
 
+_OVERLOAD = 10.0
+"""Seconds until which an operation may begin anew where it is we who are late."""
+
+_LATE = 0.25
+"""Seconds after the limit from which on it is not the server that is late."""
+
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
 
@@ -197,18 +203,7 @@ class Client:
         cancels = task.cancelling()
         began, ok = perf_counter(), None
         try:
-            async with asyncio.timeout(self._limit), node.gate:
-                if self._sentinels:
-                    await self._sentinels.look()
-                try:
-                    reply = await send()
-                except (AuthenticationError, AuthorizationError, BusyLoadingError):
-                    raise
-                except ReadOnlyError:
-                    await self._leave()
-                    reply = await send()
-                except (RedisConnectionError, RedisTimeoutError, OSError):
-                    reply = await send()
+            reply = await self._patiently(node, send)
             ok = True
             return reply
         except _FAULTS as exc:
@@ -226,6 +221,34 @@ class Client:
             # as the write is done
             if task.cancelling() > cancels:
                 raise asyncio.CancelledError
+
+    async def _patiently(self, node: Node, send: Callable[[], Awaitable[Any]]) -> Any:
+        """The reply, within the limit; later where it is we who are late, as more is asked for at once than this
+        process can do: the server answers others, or even our clock is late.
+        """
+        until = perf_counter() + _OVERLOAD
+        while True:
+            due = perf_counter() + self._limit
+            try:
+                return await self._attempt(node, send)
+            except (TimeoutError, RedisTimeoutError):
+                now = perf_counter()
+                if now > until or not (node.answers or now > due + _LATE):
+                    raise
+
+    async def _attempt(self, node: Node, send: Callable[[], Awaitable[Any]]) -> Any:
+        async with asyncio.timeout(self._limit), node.gate:
+            if self._sentinels:
+                await self._sentinels.look()
+            try:
+                return await send()
+            except (AuthenticationError, AuthorizationError, BusyLoadingError):
+                raise
+            except ReadOnlyError:
+                await self._leave()
+                return await send()
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                return await send()
 
 
 # AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.

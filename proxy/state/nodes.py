@@ -24,6 +24,11 @@ class Node:
         self._away_until = 0.0  # when to find out whether it is back; 0 while it is there
         self._answered = 0.0
 
+    @property
+    def answers(self) -> bool:
+        """Whether it has answered somebody just now."""
+        return perf_counter() - self._answered < _AWAY
+
     def check(self) -> None:
         """Raises StoreUnavailable at once where waiting was in vain a moment ago, except for the one operation that
         finds out.

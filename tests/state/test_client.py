@@ -10,6 +10,7 @@ import pytest
 from proxy import ids
 from proxy.errors import StoreUnavailable
 from proxy.state import open_state
+from proxy.state.client import Client
 from proxy.state.keys import Lifetimes, Lineage
 from tests import servers
 from tests.state.talk import Talk, message, opened
@@ -383,3 +384,13 @@ def test_lifetimes_nest():
         life = Lifetimes(seconds, seconds)
         assert life.record_due <= life.response <= life.log_due <= life.log <= life.conversation_log
     assert Lifetimes(0, 5).log == Lifetimes(0, 5).conversation_log == Lifetimes(5, 0).conversation_log == 0
+
+
+async def test_more_than_can_be_done_in_the_limit_is_done_later_and_not_refused(valkey):
+    client = Client(valkey.url, connections=1)
+    client._limit = 0.35
+    try:
+        waiting = [client.command("XREAD", "BLOCK", 100, "STREAMS", f"sc:none:{n}", "$") for n in range(8)]
+        assert await asyncio.gather(*waiting) == [[]] * 8  # each takes a tenth of a second or two
+    finally:
+        await client.close()
