@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import errno
 import functools
-import gc
 import logging
-import multiprocessing
 import os
 import resource
 import signal
@@ -21,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +30,6 @@ if os.getpid() == 1:
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 import proxy
 
@@ -44,13 +40,13 @@ if not (proxy.__doc__ or "").startswith("statecar"):
     )
 
 from proxy import demo, doctor
-from proxy.app import create_app
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
 from proxy.protocol import Http, WebSocket
 from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
 from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
+from proxy.supervisor import Workers, served_app, worker_app
 
 log = logging.getLogger("statecar")
 
@@ -67,8 +63,6 @@ commands:
 """
 
 BACKLOG = 4096
-_HEARD = 0.5
-"""Seconds after which a worker has heard one signal: of two at once it would take the lower number first."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -342,82 +336,8 @@ def _run_workers(settings: Settings, metrics: Path, sockets: list[socket.socket]
     app = functools.partial(worker_app, settings, metrics)
     how = protocols(settings)
     config = _config(app, grace=settings.grace, factory=True, workers=settings.workers, **how)
-    supervisor = _Workers(config, sockets, settings.drain_delay)
+    supervisor = Workers(config, sockets, settings.drain_delay)
     if asked.so:
         return 0
     supervisor.run()
     return 1 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
-
-
-class _Workers(Multiprocess):
-    """Spawns workers with SIGINT blocked until ``worker_app``: a Ctrl-C while they import would print tracebacks.
-
-    ``delay``: seconds in which a second SIGTERM hurries their end.
-    """
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], delay: float) -> None:
-        super().__init__(config, sockets)
-        self._delay, self._asked = delay, 0
-
-    def init_processes(self) -> None:
-        resource_tracker.ensure_running()  # before the block, which its start would lift
-        with _ctrl_c_blocked():
-            super().init_processes()
-
-    def keep_subprocess_alive(self) -> None:
-        if all(one.process.is_alive() for one in self.processes):
-            return  # else each is asked by a pipe, and one that dies meanwhile keeps us from signals for the time limit
-        with _ctrl_c_blocked():
-            super().keep_subprocess_alive()
-
-    def join_all(self) -> None:
-        told = time.monotonic()
-        while time.monotonic() < told + self._delay and any(one.process.is_alive() for one in self.processes):
-            time.sleep(0.1)
-            hurried = self._asked + self.signal_queue.count(signal.SIGTERM) > 1
-            if hurried and time.monotonic() > told + _HEARD:
-                for one in self.processes:
-                    if one.process.is_alive() and one.pid:
-                        os.kill(one.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches them without us
-                break
-        super().join_all()
-
-    def handle_signals(self) -> None:  # SIGHUP and SIGTTIN spawn workers too
-        self._asked += self.signal_queue.count(signal.SIGTERM)
-        with _ctrl_c_blocked():
-            super().handle_signals()
-
-
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def served_app(settings: Settings, metrics: Path | None = None) -> Any:
-    """The app of a process that does nothing else: what is loaded by now is never looked at for garbage again."""
-    app = create_app(settings, metrics)
-    gc.freeze()
-    return app
-
-
-def worker_app(settings: Settings, metrics: Path) -> Any:
-    """The app in a worker process, which ends when its parent does. ``metrics``: where all of them keep theirs."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    configure_logging(settings.log_format, settings.log_level)
-    threading.Thread(
-        target=_end_with_parent, args=(settings.drain_delay + settings.grace,), name="parent-watcher", daemon=True
-    ).start()
-    return served_app(settings, metrics)
-
-
-def _end_with_parent(patience: float) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(patience)
-        os._exit(1)

