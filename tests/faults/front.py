@@ -21,6 +21,7 @@ class Front:
         self.refused = 0
         self._fleet = fleet
         self._ready: list[str] = []
+        self._one_look = asyncio.Lock()
         self._turn = itertools.count()
         self._unanswered: Counter[str] = Counter()
         self._http = httpx.AsyncClient(trust_env=False, verify=False)
@@ -42,7 +43,10 @@ class Front:
 
     async def rests(self, url: str) -> None:
         """Returns when a process gets no connections any more, and has begun to answer those it has."""
-        while url in self._ready or self._unanswered[url]:  # noqa: ASYNC110 (a test's own pace)
+        while await self._is_ready(url):  # noqa: ASYNC110 (a test's own pace)
+            await asyncio.sleep(LOOK)
+        await self._look()  # none that began before is under way any more
+        while url in self._ready or self._unanswered[url]:  # noqa: ASYNC110
             await asyncio.sleep(LOOK)
 
     async def _keep_looking(self) -> None:
@@ -51,9 +55,10 @@ class Front:
             await self._look()
 
     async def _look(self) -> None:
-        urls = [member.url for member in self._fleet.members if member.url]
-        answers = await asyncio.gather(*map(self._is_ready, urls))
-        self._ready = [url for url, is_ready in zip(urls, answers, strict=True) if is_ready]
+        async with self._one_look:
+            urls = [member.url for member in self._fleet.members if member.url]
+            answers = await asyncio.gather(*map(self._is_ready, urls))
+            self._ready = [url for url, is_ready in zip(urls, answers, strict=True) if is_ready]
 
     async def _is_ready(self, url: str) -> bool:
         """What it says of itself: a store or model that is slow on a busy machine is no matter here."""
