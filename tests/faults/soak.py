@@ -39,6 +39,11 @@ PERIOD = 1.6
 GROWTH = 1.1
 """How much more memory and keys there may be at the end than at three tenths of the time."""
 
+LIFETIME = 60
+"""Seconds that things live: short, so that their number levels off, and longer than what is used waits for a lock that a
+killed process has left.
+"""
+
 LONG = 5
 """Minutes from which growth is judged: before that, what a process loads once counts too much."""
 
@@ -59,7 +64,6 @@ class Soak:
 
     def __init__(self, minutes: float, seed: str) -> None:
         self.minutes, self.seed = minutes, seed
-        self.lifetime = int(min(60, max(12, minutes * 12)))
         self.broken: list[Violation] = []
         self.clients: list[Client] = []
         self.memory: dict[str, Samples] = {}
@@ -90,9 +94,9 @@ class Soak:
             "--upstream-first-byte-timeout=5",
             "--upstream-idle-timeout=3",
             f"--store={store.url}",
-            f"--response-ttl={self.lifetime}",
-            f"--conversation-ttl={self.lifetime}",
-            f"--event-log-ttl={self.lifetime}",
+            f"--response-ttl={LIFETIME}",
+            f"--conversation-ttl={LIFETIME}",
+            f"--event-log-ttl={LIFETIME}",
             "--run-lease=2",
             "--grace=3",
             "--no-access-log",
@@ -104,7 +108,7 @@ class Soak:
         self.trouble = Trouble(fleet, store, teller, random.Random(f"{self.seed}/trouble"), gap)
         site = _Site(fleet, self.trouble)
         self.began = time.monotonic()
-        young = self.lifetime / 3
+        young = LIFETIME / 3
         self.clients = [Client(site, self.seed, at, young, lambda: self.clients) for at in range(CLIENTS)]
         troubling = asyncio.create_task(self.trouble.go_on())
         sampling = asyncio.create_task(self._sample(fleet, store))
@@ -164,7 +168,7 @@ class Soak:
                     self._note(Violation("stuck", "a run", [f"{key!r} is left, with no run on the list"]))
                 if left == -1 and key not in (b"sc:secret", b"sc:stops", b"sc:runs"):
                     self._note(Violation("stuck", "a key", [f"{key!r} is kept for ever"]))
-                if 80_000_000 > left > max(60_000, 1300 * self.lifetime + 5000):
+                if 80_000_000 > left > max(60_000, 1300 * LIFETIME + 5000):
                     self._note(Violation("stuck", "a key", [f"{key!r} is kept for {left} ms"]))
                 if key.endswith(b":k") and left > 15000:
                     self._note(Violation("stuck", "a lock", [f"{key!r} is locked for {left} ms"]))
@@ -186,7 +190,7 @@ class Soak:
         """How many keys there are; what is kept for a day, idempotency's, is let expire as soon as all else here."""
         with redis.Redis.from_url(store.url, socket_timeout=0.5) as admin:
             for key in admin.scan_iter(count=1000):
-                if 80_000 < admin.ttl(key) < 86_400 - self.lifetime:
+                if 80_000 < admin.ttl(key) < 86_400 - LIFETIME:
                     admin.delete(key)
             return int(admin.dbsize())
 
@@ -201,7 +205,7 @@ class Soak:
         counts = {name: sum((getattr(client, name) for client in self.clients), Counter()) for name in ("done",)}
         ends = sum((client.turns.ends for client in self.clients), Counter())
         refused = sum((client.turns.refused for client in self.clients), Counter())
-        print(f"\nsoak of {self.minutes:g} minutes, seed {self.seed}, things live {self.lifetime} s")
+        print(f"\nsoak of {self.minutes:g} minutes, seed {self.seed}, things live {LIFETIME} s")
         _table("did", counts["done"])
         _table("turns", ends)
         _table("troubles", self.trouble.counts)
