@@ -40,7 +40,7 @@ GROWTH = 1.1
 """How much more memory and keys there may be at the end than at three tenths of the time."""
 
 LIFETIME = 60
-"""Seconds that things live: short, so that their number levels off, and longer than what is used waits for a lock that a
+"""Seconds that things live: short, so that their number levels off, and longer than anything waits for a lock that a
 killed process has left.
 """
 
@@ -150,9 +150,8 @@ class Soak:
         if store.process.poll() is not None:
             await asyncio.to_thread(store.start)
         for member in fleet.members:
-            if not member.url:
-                if member.process.process.poll() is None:
-                    await asyncio.to_thread(member.process.process.wait, servers.PATIENCE)
+            if not member.url:  # killed, or about to start
+                await member.kill()
                 await member.start()
 
     def _look_at_rest(self, store: servers.Server) -> None:
