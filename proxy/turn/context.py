@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy import ids
 from proxy.errors import InvalidRequest, NotFound
-from proxy.state import Item, Past, Run
+from proxy.state import Item, Past, Run, State
 from proxy.translate.compaction import compacted
 from proxy.translate.dialects import Dialect
 from proxy.translate.sealed import opened
@@ -110,17 +110,7 @@ async def past_of(
     if (previous := request.get("previous_response_id")) is not None:
         if previous in caller.recent:
             return caller.recent[previous]
-        past = seen or await state.responses.history(previous, tenant)
-        if past is None and await state.runs.load(previous, tenant):
-            raise InvalidRequest(f"Previous response '{previous}' is still in progress.", param="previous_response_id")
-        past = past or await state.responses.history(previous, tenant)  # it may have ended between the two looks
-        if past is None:
-            raise InvalidRequest(
-                f"Previous response with id '{previous}' not found.",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        return past
+        return seen or await _past_of_response(previous, services.state, tenant)
     if (conversation := request.get("conversation")) is not None:
         if not storing:
             return seen or await state.conversations.past(conversation, tenant, param="conversation")
@@ -135,6 +125,21 @@ async def past_of(
             return seen  # deleted since: nothing is appended
         return replace(seen, lock=past.lock) if seen else past
     return Past.none(ids.new_tag() if run is None else _minter_of(run).tag)
+
+
+async def _past_of_response(id_: str, state: State, tenant: str) -> Past:
+    """Raises InvalidRequest for one that is unknown, or still made."""
+    past = await state.responses.history(id_, tenant)
+    if past is None and await state.runs.load(id_, tenant):
+        raise InvalidRequest(f"Previous response '{id_}' is still in progress.", param="previous_response_id")
+    past = past or await state.responses.history(id_, tenant)  # it may have ended between the two looks
+    if past is None:
+        raise InvalidRequest(
+            f"Previous response with id '{id_}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return past
 
 
 async def input_of(
