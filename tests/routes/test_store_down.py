@@ -1,6 +1,7 @@
 """``--store-down stateless``: what needs no state is served while the store is away, and says that it is not kept."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -84,7 +85,8 @@ async def test_what_needs_no_state_is_served_and_what_does_is_refused(caller, ba
     await kept_again(caller)
     assert (await caller.http.get(f"/responses/{made['id']}")).status_code == 404
     metrics = (await caller.http.get(str(caller.http.base_url.join("/metrics")))).text
-    assert 'statecar_stateless_turns_total{model="m"} 4.0' in metrics
+    counted = re.search(r'statecar_stateless_turns_total{model="m"} (\d+)', metrics)
+    assert counted and int(counted[1]) >= 4  # and those that found out whether the store is back
 
 
 async def repaired(store, fault):
