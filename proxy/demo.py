@@ -33,7 +33,8 @@ _TOLD = {"home": "you live in {}", "age": "you are {} years old", "note": "you a
 _STATED_BY_NAME = rf"\b(my|the) {_WORDS} (?:is|are) (.+?){_END}"
 _ASKED_BY_NAME = rf"\bwh(?:at|o|ere|en)(?:'s| is| are| was)? (my|the) {_WORDS}(?: is| are)?{_END}"
 _SAID = r"\b(?:repeat|what did|tell me)\b.*\b(I|you)\b(?: just| last)? (?:said|say|wrote)\b"
-_WHOLE_TEXT = ("query", "q", "question", "text", "message", "input", "prompt")
+_WHOLE_TEXT = ("query", "queries", "q", "question", "text", "message", "input", "prompt")
+_FOUND = re.compile(r"^\[(\d+)\] (.+)\n(?:https?://\S+(?:\n|$))?(.*)", re.MULTILINE)
 _COMMON = {"get", "set", "the", "for", "and", "tool", "function", "current", "list", "find", "run", "new"}
 
 
@@ -115,6 +116,8 @@ def _tool_result(talk: Talk) -> str | None:
     results: list[str] = []
     while len(results) < len(talk.spoken) and talk.spoken[-1 - len(results)][0] == "tool":
         results.append(talk.spoken[-1 - len(results)][1])
+    if found := [hit for result in reversed(results) for hit in _FOUND.findall(result)[:2]]:
+        return " ".join(f"{text or title} [{number}]" for number, title, text in found)
     return f"The tool answered: {'; '.join(reversed(results))}" if results else None
 
 
@@ -212,7 +215,8 @@ def _calls(talk: Talk) -> list[tuple[str, Json]]:
 
 
 def _mentioned(name: str, text: str) -> bool:
-    words = {w.lower() for w in re.findall(r"[A-Z]?[a-z]{2,}", name)} - _COMMON
+    own = name.rpartition("__")[2]  # what stands before it is whose tool it is
+    words = {w.lower() for w in re.findall(r"[A-Z]?[a-z]{2,}", own)} - _COMMON
     return name.lower() in text.lower() or not words.isdisjoint(re.findall(r"\w+", text.lower()))
 
 

@@ -161,6 +161,19 @@ def test_tool_results_become_the_answer():
     assert (reply.text, reply.calls) == ("The tool answered: sun; rain", [])
 
 
+def test_a_tool_of_a_server_is_called_by_its_own_name_and_not_its_servers():
+    tools = [{"type": "function", "function": {"name": f"notes__{name}"}} for name in ("search_all", "write")]
+    assert [name for name, _ in say("Search the notes", tools=tools).calls] == ["notes__search_all"]
+    assert say("What notes are there?", tools=tools).calls == []
+
+
+def test_what_a_search_found_is_cited():
+    found = "[1] Ovens\nhttps://ovens.example/a\nThey get hot.\n\n[2] A title alone\nhttps://ovens.example/b"
+    called = {"role": "assistant", "tool_calls": [{"id": "c"}]}
+    messages = [*talk("Hi", "Hello.", "Search"), called, {"role": "tool", "tool_call_id": "c", "content": found}]
+    assert demo.answer({"model": "demo", "messages": messages}).text == "They get hot. [1] A title alone [2]"
+
+
 SCHEMA = {
     "type": "object",
     "properties": {
