@@ -13,36 +13,28 @@ from typing import Any
 
 from proxy import ids, sse
 from proxy.errors import (
-    OVERFLOW,
     RunCancelled,
     RunLost,
     StatecarError,
     StoreUnavailable,
-    UpstreamError,
-    passed_on,
 )
 from proxy.state import Draft, Lease, Past, Run
 from proxy.state import End as RunEnd
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
-from proxy.translate.request import can_stream, to_chat, wants_logprobs
+from proxy.translate.request import wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
-from proxy.translate.tools import plan
-from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_lost, context_of, minted_id, untold
 from proxy.turn.fitting import Fitting
 from proxy.turn.rest import Rest
 from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
-from proxy.turn.round import events_of
+from proxy.turn.rounds import Rounds
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.stateless import HEADER
 from proxy.turn.work import Work
 
 log = logging.getLogger("statecar.turn")
-
-_DROPPED_TOLD = 20
-"""Types a header names at most: front servers refuse long ones."""
 
 _ENCRYPTED = "reasoning.encrypted_content"
 
@@ -79,6 +71,7 @@ class Turn:
         self.settle: Callable[[], Awaitable[None]] | None = None
         self.streams, self._generates = bool(request.get("stream")), generates
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
+        self._rounds = Rounds(services, request, caller, self.facts, self.headers, self._is_streamed)
         self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
@@ -115,7 +108,9 @@ class Turn:
                 yield work.stream.queue() if self.is_background else work.stream.start()
                 self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
             try:
-                async with aclosing(self._round(work)) as batches:
+                end = self._ending or (self._resumed.end if self._resumed else None)
+                rounds = self._rounds.all(work, end, starts=self.lease is not None, asks=self._generates)
+                async with aclosing(rounds) as batches:
                     async for events in batches:
                         self._interruptible = False  # while the edge sends, and at the end while we save
                         yield events
@@ -202,7 +197,7 @@ class Turn:
         rest = Rest(resumed.telling) if resumed and stream.told else None
         work = Work(context, stream, fitting, rest=rest)
         if not resumed:  # else what refuses its tools here is told in the response
-            self._plan(work, context.dialect)
+            self._rounds.plan(work, context.dialect)
         return work
 
     async def _context(self, stack: AsyncExitStack) -> Context:
@@ -226,74 +221,9 @@ class Turn:
             self._ending = self._ending or exc
         return context_lost(resumed.run, services, self._caller)
 
-    def _plan(self, work: Work, dialect: Dialect) -> None:
-        """What becomes of the request's tools in a dialect; which of them are left out is told in a header."""
-        work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
-        if dropped := ", ".join(work.stream.tools.dropped[:_DROPPED_TOLD]):
-            log.info("tools left out, as nothing here can run them: %s", dropped)
-            self.facts["dropped_tools"] = self.headers["statecar-dropped-tools"] = dropped
-        else:
-            self.headers.pop("statecar-dropped-tools", None)
-            self.facts.pop("dropped_tools", None)
-
-    # -- upstream
-
-    async def _round(self, work: Work) -> AsyncGenerator[list[Event], None]:
-        """The events of the upstream's answer; of a later call's, where the context had to be made shorter first."""
-        if end := self._ending or (self._resumed and self._resumed.end):
-            raise end
-        if self.lease and not work.stream.started:
-            yield work.stream.start()
-        if work.fitting.is_triggered or not self._generates:
-            summary = await work.fitting.compact() if self._generates else []
-            yield [*summary, *self.begin()]
-            work.stream.finish_reason, work.done = "stop", True
-            return
-        if not work.rest and await work.fitting.is_due():
-            yield await work.fitting.compact_if_possible() or []
-        while True:
-            try:
-                async with aclosing(self._call(work)) as batches:
-                    async for events in batches:
-                        yield events
-                return
-            except UpstreamError as exc:
-                if exc.code != OVERFLOW or work.has_answer:
-                    raise
-                work.stream.again()
-                told = await work.fitting.shorten()
-                if told is None:
-                    raise
-                yield told
-
-    async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
-        """One upstream call: its events, a batch per read."""
-        repaired: list[str] = []
-
-        def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
-            if dialect != work.dialect:
-                self._plan(work, dialect)
-            request, tools = self._request, work.stream.tools
-            streams = self.lease is not None or self.settle is not None or self._services.streams(dialect)
-            streamed = self.streams or (streams and can_stream(request, tools, dialect))
-            repaired.clear()
-            chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
-            return chat if whole or work.rest is None else work.rest.body(chat, dialect)
-
-        if rest := work.rest:
-            await rest.count(written(work.context.dialect, whole=True), self._services, self._caller, work.context)
-            work.stream.told = rest.told
-            if spent := rest.spent(self._request.get("max_output_tokens")):
-                yield work.stream.feed(spent)
-                return
-        async with AsyncExitStack() as stack:
-            reply = await asked(stack, self._services, self._caller, work.context, written)
-            self.facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
-            self.headers |= passed_on(reply.headers)
-            batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
-            async for events in batches:
-                yield events
-            work.done = reply.ended
+    def _is_streamed(self, dialect: Dialect) -> bool:
+        """Whether the upstream is to stream for a caller who does not: a run's answer is kept as it comes."""
+        return self.lease is not None or self.settle is not None or self._services.streams(dialect)
 
     # -- the end
 

@@ -1,0 +1,117 @@
+"""The upstream calls of a turn: one, or one more where the context had to be made shorter first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+from proxy.errors import OVERFLOW, StatecarError, UpstreamError, passed_on
+from proxy.translate.dialects import Dialect
+from proxy.translate.items import Event
+from proxy.translate.request import can_stream, to_chat
+from proxy.translate.tools import plan
+from proxy.turn.asking import asked
+from proxy.turn.round import events_of
+from proxy.turn.services import Caller, Services
+from proxy.turn.work import Work
+
+log = logging.getLogger("statecar.turn")
+
+_DROPPED_TOLD = 20
+"""Types a header names at most: front servers refuse long ones."""
+
+
+class Rounds:
+    """What a turn asks its upstream. ``facts``, ``headers``: the turn's. ``streams``: whether the upstream is to stream
+    in a dialect also where the caller does not.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        request: dict[str, Any],
+        caller: Caller,
+        facts: dict[str, Any],
+        headers: dict[str, str],
+        streams: Callable[[Dialect], bool],
+    ) -> None:
+        self._services, self._request, self._caller = services, request, caller
+        self._facts, self._headers, self._streams = facts, headers, streams
+
+    def plan(self, work: Work, dialect: Dialect) -> None:
+        """What becomes of the request's tools in a dialect; which of them are left out is told in a header.
+
+        Raises InvalidRequest for tools and choices that cannot be honoured.
+        """
+        work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
+        if dropped := ", ".join(work.stream.tools.dropped[:_DROPPED_TOLD]):
+            log.info("tools left out, as nothing here can run them: %s", dropped)
+            self._facts["dropped_tools"] = self._headers["statecar-dropped-tools"] = dropped
+        else:
+            self._headers.pop("statecar-dropped-tools", None)
+            self._facts.pop("dropped_tools", None)
+
+    async def all(
+        self, work: Work, end: StatecarError | None, *, starts: bool, asks: bool
+    ) -> AsyncGenerator[list[Event], None]:
+        """The events of the upstream's answer; of a later call's, where the context had to be made shorter first.
+
+        ``end``: why there is to be none. ``starts``: the opening events wait for no upstream. ``asks``: False for a
+        response without output. Raises as ``asked`` and ``events_of`` do.
+        """
+        stream, fitting = work.stream, work.fitting
+        if end:
+            raise end
+        if starts and not stream.started:
+            yield stream.start()
+        if fitting.is_triggered or not asks:
+            summary = await fitting.compact() if asks else []
+            yield [*summary, *([] if stream.started else stream.start())]
+            stream.finish_reason, work.done = "stop", True
+            return
+        if not work.rest and await fitting.is_due():
+            yield await fitting.compact_if_possible() or []
+        while True:
+            try:
+                async with aclosing(self._call(work)) as batches:
+                    async for events in batches:
+                        yield events
+                return
+            except UpstreamError as exc:
+                if exc.code != OVERFLOW or work.has_answer:
+                    raise
+                stream.again()
+                told = await fitting.shorten()
+                if told is None:
+                    raise
+                yield told
+
+    async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
+        """One upstream call: its events, a batch per read."""
+        repaired: list[str] = []
+
+        def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
+            if dialect != work.dialect:
+                self.plan(work, dialect)
+            request, tools = self._request, work.stream.tools
+            streamed = bool(request.get("stream")) or (self._streams(dialect) and can_stream(request, tools, dialect))
+            repaired.clear()
+            chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
+            return chat if whole or work.rest is None else work.rest.body(chat, dialect)
+
+        if rest := work.rest:
+            await rest.count(written(work.context.dialect, whole=True), self._services, self._caller, work.context)
+            work.stream.told = rest.told
+            if spent := rest.spent(self._request.get("max_output_tokens")):
+                yield work.stream.feed(spent)
+                return
+        async with AsyncExitStack() as stack:
+            reply = await asked(stack, self._services, self._caller, work.context, written)
+            self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
+            self._headers |= passed_on(reply.headers)
+            batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
+            async for events in batches:
+                yield events
+            work.done = reply.ended
