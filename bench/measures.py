@@ -1,0 +1,192 @@
+"""What is measured of statecar, beside the bare relay in the same run, and the budgets it is held to."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.systems import CHAT, Bench, Load, System, Work
+
+ROUNDS = 3
+STATELESS, STORED, PASSED = Work(fields={"store": False}), Work(), Work(CHAT)
+BACKGROUND = Work(fields={"background": True})
+_US = 1e6
+
+
+@dataclass
+class Figure:
+    """``value`` in ``unit``; ``base``: what it is compared with, ``budget``: the most that its ratio to ``base`` may be
+    or, without one, the value itself. None: it is told only.
+    """
+
+    name: str
+    value: float
+    unit: str
+    base: float | None = None
+    budget: float | None = None
+    against: str = "relay"
+
+    @property
+    def judged(self) -> float:
+        """What is held against the budget."""
+        return self.value / self.base if self.base else self.value
+
+    @property
+    def holds(self) -> bool:
+        return self.budget is None or self.judged <= self.budget
+
+
+class Measures:
+    """``own``: statecar; ``relay``: None where there is nothing to compare with."""
+
+    def __init__(self, bench: Bench, own: System, relay: System) -> None:
+        self._bench, self._own, self._relay = bench, own, relay
+        self.figures: list[Figure] = []
+        self._idle = own.memory()
+
+    def run(self) -> None:
+        """All of them, in about four minutes."""
+        self._add("memory at rest", self._idle, "MB", budget=70)
+        self._warm()
+        self._plain()
+        self._first_event()
+        self._one_by_one()
+        self._flood()
+        self._depth()
+        self._background()
+        self._many()
+        self._flat()
+
+    def _add(self, name: str, value: float, unit: str, **rest: float | str | None) -> None:
+        self.figures.append(Figure(name, value, unit, **rest))  # type: ignore[arg-type]
+
+    def _warm(self) -> None:
+        for system, works in ((self._relay, [PASSED]), (self._own, [STATELESS, STORED, PASSED])):
+            for work in works:
+                self._bench.load(system, work, "plain", 8, seconds=0.5)
+                self._bench.load(system, work, "flood-50", 4, requests=20, stream=True, tokens=50)
+
+    # -- requests
+
+    def _plain(self) -> None:
+        def load(system: System, work: Work) -> Load:
+            return self._bench.load(system, work, "plain", 16, seconds=2)
+
+        base, stateless, stored, passed = self._in_turn(load, _per_request)
+        self._add("plain request, store: false", stateless, "us", base=base, budget=2.0)
+        self._add("plain request, stored", stored, "us", base=base, budget=3.0)
+        self._add("plain request, passed on", passed, "us", base=base, budget=1.15)
+        load_of = self._bench.load(self._own, STORED, "plain", 1, requests=300)
+        self._add("round trips to the store, stored", load_of.reads / load_of.requests, "", budget=2.05)
+
+    def _in_turn(self, load: Callable[[System, Work], Load], figure: Callable[[Load], float]) -> list[float]:
+        """The least of each over the rounds: the relay, store: false, stored, passed on."""
+        tried = [(self._relay, PASSED), (self._own, STATELESS), (self._own, STORED), (self._own, PASSED)]
+        rounds = [[figure(load(system, work)) for system, work in tried] for _ in range(ROUNDS)]
+        return [min(each) for each in zip(*rounds, strict=True)]
+
+    def _first_event(self) -> None:
+        def first(system: System, work: Work) -> float:
+            told = self._bench.load(system, work, "paced-3x200", 1, requests=150, stream=True, tokens=3).told
+            return float(told["first_p50"]) / 1000
+
+        rounds = [(first(self._relay, PASSED), first(self._own, STORED)) for _ in range(ROUNDS)]
+        base, own = (min(each) for each in zip(*rounds, strict=True))
+        self._add("first event, added", own - base, "ms", budget=1.0)
+
+    # -- tokens
+
+    def _one_by_one(self) -> None:
+        def load(system: System, work: Work) -> Load:
+            return self._bench.load(system, work, "paced-40x10", 120, requests=120, stream=True, tokens=40, ramp=0.5)
+
+        base, stateless, stored, passed = self._in_turn(load, _per_token)
+        self._add("token one by one, store: false", stateless, "us", base=base, budget=1.35)
+        self._add("token one by one, stored", stored, "us", base=base, budget=1.35)
+        self._add("token one by one, passed on", passed, "us", base=base, budget=1.15)
+
+    def _flood(self) -> None:
+        def load(system: System, work: Work) -> Load:
+            return self._bench.load(system, work, "flood-500", 4, seconds=1.5, stream=True, tokens=500)
+
+        base, stateless, stored, passed = self._in_turn(load, _per_token)
+        self._add("token in a flood, store: false", stateless, "us", base=base, budget=2.5)
+        self._add("token in a flood, stored", stored, "us", base=base, budget=2.5)
+        self._add("token in a flood, passed on", passed, "us", base=base, budget=1.15)
+
+    def _background(self) -> None:
+        def load(work: Work) -> float:
+            made = self._bench.load(self._own, work, "paced-100x50", 10, requests=10, stream=True, tokens=100, ramp=0.5)
+            return _per_token(made)
+
+        rounds = [(load(STORED), load(BACKGROUND)) for _ in range(ROUNDS)]
+        base, background = (min(each) for each in zip(*rounds, strict=True))
+        self._add("background token, 50 a second", background, "us", base=base, budget=1.6, against="foreground")
+
+    # -- history
+
+    def _depth(self) -> None:
+        at = self._chain(1000)
+        costs = {}
+        for depth in (1, 100, 1000):
+            work = Work(fields={"store": False, "previous_response_id": at[depth]})
+            loads = [self._bench.load(self._own, work, "plain", 4, seconds=1.5) for _ in range(2)]
+            costs[depth] = min(map(_per_request, loads)) / 1000
+            trips = loads[0].reads / loads[0].requests
+        self._add("turn at depth 1", costs[1], "ms")
+        self._add("turn at depth 100, more than at 1", costs[100] - costs[1], "ms")
+        self._add("turn at depth 1000, more than at 1", costs[1000] - costs[1], "ms", budget=12)
+        self._add("round trips to the store at depth 1000", trips, "", budget=1.05)
+        conversation = self._post("/v1/conversations", {})["id"]
+        work = Work(fields={"conversation": conversation})
+        made = self._bench.load(self._own, work, "plain", 1, requests=200)
+        self._add("turns 1 to 200 of a conversation", _per_request(made) / 1000, "ms")
+        self._add("round trips to the store, conversation", made.reads / made.requests, "")
+
+    def _chain(self, depth: int) -> dict[int, str]:
+        """The ids of a chain's responses by their depth; a turn brings 500 bytes."""
+        ids: dict[int, str] = {}
+        body: dict[str, str] = {"model": "plain", "input": "x" * 500}
+        for turn in range(1, depth + 1):
+            ids[turn] = self._post("/v1/responses", body)["id"]
+            body["previous_response_id"] = ids[turn]
+        return ids
+
+    def _post(self, path: str, body: dict[str, str]) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self._own.port}{path}"
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())  # type: ignore[no-any-return]
+
+    # -- memory
+
+    def _many(self) -> None:
+        count, peak, before = 2000, 0.0, self._own.memory()
+
+        def watch() -> None:
+            nonlocal peak
+            peak = max(peak, self._own.memory())
+
+        self._bench.load(
+            self._own, STORED, "paced-24x2", count, requests=count, stream=True, tokens=24, ramp=6, watch=watch
+        )
+        self._add(f"memory of a stream, {count} open", (peak - before) * 1024 / count, "KB", budget=55)
+
+    def _flat(self) -> None:
+        self._bench.load(self._own, STATELESS, "plain", 16, requests=5_000)
+        time.sleep(0.5)
+        before = self._own.memory()
+        self._bench.load(self._own, STATELESS, "plain", 16, requests=100_000)
+        time.sleep(0.5)
+        self._add("memory after 100,000 turns more", self._own.memory() - before, "MB", budget=2)
+
+
+def _per_request(load: Load) -> float:
+    return load.cpu / load.requests * _US
+
+
+def _per_token(load: Load) -> float:
+    return load.cpu / load.tokens * _US
