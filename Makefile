@@ -12,12 +12,13 @@ CASES ?= 24000
 JOBS ?= auto
 MINUTES ?= 10
 SEED ?=
+BASE ?= HEAD
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz tables check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare tables check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -80,6 +81,13 @@ soak: .venv/installed .venv/test ## clients that do anything while everything is
 
 fuzz: .venv/installed .venv/test ## try every operation with strange requests: make fuzz [CASES=24000] [SEED=1]
 	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)
+
+bench: .venv/installed ## what statecar costs beside a bare relay, and its budgets (4 minutes; needs cc, redis-server)
+	$(BIN)/python -m bench $(ARGS)
+
+bench-compare: .venv/installed ## the same before and after: make bench-compare BASE=main
+	@rm -rf build/base && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
+	$(BIN)/python -m bench --base build/base $(ARGS); code=$$?; git worktree remove --force build/base; exit $$code
 
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .

@@ -85,7 +85,7 @@ class Bench:
             process.terminate()
             process.wait()
 
-    def load(  # noqa: PLR0913  all that a load is made of
+    def load(
         self,
         system: System,
         work: Work,
