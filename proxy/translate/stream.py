@@ -6,17 +6,22 @@ One state machine, kept whole: what may be open, held or counted is known here a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 from proxy.errors import StatecarError, UpstreamError, from_upstream
 from proxy.translate import reply
-from proxy.translate.calls import Assembler, Call, Delta
+from proxy.translate.calls import Call, Delta
+from proxy.translate.figures import Figures
+from proxy.translate.hosted_calls import HostedCall, answered, of_hosted
+from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
-from proxy.translate.response import Response, moved, snapshot, usage
+from proxy.translate.made_calls import MadeCalls
+from proxy.translate.outlet import Outlet
+from proxy.translate.response import Response, snapshot, usage
+from proxy.translate.round import Round
 from proxy.translate.text import ThinkTags
 from proxy.translate.told import Telling, Tokens
-from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
+from proxy.translate.tool_calls import ToolCall
 from proxy.translate.tools import ToolPlan
 
 
@@ -24,8 +29,9 @@ class ResponseStream:
     """``start``, ``feed`` every chunk, ``finish`` (or ``fail``), ``end``: each gives the events to send, in order.
 
     ``response`` is at any time the Response object. A response may take several upstream calls: ``end_round`` closes
-    what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Each event
-    leaves through ``_emit``, the only place that counts. ``told``: tokens of the answer that an earlier call gave.
+    what is open and returns the calls made, and feeding goes on; numbers and indexes run through all rounds. Hosted
+    calls wait for ``answer``. Each event leaves through ``_emit``, which counts. ``told``: tokens of the
+    answer that an earlier call gave. ``hosted_left``: how many hosted calls are not yet ignored, None for any number.
     """
 
     _text: Message | Reasoning | ReasoningSummary | None
@@ -43,29 +49,29 @@ class ResponseStream:
         think_tags: bool = False,
         logprobs: bool = False,
         seal: Seal | None = None,
+        include: Iterable[str] = (),
     ) -> None:
         """``response``: the skeleton. ``new_item_id``: item type to a fresh id. ``tools``: the plan that was sent; may
-        be set anew before the first chunk. ``call_ids``: those that stand in the context already. ``think_tags``: split
+        be set anew before a first chunk. ``call_ids``: those that stand in the context already. ``think_tags``: split
         them off. ``logprobs``: they were asked for. ``seal``: gives each thought, as it ends, ``encrypted_content``.
+        ``include``: what else was asked for (wire §10.9).
         """
         self.response = response
         self.started = False
         self.items: list[OutputItem] = []
         self.failure: UpstreamError | None = None
         self.finish_reason: str | None = None
-        self._new_item_id, self._new_call_id = new_item_id, new_call_id
-        self.tools, self._call_ids = tools or ToolPlan(), set(call_ids)
-        self._seal = seal
-        self._think_tags, self._logprobs = think_tags, logprobs
+        self.hosted_left: int | None = None
+        self._new_item_id = new_item_id
+        self.tools, self._made = tools or ToolPlan(), MadeCalls(new_item_id, new_call_id, call_ids, include)
+        self._seal, self._think_tags, self._logprobs = seal, think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
-        self._model: str | None = None
-        self._tier: str | None = None
-        self._usage: list[dict[str, Any]] = []
+        self._figures = Figures()
         self._placed: list[Event] = []
-        self._sequence = 0
+        self._outlet = Outlet()
+        self._emit = self._outlet.emit
         self._created = False
         self._ended = False
-        self._fed = False
         self._begin_round()
 
     # -- the verbs of a turn
@@ -79,12 +85,12 @@ class ResponseStream:
 
     def resume(self, telling: Telling, *, go_on: bool) -> None:
         """Begins where another process stopped. ``go_on``: the text it was writing is written on, if there is one."""
-        self._sequence, self._created = telling.sequence, telling.told
+        self._outlet.sequence, self._created = telling.sequence, telling.told
         self.items = telling.items
         self.started = telling.began
         if go_on and (text := telling.text):
             self.items[-1] = self._text = text
-            self._round_start = len(self.items) - 1
+            self._round.start = len(self.items) - 1
             self.told, self._tags = telling.deltas, None
 
     def start(self) -> list[Event]:
@@ -106,12 +112,13 @@ class ResponseStream:
         if self.is_error(chunk):
             self.failure = from_upstream(chunk, 200)
             return []
-        self._read_frame(chunk)
+        self._round.over = False
+        self._figures.read(chunk, self.told)
         choice = reply.first_choice(chunk)
         if choice is None:
             return []
-        delta = reply.delta_of(choice, fresh=len(self.items) == self._round_start and not self._blank)
-        self._fed = True
+        delta = reply.delta_of(choice, fresh=len(self.items) == self._round.start and not self._round.blank)
+        self._round.fed = True
         events = self._emit(self._delta(delta, choice.get("logprobs")))
         if not self.failure:
             self._read_finish(choice)
@@ -122,17 +129,39 @@ class ResponseStream:
         """Whether a payload is an error in the place of a chunk (wire §11.5)."""
         return bool(chunk.get("error")) or chunk.get("object") == "error"
 
-    def end_round(self) -> tuple[list[Event], list[ToolCall]]:
-        """Closes what is open and returns the calls of this upstream call; then the next round may be fed."""
-        events = self._emit(chain(self._drain(), self._close("completed")))
-        calls = [item for item in self._calls.values() if item]
-        self._usage = self._figures()
+    @property
+    def hosted_calls(self) -> list[HostedCall]:
+        """The hosted calls that are written out and have no outcome, in order."""
+        return [item for item in of_hosted(self.items) if item.waits]
+
+    def end_round(self, *, done: bool) -> tuple[list[Event], list[ToolCall]]:
+        """Closes what is open, hosted calls aside, and returns the calls made; then the next round may be fed, or not.
+
+        A reply that was cut off is left to ``finish``, and none of its calls may run. ``done`` and what is raised: as
+        there.
+        """
+        self._round.check_whole(self.items, self.finish_reason, done=done)
+        if self.finish_reason in reply.INCOMPLETE:
+            return [], []
+        events = self._emit(self._wrap_up("completed"))
+        calls = [item for item in self._round.calls.values() if item]
+        self._figures.end_round()
         self._begin_round()
+        self._round.over = True
         return events, calls
 
+    def begin_call(self, call: HostedCall) -> list[Event]:
+        """The events of a hosted call that begins to run."""
+        return self._tell(call.begin())
+
+    def answer(self, call: HostedCall, outcome: Outcome) -> list[Event]:
+        """The events of a hosted call's outcome. Its item is done when those of all earlier calls are."""
+        return self._tell(answered(self.items, call, outcome))
+
     def again(self) -> None:
-        """Forgets an upstream call that failed before it gave anything to tell; the next one may be fed."""
+        """Forgets a call that failed before it gave anything to tell; the next one may be fed."""
         self.failure = None
+        self._figures.forget_round()
         self._begin_round()
 
     def finish(self, now: int, *, done: bool) -> list[Event]:
@@ -141,26 +170,28 @@ class ResponseStream:
         ``now``: Unix seconds. ``done``: the upstream said that it was finished (``[DONE]``, or a plain reply). Raises
         UpstreamError, with nothing emitted, when the reply is none: cut off, without choices, without a permitted call.
         """
-        self._check_whole(done)
+        if not self._round.over:
+            self._round.check_whole(self.items, self.finish_reason, done=done)
         reason = reply.INCOMPLETE.get(self.finish_reason or "")
         status = "incomplete" if reason else "completed"
         events = self._emit(self._wrap_up(status))
         self._settle(status)
         self.response["incomplete_details"] = {"reason": reason} if reason else None
         self.response["completed_at"] = None if reason else now
-        self.response["usage"] = usage(*self._figures())
+        self.response["usage"] = usage(*self._figures.usages)
         return events
 
     def fail(self, error: StatecarError | None) -> None:
         """Ends the response as failed, or without an error as cancelled; keeps what was written (wire §3.4, §9.5).
 
-        What is open gets no more events.
+        What is open gets no more events, and what nobody was told of is forgotten.
         """
+        self.items = self.items[: self._outlet.first_held]
         for item in self.items:
             if not item.closed:
                 item.cut()
         self._settle("failed" if error else "cancelled")
-        figures = self._figures()
+        figures = self._figures.usages
         self.response.update(
             error=error.as_response_error() if error else None,
             incomplete_details=None,
@@ -176,7 +207,7 @@ class ResponseStream:
         self._ended = True
         status = self.response["status"]
         event = self._lifecycle("failed" if status == "cancelled" else status)
-        event["sequence_number"] = self._sequence
+        event["sequence_number"] = self._outlet.sequence
         return event
 
     def error_event(self, error: StatecarError) -> Event:
@@ -186,18 +217,17 @@ class ResponseStream:
         return self._emit([event])[0]
 
     def place(self, item: OutputItem, made_by: ResponseStream) -> list[Event]:
-        """The events of an item that comes whole; before ``start``, which then gives them, none.
+        """``host`` for an item that a model made; the usage of ``made_by``, the stream of that call, counts."""
+        self._figures.add(made_by._figures)
+        return self.host(item)
 
-        ``made_by``: the stream of the call behind the item; its usage counts.
-        """
+    def host(self, item: OutputItem) -> list[Event]:
+        """The events of an item that comes whole, or of a hosted call that is written out; before ``start`` none."""
+        if isinstance(item, HostedCall):
+            self._count(item)
         self.items.append(item)
-        self._usage = [*self._usage, *made_by._figures()]
-        self._round_start = len(self.items)
-        events = [*item.open(), *item.close("completed")]
-        if self.started:
-            return self._emit(events)
-        self._placed += events
-        return []
+        self._round.start = len(self.items)
+        return self._tell([*item.open(), *item.close("completed")])
 
     def stored_output(self) -> list[Item]:
         """The output items as they are kept."""
@@ -205,34 +235,17 @@ class ResponseStream:
 
     @property
     def usage_missing(self) -> bool:
-        """Whether the upstream gave no figures."""
-        return not self._figures()
+        """Whether no upstream call gave figures."""
+        return not self._figures.usages
 
     # -- one chunk
 
     def _begin_round(self) -> None:
         self._tags = ThinkTags() if self._think_tags else None
         self._text = None
-        self._assembler = Assembler()
-        self._calls: dict[Call, ToolCall | None] = {}
-        self._blank: list[tuple[str, list[Item]]] = []
-        self._blank_thought = ""
-        self._annotations: list[Item] = []
-        self._round_usage: dict[str, Any] | None = None
-        self._fed = False
-        self._round_start = len(self.items)
-        self._blank_finish = False
+        self._round = Round(len(self.items))
         self.finish_reason = None
         self.told = None
-
-    def _read_frame(self, chunk: dict[str, Any]) -> None:
-        if isinstance(given := chunk.get("usage"), dict) and given:
-            # cumulative where it comes with every chunk: the last one counts
-            self._round_usage = moved(given, self.told) if self.told else given
-        if isinstance(model := chunk.get("model"), str) and model:
-            self._model = model
-        if isinstance(tier := chunk.get("service_tier"), str):
-            self._tier = tier
 
     def _read_finish(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")
@@ -240,7 +253,7 @@ class ResponseStream:
             error = choice.get("error") or f"The upstream ended with finish reason '{reason}'."
             self.failure = from_upstream({"error": error}, 200)
         elif reason == "":
-            self._blank_finish = True  # some send it instead of null on every chunk
+            self._round.blank_finish = True  # some send it instead of null on every chunk
         elif reason is not None and self.finish_reason is None:
             self.finish_reason = str(reason).lower()
 
@@ -261,20 +274,20 @@ class ResponseStream:
             if isinstance(self._text, Message):
                 yield from self._text.annotation(annotation)
             else:
-                self._annotations.append(annotation)
+                self._round.annotations.append(annotation)
         for entry in reply.calls_of(delta):
-            yield from self._call(self._assembler.feed(entry))
+            yield from self._call(self._round.assembler.feed(entry))
 
     def _think(self, thought: str, number: int | None) -> Iterator[Event]:
         """Blank thought opens no item: transformers send it where the model does not think at all."""
         if not isinstance(self._text, Reasoning | ReasoningSummary):
             if thought.isspace():
-                self._blank_thought += thought
+                self._round.blank_thought += thought
                 return
             if self.told:  # a parser that takes the rest for a thought
                 self.failure = UpstreamError("The upstream did not go on with the text that had begun.")
                 return
-            thought = self._blank_thought + thought
+            thought = self._round.blank_thought + thought
             yield from self._close("completed", keep=Call.may_go_on_after_text)
             kind = ReasoningSummary if self._summary else Reasoning
             self._text = kind(len(self.items), self._new_item_id("reasoning"), self._seal)
@@ -284,7 +297,7 @@ class ResponseStream:
     def _write(self, text: str, logprobs: list[Item]) -> Iterator[Event]:
         """Blank text opens no message: it is held until something tells what it belongs to (wire §11.5)."""
         if not isinstance(self._text, Message) and text.isspace():
-            self._blank.append((text, logprobs))
+            self._round.blank.append((text, logprobs))
             return
         message = yield from self._message()
         yield from message.text(text, logprobs)
@@ -293,43 +306,51 @@ class ResponseStream:
         """The open message, opened now if need be, with the blank text and the citations that were held for it."""
         if isinstance(self._text, Message):
             return self._text
-        held = self._blank
+        text, logprobs, annotations = self._round.take_held()
         yield from self._close("completed", keep=Call.may_go_on_after_text)
         self._text = message = Message(len(self.items), self._new_item_id("message"))
         yield from self._open(message)
-        if held:
-            text = "".join(piece for piece, _ in held)
-            yield from message.text(text, [entry for _, entries in held for entry in entries])
-        for annotation in self._annotations:
+        if text:
+            yield from message.text(text, logprobs)
+        for annotation in annotations:
             yield from message.annotation(annotation)
-        self._annotations = []
         return message
 
     def _call(self, change: Delta) -> Iterator[Event]:
         call, arguments = change.call, change.arguments
-        if call not in self._calls:
+        if call not in self._round.calls:
             if not call.name:
                 call.held.append(arguments)
                 return
-            if self.tools.allowed is not None and call.name not in self.tools.allowed:
-                self._calls[call] = None
+            if not self._may_pass(call):
+                self._round.calls[call] = None
                 return
             yield from self._open_call(call)
             arguments = "".join(call.held) + arguments
-        item = self._calls[call]
+        item = self._round.calls[call]
         if item and not item.closed:
             yield from item.delta(arguments)
+
+    def _may_pass(self, call: Call) -> bool:
+        """Whether a call becomes an item: not one outside the allowed set, nor a hosted one when none is left."""
+        if self.hosted_left == 0 and self._made.is_hosted(call, self.tools):
+            self._round.ignored += 1
+            return False
+        return self.tools.allowed is None or call.name in self.tools.allowed
 
     def _open_call(self, call: Call) -> Iterator[Event]:
         yield from self._drain()
         yield from self._close("completed", keep=Call.may_go_on)
-        if not call.id or call.id in self._call_ids:
-            call.id = self._new_call_id()
-        self._call_ids.add(call.id)
-        origin = self.tools.origin(call.name, custom=call.custom)
-        item = TOOL_CALLS[origin.item](len(self.items), self._new_item_id(origin.item), call, origin)
-        self._calls[call] = item
+        item = self._round.calls[call] = self._made.make(call, self.tools, len(self.items))
+        if isinstance(item, HostedCall):
+            self._count(item)
+            if item.held:
+                self._outlet.hold(item.index)
         yield from self._open(item)
+
+    def _count(self, item: HostedCall) -> None:
+        if self.hosted_left and item.runs:
+            self.hosted_left -= 1
 
     # -- opening and closing
 
@@ -338,17 +359,18 @@ class ResponseStream:
         yield from item.open()
 
     def _close(self, last: str, keep: Callable[[Call], bool] | None = None) -> Iterator[Event]:
-        """Closes the open items in index order; the very last of all, and any broken one, with status ``last``.
+        """Closes the open items in index order; the very last of all, any broken one and hosted calls as ``last`` says.
 
         ``keep``: which calls stay open; the deltas of parallel calls may alternate.
         """
-        self._text, self._blank, self._blank_thought = None, [], ""
+        self._text, self._round.blank, self._round.blank_thought = None, [], ""
         for item in self.items:
             if item.closed:
                 continue
             if keep and isinstance(item, ToolCall) and keep(item.call):
                 continue
-            yield from item.close(last if item is self.items[-1] or item.broken else "completed")
+            hurt = item is self.items[-1] or item.broken or isinstance(item, HostedCall)
+            yield from item.close(last if hurt else "completed")
 
     def _drain(self) -> Iterator[Event]:
         """What was held back because it might have become a tag."""
@@ -357,41 +379,21 @@ class ResponseStream:
 
     def _wrap_up(self, last: str) -> Iterator[Event]:
         yield from self._drain()
-        if self._fed and len(self.items) == self._round_start:
+        if self._round.fed and len(self.items) == self._round.start:
             yield from self._message()
         yield from self._close(last)
-
-    def _check_whole(self, done: bool) -> None:
-        items = self.items[self._round_start :]
-        if self.finish_reason is None and not self._blank_finish:
-            if not done:
-                raise UpstreamError("The upstream closed the stream before it finished.")
-            if not self._fed:
-                raise UpstreamError("The upstream returned no choices.")
-            if not items and not self._blank:
-                raise UpstreamError("The upstream ended its answer without any output.")
-        if all(isinstance(item, Reasoning | ReasoningSummary) for item in items) and not self._blank:
-            if None in self._calls.values():
-                raise UpstreamError("The model called only tools that 'tool_choice' does not allow.")
-            if any(not call.name for call in self._assembler.calls):
-                raise UpstreamError("The upstream sent tool calls without names.")
 
     def _settle(self, status: str) -> None:
         self.response["status"] = status
         self.response["output"] = [dict(item.item) for item in self.items]
-        self.response["service_tier"] = self._tier or "default"
-        self.response["model"] = self._model or self.response["model"]
+        self.response["service_tier"] = self._figures.tier or "default"
+        self.response["model"] = self._figures.model or self.response["model"]
 
-    def _figures(self) -> list[dict[str, Any]]:
-        return [*self._usage, self._round_usage] if self._round_usage else self._usage
+    def _tell(self, events: Iterable[Event]) -> list[Event]:
+        if self.started:
+            return self._emit(events)
+        self._placed += events
+        return []
 
     def _lifecycle(self, name: str) -> Event:
         return {"type": f"response.{name}", "sequence_number": 0, "response": snapshot(self.response)}
-
-    def _emit(self, events: Iterable[Event]) -> list[Event]:
-        numbered = []
-        for event in events:
-            event["sequence_number"] = self._sequence
-            self._sequence += 1
-            numbered.append(event)
-        return numbered

@@ -572,7 +572,7 @@ def test_numbers_and_indexes_run_through_all_rounds():
     events = stream.start()
     for one in (*thoughts("Hm"), *texts("Let me see."), calls(A, B), chunk(finish="tool_calls", usage=USAGE)):
         events += stream.feed(one)
-    closing, made = stream.end_round()
+    closing, made = stream.end_round(done=True)
     events += closing
     assert [(item.index, item.item["call_id"], item.item["arguments"]) for item in made] == [
         (2, "call_a", PARIS),
@@ -581,7 +581,7 @@ def test_numbers_and_indexes_run_through_all_rounds():
     assert all(item.closed for item in stream.items)
     for one in (calls(entry(0, "call_a", "w", ROME)), chunk(finish="tool_calls")):
         events += stream.feed(one)
-    closing, made = stream.end_round()
+    closing, made = stream.end_round(done=True)
     events += closing
     assert [item.item["call_id"] for item in made] == ["call_minted1"]
     for one in (*texts("Done", "."), chunk(finish="stop", usage={**USAGE, "total_tokens": None})):
@@ -594,19 +594,28 @@ def test_numbers_and_indexes_run_through_all_rounds():
     assert events[-1]["response"]["usage"] == usage(USAGE, USAGE)
 
 
-def test_the_last_round_decides_how_the_response_ends():
+def test_a_round_that_was_cut_off_is_the_last():
     stream = open_stream()
     events = [*stream.start(), *stream.feed(calls(A)), *stream.feed(CUT)]
-    events += stream.end_round()[0]
-    events += [*stream.feed(chunk({"content": "Hi"}, "stop")), *stream.finish(NOW, done=True), stream.end()]
+    assert stream.end_round(done=True) == ([], [])
+    events += [*stream.finish(NOW, done=True), stream.end()]
     rules.check(events)
-    assert events[-1]["response"]["status"] == "completed"
+    assert output_of(events[-1]["response"]) == [CALL_A.incomplete]
+
+
+def test_a_response_may_end_with_a_round_that_is_over():
+    stream = open_stream()
+    events = [*stream.start(), *stream.feed(calls(A)), *stream.feed(CALLED)]
+    events += stream.end_round(done=True)[0]
+    events += [*stream.finish(NOW, done=False), stream.end()]
+    rules.check(events)
+    assert output_of(events[-1]["response"]) == [CALL_A]
 
 
 def test_a_round_that_ends_within_a_think_tag_loses_nothing():
     stream = open_stream(think_tags=True)
     events = [*stream.start(), *stream.feed(chunk({"content": "<think>Hm</thi"}))]
-    events += stream.end_round()[0]
+    events += stream.end_round(done=True)[0]
     events += [*stream.feed(chunk({"content": "<think>So</think>Hi"}, "stop")), *stream.finish(NOW, done=True)]
     events.append(stream.end())
     rules.check(events)
@@ -616,9 +625,9 @@ def test_a_round_that_ends_within_a_think_tag_loses_nothing():
 def test_a_round_without_any_choice_fails_the_response():
     stream = open_stream()
     events = [*stream.start(), *stream.feed(calls(A)), *stream.feed(CALLED)]
-    events += stream.end_round()[0]
+    events += stream.end_round(done=True)[0]
     with pytest.raises(UpstreamError, match="no choices"):
-        stream.finish(NOW, done=True)
+        stream.end_round(done=True)
     stream.fail(UpstreamError("x"))
     events.append(stream.end())
     rules.check(events)

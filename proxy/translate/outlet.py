@@ -1,0 +1,60 @@
+"""Events on their way out: numbered, in the order of their items, and none before the response begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from proxy.translate.items import Event
+
+
+class Outlet:
+    """``sequence``: the number of the next event.
+
+    Of an item that is held nothing is told before it is whole; until then the events of later items wait.
+    """
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self._held: list[int] = []
+        self._waiting: list[Event] = []
+
+    @property
+    def first_held(self) -> int | None:
+        """The index of the first item that has not been told, None when there is none."""
+        return self._held[0] if self._held else None
+
+    def hold(self, index: int) -> None:
+        """The item's next event will be its first."""
+        self._held.append(index)
+
+    def emit(self, events: Iterable[Event]) -> list[Event]:
+        """The events that may be told now, those included that had to wait and need not any more, with their numbers.
+
+        The only place that counts.
+        """
+        numbered = []
+        for event in self._in_order(events):
+            event["sequence_number"] = self.sequence
+            self.sequence += 1
+            numbered.append(event)
+        return numbered
+
+    def _in_order(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if not (self._held or self._waiting) or self._may_pass(event):
+                yield event
+        while waiting := self._waiting:
+            self._waiting = []
+            yield from filter(self._may_pass, waiting)
+            if len(self._waiting) == len(waiting):
+                return
+
+    def _may_pass(self, event: Event) -> bool:
+        index = event.get("output_index", -1)
+        if self._held and index == self._held[0]:
+            del self._held[0]
+        is_late = self._held and index > self._held[0]
+        if is_late or (self._waiting and index >= self._waiting[0]["output_index"]):
+            self._waiting.append(event)
+            return False
+        return True
