@@ -12,9 +12,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mcp_types
@@ -26,6 +30,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from tests.backend import PATIENCE, serving
+from tests.servers import free_port, until
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "mcp_server.py"
 
 
 @dataclass
@@ -177,6 +184,25 @@ def _sse_app(server: Server[Any]) -> Any:
         return Response()
 
     return Starlette(routes=[Route("/sse", listen), Mount("/messages/", app=transport.handle_post_message)])
+
+
+@contextmanager
+def sample() -> Iterator[str]:
+    """The server of examples/ as a process of its own; gives its URL."""
+    port = free_port()
+    command = [sys.executable, str(EXAMPLE), f"--port={port}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: _listens(port, process))
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, f"{EXAMPLE} ended"
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @asynccontextmanager

@@ -76,6 +76,7 @@ def response(value: dict[str, Any]) -> dict[str, Any]:
         assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     for row in value["output"]:
         item(row)
+    assert not any({"authorization", "headers"} & tool.keys() for tool in value["tools"])
     _openapi("Response", value)
     return value
 
@@ -87,6 +88,12 @@ def item(value: dict[str, Any]) -> dict[str, Any]:
     if value["type"] == "message":
         assert value["role"] and value["status"]
         assert isinstance(value["content"], list)
+        for part in value["content"]:
+            for cited in part.get("annotations") or ():
+                assert (
+                    0 <= cited.get("start_index", 0) <= cited.get("end_index", len(part["text"])) <= len(part["text"])
+                )
+    assert not {"x_upstream", "authorization", "headers"} & value.keys()
     return value
 
 
@@ -301,7 +308,19 @@ _DELTAS = {
     "response.reasoning_summary_text.delta": ("response.reasoning_summary_text.done", "text"),
     "response.function_call_arguments.delta": ("response.function_call_arguments.done", "arguments"),
     "response.custom_tool_call_input.delta": ("response.custom_tool_call_input.done", "input"),
+    "response.mcp_call_arguments.delta": ("response.mcp_call_arguments.done", "arguments"),
+    "response.code_interpreter_call_code.delta": ("response.code_interpreter_call_code.done", "code"),
 }
+_SEARCHED = "added in_progress searching( completed)? done"
+_HOSTED = {
+    "mcp_list_tools": "added in_progress (completed|failed) done",
+    "mcp_call": "added in_progress( delta)* done (completed|failed) done",
+    "mcp_approval_request": "added done",
+    "web_search_call": _SEARCHED,
+    "file_search_call": _SEARCHED,
+    "code_interpreter_call": "added in_progress( delta)* done interpreting( completed)? done",
+}
+"""The events of an item that a hosted tool gave, by the last words of their types (wire §9.5)."""
 
 
 def grammar(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -321,6 +340,7 @@ def grammar(events: list[dict[str, Any]]) -> dict[str, Any]:
     assert [row["id"] for row in last["output"]] == opened
     _check_parts(events, failed)
     _check_deltas(events, failed)
+    _check_hosted(events)
     return last
 
 
@@ -388,6 +408,20 @@ def _check_deltas(events: list[dict[str, Any]], failed: bool) -> None:
     assert failed or written.keys() <= told.keys()
     for place, text in told.items():
         assert written.get(place, "") == text or (not written.get(place) and text == "{}")
+
+
+def _check_hosted(events: list[dict[str, Any]]) -> None:
+    """Items that a hosted tool gave tell their story whole, but for those that were cut off."""
+    told: dict[str, list[str]] = {}
+    for one in events:
+        item_id = one["item_id"] if "item_id" in one else one.get("item", {}).get("id")
+        told.setdefault(item_id, []).append(one["type"].rpartition(".")[2])
+    for row in events[-1]["response"]["output"]:
+        if row["type"] in _HOSTED and row.get("status") != "incomplete" and told[row["id"]][-1] == "done":
+            assert re.fullmatch(_HOSTED[row["type"]], " ".join(told[row["id"]])), (row, told[row["id"]])
+            assert row.get("status", "completed") in ("completed", "failed")
+            if row["type"].startswith("mcp") and "error" in row:
+                assert bool(row["error"]) == ("failed" in told[row["id"]])
 
 
 def _place(one: dict[str, Any]) -> tuple[Any, ...]:
