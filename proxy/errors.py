@@ -8,6 +8,7 @@ StatecarError              500  our own fault
 ├── MethodNotAllowed       405  a known path, another method
 ├── TooLarge               413  a body above the limit
 ├── UpgradeRequired        426  a WebSocket where none is served
+├── ToolServerError        424  an MCP server that does not answer as it should
 ├── NotBuilt               501  what neither this server nor its upstream can do
 ├── StoreUnavailable       503  Redis is down, slow or refusing
 ├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
@@ -86,6 +87,20 @@ class TooLarge(StatecarError):
 
 class UpgradeRequired(StatecarError):
     status, type = 426, "invalid_request_error"
+
+
+class ToolServerError(StatecarError):
+    """A tool server that cannot be reached, or does not list its tools. ``why``: a sentence, without secrets.
+
+    ``http_status``: what it answered, 502 where it gave no answer.
+    """
+
+    status, type, code = 424, "external_connector_error", "http_error"
+
+    def __init__(self, label: str, why: str, *, http_status: int = 502) -> None:
+        super().__init__(f"Error retrieving tool list from MCP server: '{label}'. {why}", param="tools")
+        self.why = why
+        self.http_status = http_status
 
 
 class NotBuilt(StatecarError):

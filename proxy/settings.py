@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -91,6 +92,50 @@ def _upstream(text: str) -> str:
     if not parts.path:
         raise ValueError(f"{right}; is {redacted(text)}/v1 meant?")
     return text.rstrip("/")
+
+
+_CONNECTOR = r"[A-Za-z0-9_-]{1,64}"
+
+
+def _mcp_host(text: str) -> str:
+    """Hosts as hosted/guard.py reads them: lower-case names, addresses in their usual form."""
+    right = (
+        "must be NAME, *.NAME, * or an address, each with :PORT or without, as mcp.example.com or *.example.com:8443"
+    )
+    split = re.fullmatch(r"(\*|(?:\*\.)?[A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?|([0-9a-fA-F:.]+)", text)
+    if not split or (split[2] and not 0 < int(split[2]) < 65536):
+        raise ValueError(right)
+    host = (split[1] or split[3]).strip("[]")
+    if ":" in host or re.fullmatch(r"[0-9.]+|.*\.[0-9]+", host):
+        try:
+            ip_address(host)
+        except ValueError:
+            raise ValueError(right) from None
+    return text.lower()
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as exc:
+        raise ValueError(f"must be a network, as 10.0.0.0/8 or fd00::/8 ({exc})") from None
+
+
+def _connector(text: str) -> str:
+    right = "must be NAME=URL, as notes=https://notes.example.com/mcp, with a name of letters, digits, _ and -"
+    name, _, url = text.partition("=")
+    parts = _split(url.removeprefix("sse+"), right)
+    if not re.fullmatch(_CONNECTOR, name) or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(right)
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError(f"{right}, without a password: give that as connector_authorization")
+    return text
+
+
+def _connector_token(text: str) -> str:
+    if not re.fullmatch(rf"{_CONNECTOR}=.+", text):
+        raise ValueError("must be NAME=TOKEN, with the name of a connector")
+    return text
 
 
 def _tenant(text: str) -> str:
@@ -196,6 +241,14 @@ class Settings:
     on_disconnect: Literal["cancel", "detach"] = _option("cancel", "state", "what becomes of a stored turn whose client leaves; detach makes it on, to be had by its id")
     store_down: Literal["fail", "stateless"] = _option("fail", "state", "what becomes of turns that need no state while the store is down; stateless serves them as with store: false")
     conversation_lock_wait: float = _option(0.0, "state", "seconds a turn waits for another turn of its conversation")
+
+    mcp_allow: tuple[str, ...] = _option((), "hosted tools", "servers that requests may name in mcp tools: NAME, *.NAME, * or an address, each with :PORT or without; repeatable; none lets requests name none", check=_mcp_host, metavar="HOST")
+    mcp_private: tuple[str, ...] = _option((), "hosted tools", "networks that are not public and that allowed names may resolve to, as 10.0.0.0/8; repeatable", check=_network, metavar="NETWORK")
+    connector: tuple[str, ...] = _option((), "hosted tools", "MCP servers that requests may name by connector_id, as NAME=https://host/mcp; sse+https:// is the old SSE transport; repeatable", check=_connector, metavar="NAME=URL")
+    connector_authorization: tuple[str, ...] = _option((), "hosted tools", "token that a connector is sent, as NAME=TOKEN; repeatable; @FILE reads one a line", secret=True, check=_connector_token, metavar="NAME=TOKEN")
+    tool_timeout: float = _option(60.0, "hosted tools", "seconds a hosted tool call, or the list of a server's tools, may take", low=0.1)
+    tool_output_limit: int = _option(64 * 1024, "hosted tools", "bytes of a hosted tool's output that the model is given; the rest is cut off", low=1)
+    max_tool_rounds: int = _option(16, "hosted tools", "most times the model is asked in one response; the last time without hosted tools, so that it answers", low=2)
 
     sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent, over a WebSocket a ping; 0 sends none")
     sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")

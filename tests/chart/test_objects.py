@@ -53,7 +53,7 @@ def other(f):
     if f.name in ELSEWHERE:
         return ELSEWHERE[f.name]
     if get_origin(f.type) is tuple:
-        return ["one", "two"]
+        return LISTS.get(f.name, ["one", "two"])
     if get_origin(f.type) is not None:
         return next(choice for choice in get_args(f.type) if choice != f.default)
     by_type = {bool: lambda: not f.default, int: lambda: f.default + 1_000_000, float: lambda: f.default + 0.25}
@@ -61,6 +61,11 @@ def other(f):
     return by_name[f.name] if f.name in by_name else by_type[f.type]()
 
 
+LISTS = {
+    "mcp_private": ["10.0.0.0/8", "fd00::/8"],
+    "connector": ["notes=https://notes/mcp", "old=sse+http://old/sse"],
+    "connector_authorization": ["notes=one", "old=two"],
+}
 ELSEWHERE = {
     "upstream": "http://vllm:8000/v1",
     "upstream_kind": "vllm",

@@ -1,0 +1,55 @@
+"""Tools that run here: MCP servers, and what the operator bound to OpenAI's own tool types."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from ipaddress import ip_network
+
+from proxy.hosted.box import Answer, Binding, Box, Hosted, Sessions
+from proxy.hosted.guard import Allowed, Guard, Resolver, system_resolver
+from proxy.hosted.servers import Servers
+from proxy.settings import Settings
+
+__all__ = ["Answer", "Binding", "Box", "Hosted", "open_hosted"]
+
+log = logging.getLogger("statecar.hosted")
+
+_SDK = ("mcp", "mcp_types", "httpx2", "httpcore2", "pydantic")
+_EXTRA = "it needs the extra statecar[mcp]: pip install 'statecar[mcp]'"
+
+
+def open_hosted(settings: Settings, resolve: Resolver = system_resolver) -> Hosted:
+    """What the settings ask for. The MCP SDK, half a second and 35 MB, is loaded only where a server may be asked."""
+    guard = None
+    if settings.mcp_allow:
+        private = tuple(map(ip_network, settings.mcp_private))
+        guard = Guard(tuple(map(Allowed.read, settings.mcp_allow)), private, resolve)
+    servers = Servers(_pairs(settings.connector), _pairs(settings.connector_authorization), guard)
+    sessions = _sessions(settings, guard) if servers else None
+    missing = _EXTRA if servers and sessions is None else None
+    if missing:
+        log.error("MCP tools are configured, but %s", missing)
+    return Hosted(servers, sessions, {}, settings.tool_timeout, settings.tool_output_limit, missing)
+
+
+def _pairs(entries: tuple[str, ...]) -> dict[str, str]:
+    return {name: rest for name, _, rest in (entry.partition("=") for entry in entries)}
+
+
+def _sessions(settings: Settings, guard: Guard | None) -> Sessions | None:
+    """None where the SDK is not installed."""
+    try:
+        mcp = importlib.import_module("proxy.hosted.mcp")
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] not in (
+            "mcp",
+            "mcp_types",
+            "httpx2",
+            "httpcore2",
+            "pydantic",
+        ):
+            raise
+        return None
+    sessions: Sessions = mcp.McpSessions(guard, settings.tool_timeout)
+    return sessions

@@ -1,0 +1,206 @@
+"""How MCP servers are reached: bounded, guarded, and with failures that are told instead of thrown.
+
+An exception in the SDK's transports ends the session and every call in it; so what fails here becomes an answer that
+fails one message, and what happened is noted for whoever sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore2
+import httpx2
+
+from proxy.hosted.guard import Guard, Refused
+
+BODY_LIMIT = 4 * 1024 * 1024
+"""Bytes of one answer. A JSON text of that size takes some 100 MB while it is read, at worst."""
+STREAM_LIMIT = 64 * 1024 * 1024
+"""Bytes of a stream of many answers: the one that the SSE transport of before 2025 keeps open for a session."""
+CONNECT_TIMEOUT = 10.0
+_IDLE = 4.0
+"""Seconds a connection is kept for the next turn: less than the 5 that many servers keep theirs."""
+_FAILED = 502
+
+
+@dataclass
+class Exchange:
+    """What became of one message. ``status``: of an HTTP answer that is an error; ``trouble``: of anything else."""
+
+    status: int | None = None
+    trouble: str | None = None
+    refused: str | None = None
+
+    def told(self) -> str | None:
+        """In words, without anything secret; None if nothing is known to have failed."""
+        if self.trouble or self.status is None:
+            return self.trouble
+        try:
+            return f"Http status code: {self.status} ({HTTPStatus(self.status).phrase})."
+        except ValueError:
+            return f"Http status code: {self.status}."
+
+
+EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
+"""The message that the running task, or the one that started it, is sending."""
+
+
+class GuardedNetwork(httpcore2.AsyncNetworkBackend):
+    """Connects to addresses that the guard has looked at, and to nothing else."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  httpcore2's own signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._guard.addresses(host, port)
+                for address in addresses[:-1]:
+                    try:
+                        return await self._network.connect_tcp(address, port, CONNECT_TIMEOUT / len(addresses))
+                    except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                        continue
+                return await self._network.connect_tcp(addresses[-1], port, timeout)
+        except TimeoutError as exc:
+            raise httpcore2.ConnectTimeout from exc
+        except OSError as exc:  # no such name
+            raise httpcore2.ConnectError from exc
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """One pool of connections for the sessions of all turns; it is closed by ``shut``, not by the session's client."""
+
+    def __init__(self, pool: httpcore2.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        exchange = EXCHANGE.get()
+        if _is_standing_stream(request):
+            return httpx2.Response(405, request=request)
+        try:
+            answer = await self._pool.handle_async_request(
+                httpcore2.Request(
+                    request.method,
+                    httpcore2.URL(
+                        scheme=request.url.raw_scheme,
+                        host=request.url.raw_host,
+                        port=request.url.port,
+                        target=request.url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        except Refused as exc:
+            exchange.refused = exchange.trouble = f"'server_url' {exc}."
+        except _TROUBLES as exc:
+            exchange.trouble = _trouble(exc)
+        else:
+            return self._bounded(request, answer, exchange)
+        return httpx2.Response(_FAILED, request=request)
+
+    def _bounded(self, request: httpx2.Request, answer: httpcore2.Response, exchange: Exchange) -> httpx2.Response:
+        if answer.status >= 300:
+            exchange.status = answer.status
+        headers = httpx2.Headers(answer.headers)
+        if headers.get("content-encoding", "identity") != "identity":
+            exchange.trouble = "It sent a compressed answer, which was not asked for."
+        assert isinstance(answer.stream, AsyncIterable)
+        limit = STREAM_LIMIT if request.method == "GET" else BODY_LIMIT
+        stream = _Body(answer.stream, 0 if exchange.trouble else limit, exchange)
+        return httpx2.Response(answer.status, headers=headers, stream=stream, request=request)
+
+    async def aclose(self) -> None:
+        """Nothing: the next turn uses the same connections."""
+
+    async def shut(self) -> None:
+        await self._pool.aclose()
+
+
+def guarded(guard: Guard, tls: Any) -> Transport:
+    """For servers that requests name. No proxy: it would resolve names by itself."""
+    return Transport(_pool(tls, network_backend=GuardedNetwork(guard)))
+
+
+def trusted(url: str, tls: Any) -> Transport:
+    """For a server that the operator named, by way of the environment's proxy where it asks for one."""
+    at = httpx2.URL(url)
+    proxy = None if proxy_bypass(f"{at.host}:{at.port}" if at.port else at.host) else getproxies().get(at.scheme)
+    if not proxy:
+        return Transport(_pool(tls))
+    by = httpx2.Proxy(url=proxy if "://" in proxy else f"http://{proxy}")
+    to = httpcore2.URL(scheme=by.url.raw_scheme, host=by.url.raw_host, port=by.url.port, target=by.url.raw_path)
+    return Transport(_pool(tls, proxy=httpcore2.Proxy(to, auth=by.raw_auth)))
+
+
+def _pool(tls: Any, **rest: Any) -> httpcore2.AsyncConnectionPool:
+    return httpcore2.AsyncConnectionPool(
+        ssl_context=tls, max_connections=None, max_keepalive_connections=100, keepalive_expiry=_IDLE, **rest
+    )
+
+
+class _Body(httpx2.AsyncByteStream):
+    """An answer's body, which ends early, and says so in its exchange, where it fails or is larger than ``limit``."""
+
+    def __init__(self, stream: AsyncIterable[bytes], limit: int, exchange: Exchange) -> None:
+        self._stream, self._limit, self._exchange = stream, limit, exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._limit
+        try:
+            async for part in self._stream:
+                left -= len(part)
+                if left < 0:
+                    self._exchange.trouble = self._exchange.trouble or (
+                        f"It sent more than {self._limit // 1024 // 1024} MiB for one answer."
+                    )
+                    return
+                yield part
+        except _TROUBLES as exc:
+            self._exchange.trouble = _trouble(exc)
+
+    async def aclose(self) -> None:
+        close = getattr(self._stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+_TROUBLES = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    httpcore2.UnsupportedProtocol,
+)
+
+
+def _trouble(exc: Exception) -> str:
+    """In words, without the exception's own, which may hold addresses."""
+    match exc:
+        case httpcore2.ConnectTimeout() | httpcore2.ConnectError() | httpcore2.ProxyError():
+            return "It could not be reached."
+        case httpcore2.TimeoutException():
+            return "It stopped answering."
+        case _:
+            return "The connection broke."
+
+
+def _is_standing_stream(request: httpx2.Request) -> bool:
+    """The stream that a session opens for what a server says unasked; there is nothing here that wants to hear it."""
+    headers = request.headers
+    return request.method == "GET" and "mcp-session-id" in headers and "last-event-id" not in headers
