@@ -12,7 +12,7 @@ from proxy.translate.calls import Call
 from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item, OutputItem
 from proxy.translate.tool_calls import ToolCall
-from proxy.translate.tools import Origin
+from proxy.translate.tool_names import Origin
 
 
 class HostedCall(ToolCall):

@@ -12,8 +12,8 @@ class Hosting:
     """``types``: the hosted types that are bound here (web_search, file_search, code_interpreter). ``mcp``: tools of
     that type are served; ``servers``: by server label their tools, as an ``mcp_list_tools`` item has them.
 
-    ``withheld``: no hosted call may be made any more, so none is offered. ``again``: a later round of the response: a
-    choice that forces a call is not forced again.
+    ``again``: a later round of the response: a choice that forces a call is not forced again. ``withheld``: nor may a
+    hosted call be made any more, so none is offered.
     """
 
     types: frozenset[str] = frozenset()

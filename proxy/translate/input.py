@@ -15,7 +15,7 @@ from proxy import codec
 from proxy.errors import InvalidRequest
 from proxy.translate import client_tools, parts
 from proxy.translate.dialects import Dialect
-from proxy.translate.tools import chat_name
+from proxy.translate.tool_names import chat_name
 
 Item = dict[str, Any]
 Message = dict[str, Any]

@@ -9,7 +9,7 @@ from proxy.translate.calls import Call
 from proxy.translate.client_tools import APPLY_PATCH, LOCAL_SHELL, SHELL, ClientTool
 from proxy.translate.items import Event, Item, OutputItem
 from proxy.translate.text import Halves, InputString
-from proxy.translate.tools import Origin
+from proxy.translate.tool_names import Origin
 
 
 class ToolCall(OutputItem):

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from proxy.errors import InvalidRequest
+from proxy.translate import hosted_tools
 from proxy.translate.client_tools import BY_TYPE
 from proxy.translate.dialects import Dialect
+from proxy.translate.hosting import NOTHING, Hosting
+from proxy.translate.tool_choice import ITEMS, Names, allowed, unforced
+from proxy.translate.tool_names import Declared, Found, Origin, Tool, chat_name, family, is_droppable
 
-Tool = dict[str, Any]
 Item = dict[str, Any]
 
-_DROPPABLE = ("web_search", "image_generation", "tool_search")
 _EMPTY_SCHEMA = {"type": "object", "properties": {}}
-_ITEMS = {"function": "function_call", "custom": "custom_tool_call"} | {t.type: t.item for t in BY_TYPE.values()}
-_LONGEST_NAME, _HASH = 64, 8
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The tool that a chat name stands for: the type of item its calls become, and the name they carry."""
-
-    item: str
-    name: str
-    namespace: str | None = None
+_SECRETS = ("authorization", "headers")
 
 
 @dataclass(frozen=True)
@@ -56,117 +44,120 @@ class ToolPlan:
         return replace(origin, item="custom_tool_call") if custom else origin
 
 
-def plan(request: dict[str, Any], items: list[Item], dialect: Dialect) -> ToolPlan:
+def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: Hosting = NOTHING) -> ToolPlan:
     """The plan for a request in its context. ``items``: all of the context, oldest first, the request's input included.
+    ``hosting``: which of its tools run here.
 
     Raises InvalidRequest for a tool or choice this server cannot honour, before anything is sent or stored.
     """
     choice = request.get("tool_choice", "auto")
-    found, dropped = _collected(request, items, dialect)
+    found, dropped = _collected(request, items, dialect, hosting)
     origins = _origins(found)
-    tools = [tool.chat for tool in found.values()]
+    unlisted = _unlisted(request, hosting)
+    if hosting.again or hosting.withheld or (isinstance(choice, dict) and choice.get("server_label") in unlisted):
+        choice = unforced(choice)
+    offered = {name: tool for name, tool in found.items() if not (hosting.withheld and tool.is_hosted)}
+    tools = [tool.chat for tool in offered.values()]
+    whole = ToolPlan(tools or None, None, None, dropped, origins)
     if choice == "none":
-        return ToolPlan(dropped=dropped, origins=origins)
+        return replace(whole, tools=None)
     if not tools:
-        if choice == "required":
+        if choice == "required" and not unlisted:
             raise InvalidRequest(
                 "Tool choice 'required' must be specified with 'tools' parameter.", param="tool_choice"
             )
-        if isinstance(choice, dict):
-            _Names(found).chosen(choice)
-        return ToolPlan(dropped=dropped)
+        if isinstance(choice, dict) and not found and not (unlisted and choice["type"] == "allowed_tools"):
+            Names(found).chosen(choice)
+        return whole
     if not isinstance(choice, dict):
-        return ToolPlan(tools, choice if "tool_choice" in request else None, None, dropped, origins)
-    if choice["type"] != "allowed_tools":
-        one = _Names(found).chosen(choice)
-        return ToolPlan(tools if dialect.named_tools else [one.chat], one.named, None, dropped, origins)
-    chosen = _allowed(choice, _Names(found), dropped)
-    mode, names = choice.get("mode") or "auto", frozenset(tool.name for tool in chosen)
-    stood_for = {tool.origin for tool in chosen}
-    allowed = names | {name for name, origin in origins.items() if origin in stood_for}
+        return replace(whole, choice=choice if "tool_choice" in request else None)
+    if choice["type"] == "allowed_tools":
+        chosen = allowed(choice, Names(found), {*map(family, dropped)}, unlisted)
+        return _limited(chosen, choice.get("mode") or "auto", offered, whole, dialect)
+    chosen = Names(found).chosen(choice)
+    if len(chosen) > 1:
+        return _limited(chosen, "required", offered, whole, dialect)
+    kept = tools if dialect.named_tools else [chosen[0].chat]
+    return replace(whole, tools=kept, choice=chosen[0].named)
+
+
+def _unlisted(request: dict[str, Any], hosting: Hosting) -> set[str]:
+    """The labels of MCP servers whose tools are not known: not asked for yet, or in vain."""
+    given = request.get("tools") or () if hosting.mcp else ()
+    return {tool["server_label"] for tool in given if tool["type"] == "mcp"} - hosting.servers.keys()
+
+
+def _limited(chosen: list[Declared], mode: str, offered: Found, whole: ToolPlan, dialect: Dialect) -> ToolPlan:
+    """The plan in which only the chosen ones of the offered tools may be called."""
+    chosen = [tool for tool in chosen if tool.name in offered]
+    if not chosen:
+        return replace(whole, tools=None)
+    names, stood_for = frozenset(tool.name for tool in chosen), {tool.origin for tool in chosen}
+    passing = names | {name for name, origin in whole.origins.items() if origin in stood_for}
     if dialect.openai_like:
         native = {"mode": mode, "tools": [tool.named for tool in chosen]}
-        return ToolPlan(tools, {"type": "allowed_tools", "allowed_tools": native}, allowed, dropped, origins)
-    few = [tool.chat for name, tool in found.items() if name in names]
+        return replace(whole, choice={"type": "allowed_tools", "allowed_tools": native}, allowed=passing)
+    few = [tool.chat for name, tool in offered.items() if name in names]
     sent: Any = chosen[0].named if mode == "required" and len(few) == 1 else mode
-    return ToolPlan(few, sent, allowed, dropped, origins)
+    return replace(whole, tools=few, choice=sent, allowed=passing)
 
 
 def echo(tools: list[Tool]) -> list[Tool]:
-    """Tools as the response repeats them: as given, function tools with every key (wire §6.6)."""
-    return [
-        {"description": None, "parameters": None, "strict": None, **tool} if tool.get("type") == "function" else tool
-        for tool in tools
-    ]
+    """Tools as the response repeats them: as given, function tools with every key (wire §6.6), secrets left out."""
+    return [_ECHOES.get(tool.get("type", ""), dict)(tool) for tool in tools]
 
 
-def chat_name(name: str, namespace: str | None) -> str:
-    """The name upstream of a tool in a namespace: ``<namespace>__<name>``, made legal and short enough if it is not.
+def _function_echo(tool: Tool) -> Tool:
+    return {"description": None, "parameters": None, "strict": None, **tool}
 
-    The same for the same two names whenever and wherever it is asked for: histories are written with it.
-    """
-    if namespace is None:
-        return name
-    whole = f"{namespace}__{name}"
-    legal = _ILLEGAL.sub("_", whole)
-    if legal == whole and len(whole) <= _LONGEST_NAME:
-        return whole
-    told = f"{namespace}\0{name}".encode("utf-8", "surrogatepass")
-    return f"{legal[: _LONGEST_NAME - _HASH - 1]}_{hashlib.blake2b(told, digest_size=_HASH // 2).hexdigest()}"
+
+def _mcp_echo(tool: Tool) -> Tool:
+    """The query of a URL may hold a secret."""
+    told = {key: value for key, value in tool.items() if key not in _SECRETS}
+    if "server_url" in told:
+        address, query, _ = told["server_url"].partition("?")
+        told["server_url"] = f"{address}?<redacted>" if query else address
+    return told
+
+
+_ECHOES: dict[str, Callable[[Tool], Tool]] = {"function": _function_echo, "mcp": _mcp_echo}
 
 
 # -- declarations
 
 
-@dataclass(frozen=True)
-class _Declared:
-    """A tool in its chat form, and what its calls are calls of."""
-
-    chat: Tool
-    origin: Origin
-
-    @cached_property
-    def name(self) -> str:
-        return str(self.chat[self.chat["type"]]["name"])
-
-    @property
-    def named(self) -> Tool:
-        """The choice of this tool alone."""
-        return {"type": self.chat["type"], self.chat["type"]: {"name": self.name}}
-
-
-_Found = dict[str, _Declared]
-
-
-def _collected(request: dict[str, Any], items: list[Item], dialect: Dialect) -> tuple[_Found, list[str]]:
+def _collected(
+    request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: Hosting
+) -> tuple[Found, list[str]]:
     """(every tool by its chat name, in order of first declaration; the types left out).
 
     A later list may declare a tool anew. Raises for a name that a list has twice or that two tools come out under.
     """
-    found: _Found = {}
+    found: Found = {}
     dropped: dict[str, None] = {}
     choice = request.get("tool_choice")
     for tools in _lists(request, items):
         seen: set[str] = set()
         for place, namespace, tool in tools:
-            if _is_dropped(tool, choice, dialect.unsupported_tools, place, namespace):
+            hosted = hosted_tools.declared(tool, place, namespace, hosting)
+            if hosted is None and _is_dropped(tool, choice, dialect.unsupported_tools, place, namespace):
                 dropped[tool["type"]] = None
                 continue
-            declared = _declared(tool, namespace, dialect)
-            known = found.get(declared.name)
-            if declared.name in seen or (known and _identity(known) != _identity(declared)):
-                raise InvalidRequest(
-                    f"Invalid '{place}': another tool comes out under the name '{declared.name}' too."
-                    " Names of tools must be unique.",
-                    param=_within(place, "name"),
-                    code="invalid_value",
-                )
-            seen.add(declared.name)
-            found[declared.name] = declared
+            for declared in [_declared(tool, namespace, dialect)] if hosted is None else hosted:
+                known = found.get(declared.name)
+                if declared.name in seen or (known and known.identity != declared.identity):
+                    raise InvalidRequest(
+                        f"Invalid '{place}': another tool comes out under the name '{declared.name}' too."
+                        " Names of tools must be unique.",
+                        param=_within(place, "name"),
+                        code="invalid_value",
+                    )
+                seen.add(declared.name)
+                found[declared.name] = declared
     return found, list(dropped)
 
 
-def _origins(found: _Found) -> dict[str, Origin]:
+def _origins(found: Found) -> dict[str, Origin]:
     """What a plan's names stand for. Small models call a tool in a namespace by other names than they were told: its
     own, or both with a dot; each stands for it too, where it can stand for nothing else.
     """
@@ -206,22 +197,18 @@ def _placed(tools: list[Tool], at: str) -> Iterator[_Placed]:
             yield from ((f"{at}[{index}].tools[{n}]", tool, inner) for n, inner in enumerate(tool["tools"]))
 
 
-def _identity(tool: _Declared) -> tuple[str | None, str]:
-    return tool.origin.namespace, tool.origin.name
-
-
 def _is_dropped(tool: Tool, choice: Any, policy: str, place: str, namespace: Tool | None) -> bool:
     """Whether a tool is left out. Raises for one that can be neither served nor left out in silence.
 
     Codex sends ``web_search`` with every request: refusing it would lock Codex out (wire §6.6).
     """
     type_, unsupported, environment = tool["type"], "unsupported_parameter", None
-    if type_ in _ITEMS and (namespace is None or type_ not in BY_TYPE):
+    if type_ in ITEMS and (namespace is None or type_ not in BY_TYPE):
         environment = tool.get("environment", {}).get("type", "local") if type_ == "shell" else "local"
         if environment == "local":
             return False
-    is_chosen = isinstance(choice, dict) and _family(choice["type"]) == _family(type_)
-    if policy != "reject" and not is_chosen and (policy == "drop" or type_.startswith(_DROPPABLE)):
+    is_chosen = isinstance(choice, dict) and family(choice["type"]) == family(type_)
+    if policy != "reject" and not is_chosen and (policy == "drop" or is_droppable(type_)):
         return True
     if environment:
         message = f"Shell environment '{environment}' is not supported by this server, only 'local' is."
@@ -235,20 +222,20 @@ def _within(place: str, key: str) -> str:
     return place if place == "input" else f"{place}.{key}"
 
 
-def _declared(tool: Tool, namespace: Tool | None, dialect: Dialect) -> _Declared:
+def _declared(tool: Tool, namespace: Tool | None, dialect: Dialect) -> Declared:
     type_ = tool["type"]
     if type_ in BY_TYPE:
-        return _Declared({"type": "function", "function": BY_TYPE[type_].declaration}, Origin(_ITEMS[type_], type_))
+        return Declared({"type": "function", "function": BY_TYPE[type_].declaration}, Origin(ITEMS[type_], type_))
     space = namespace["name"] if namespace else None
     head = {"name": chat_name(tool["name"], space)}
     if (description := _description(tool, namespace)) is not None:
         head["description"] = description
-    origin = Origin(_ITEMS[type_], tool["name"], space)
+    origin = Origin(ITEMS[type_], tool["name"], space)
     if type_ == "function":
-        return _Declared({"type": "function", "function": _function(tool, head, dialect)}, origin)
+        return Declared({"type": "function", "function": _function(tool, head, dialect)}, origin)
     if dialect.custom_tools:
-        return _Declared({"type": "custom", "custom": head | _format(tool)}, origin)
-    return _Declared({"type": "function", "function": _emulated(tool, head)}, origin)
+        return Declared({"type": "custom", "custom": head | _format(tool)}, origin)
+    return Declared({"type": "function", "function": _emulated(tool, head)}, origin)
 
 
 def _description(tool: Tool, namespace: Tool | None) -> Any:
@@ -292,53 +279,3 @@ def _emulated(tool: Tool, head: Tool) -> Tool:
         "additionalProperties": False,
     }
     return {**head, **({"description": told} if told else {}), "parameters": parameters}
-
-
-# -- the choice
-
-
-class _Names:
-    """The found tools by every way to name one."""
-
-    def __init__(self, found: _Found) -> None:
-        self.spaces: dict[str, list[_Declared]] = {}
-        self._exact: dict[tuple[str, str | None, str], _Declared] = {}
-        self._own: dict[tuple[str, str], list[_Declared]] = {}
-        for tool in found.values():
-            item, (space, name) = tool.origin.item, _identity(tool)
-            self._exact[item, space, name] = self._exact[item, None, tool.name] = tool
-            self._own.setdefault((item, name), []).append(tool)
-            if space is not None:
-                self.spaces.setdefault(space, []).append(tool)
-
-    def chosen(self, choice: Tool) -> _Declared:
-        """The tool that is named. One in a namespace: by both names, its chat name, or its own if that is clear."""
-        type_ = choice["type"]
-        name, space, item = choice.get("name") or type_, choice.get("namespace"), _ITEMS.get(type_, "")
-        tool = self._exact.get((item, space, name))
-        own = self._own.get((item, name), [])
-        if tool is None and space is None and len(own) == 1:
-            tool = own[0]
-        if tool is None:
-            raise InvalidRequest(f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice")
-        return tool
-
-
-def _allowed(choice: Tool, names: _Names, dropped: list[str]) -> list[_Declared]:
-    """The tools of an allowed set, each once; a namespace stands for all of its tools."""
-    chosen: _Found = {}
-    left_out = set(map(_family, dropped))
-    for given in choice.get("tools") or []:
-        if _family(given["type"]) in left_out:
-            continue
-        is_space = given["type"] == "namespace" and given.get("name") in names.spaces
-        for tool in names.spaces[given["name"]] if is_space else [names.chosen(given)]:
-            chosen[tool.name] = tool
-    if not chosen:
-        raise InvalidRequest("'allowed_tools' must name at least one tool.", param="tool_choice.tools")
-    return list(chosen.values())
-
-
-def _family(type_: str) -> str:
-    """What a hosted tool is called by all of its versions: web_search_preview is web_search."""
-    return next((name for name in _DROPPABLE if type_.startswith(name)), type_)

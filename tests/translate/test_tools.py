@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from proxy import wire
 from proxy.errors import InvalidRequest
 from proxy.translate.dialects import Dialect
-from proxy.translate.tools import Origin, ToolPlan, chat_name, echo, plan
+from proxy.translate.tool_names import Origin, chat_name
+from proxy.translate.tools import ToolPlan, echo, plan
 
 X = {"role": "user", "content": "x"}
 EMPTY = {"type": "object", "properties": {}}
