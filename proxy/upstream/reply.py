@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +14,7 @@ from proxy import codec, sse
 from proxy.errors import UpstreamError
 from proxy.upstream.calls import Call
 from proxy.upstream.failure import Timeouts, failure, shown
+from proxy.upstream.transport import Body
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that are kept in memory at once."""
@@ -34,7 +35,7 @@ class Reply:
         self._timeouts = timeouts
         self._call = call or Call()
         self._silent = True
-        self._bytes = response.aiter_bytes()
+        self._next = _reader(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         json = kind == "application/json" or kind.endswith("+json")
         self._is_stream = kind == "text/event-stream" or (stream and not json and kind != "text/html")
@@ -82,14 +83,15 @@ class Reply:
         """What the socket gave, b"" at the end."""
         began = perf_counter()
         try:
-            data = await anext(self._bytes, b"")
+            data = await self._next()
         except httpx.HTTPError as exc:
             raise failure(exc, self._timeouts, begun=True, silent=self._silent) from exc
         finally:
             self._call.waits.upstream += perf_counter() - began
-        if self._silent and data:
-            self._call.begin()
-        self._silent = False
+        if self._silent:
+            self._silent = False
+            if data:
+                self._call.begin()
         return data
 
     async def _whole(self) -> dict[str, Any]:
@@ -124,6 +126,16 @@ class Reply:
             chunk = _chunk(payload)
             if chunk is not None:
                 batch.append(chunk)
+
+
+def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """What gives the next bytes of an answer, b"" at its end: the body itself, without httpx's four generators about
+    it (8 us a token), where nothing is to be decoded.
+    """
+    if isinstance(response.stream, Body) and "content-encoding" not in response.headers:
+        return response.stream.read
+    decoded = response.aiter_bytes()
+    return lambda: anext(decoded, b"")
 
 
 def _chunk(payload: bytes) -> dict[str, Any] | None:

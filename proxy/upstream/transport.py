@@ -113,7 +113,7 @@ class Body(httpx.AsyncByteStream):
     """The bytes of an answer, one item a socket read; closing it before its end cuts the connection at once."""
 
     def __init__(self, response: aiohttp.ClientResponse, link: _Link, idle: float | None) -> None:
-        self._response = response
+        self._response, self._content = response, response.content
         self._link = link
         self._idle = idle
         self._begun = False
@@ -121,19 +121,23 @@ class Body(httpx.AsyncByteStream):
     @property
     def ended(self) -> bool:
         """Whether the last byte has been handed out."""
-        return self._response.content.at_eof()
+        return self._content.at_eof()
 
     def __aiter__(self) -> Body:
         return self
 
     async def __anext__(self) -> bytes:
+        if data := await self.read():
+            return data
+        raise StopAsyncIteration
+
+    async def read(self) -> bytes:
+        """What the socket gave, b"" at the end."""
         try:
-            data = await self._response.content.readany()
+            data = await self._content.readany()
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as exc:
             raise httpx.TransportError(str(exc)) from exc
-        if not data:
-            raise StopAsyncIteration
-        if not self._begun:
+        if not self._begun and data:
             self._begun = True
             connection = self._response.connection
             if connection is not None and connection.protocol is not None:
