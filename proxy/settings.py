@@ -138,6 +138,28 @@ def _connector_token(text: str) -> str:
     return text
 
 
+_MCP_TOOL = re.compile(rf"mcp:{_CONNECTOR}/[^\s/][^\s]{{0,127}}")
+
+
+def _mcp_tool(text: str) -> str:
+    if text and not _MCP_TOOL.fullmatch(text):
+        raise ValueError("must be mcp:CONNECTOR/TOOL, as mcp:files/search")
+    return text
+
+
+def _web_search(text: str) -> str:
+    right = "must be searxng+http://HOST:PORT, brave, tavily, or mcp:CONNECTOR/TOOL"
+    service, _, base = text.partition("+")
+    if not text or service in ("brave", "tavily") and text == service or _MCP_TOOL.fullmatch(text):
+        return text
+    parts = _split(base, right)
+    if service not in ("searxng", "brave", "tavily") or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(right)
+    if parts.fragment or (parts.query and service != "searxng"):
+        raise ValueError(f"{right}; the base URL of {service} has no query")
+    return text
+
+
 def _tenant(text: str) -> str:
     if text in ("auth", "off") or re.fullmatch(f"header:{_HEADER_NAME}", text):
         return text
@@ -250,6 +272,11 @@ class Settings:
     tool_output_limit: int = _option(64 * 1024, "hosted tools", "bytes of a hosted tool's output that the model is given; the rest is cut off", low=1)
     max_tool_rounds: int = _option(16, "hosted tools", "most times the model is asked in one response; the last time without hosted tools, so that it answers", low=2)
 
+    web_search: str = _option("", "hosted tools", "what runs web_search: searxng+http://HOST:PORT, brave, tavily (the latter two also with +URL of a gateway), or mcp:CONNECTOR/TOOL", check=_web_search, metavar="HOW")
+    web_search_key: str = _option("", "hosted tools", "key of the search service; @FILE reads it", secret=True, metavar="KEY")
+    file_search: str = _option("", "hosted tools", "what runs file_search: mcp:CONNECTOR/TOOL", check=_mcp_tool, metavar="HOW")
+    code_interpreter: str = _option("", "hosted tools", "what runs code_interpreter: mcp:CONNECTOR/TOOL", check=_mcp_tool, metavar="HOW")
+
     sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent, over a WebSocket a ping; 0 sends none")
     sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")
     client_stall_timeout: float = _option(300.0, "streams", "seconds a client may take nothing of its stream, or leave a ping unanswered, before it counts as gone; 0 waits")
@@ -291,7 +318,23 @@ class Settings:
             raise SettingsError(
                 "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"
             )
-        return cls(**{f.name: _value(f, *given[f.name]) for f in fields(cls) if f.name in given})
+        settings = cls(**{f.name: _value(f, *given[f.name]) for f in fields(cls) if f.name in given})
+        _check_bindings(settings)
+        return settings
+
+
+def _check_bindings(settings: Settings) -> None:
+    """What one option alone cannot tell. Raises SettingsError."""
+    service = settings.web_search.partition("+")[0]
+    if service in ("brave", "tavily") and not settings.web_search_key:
+        raise SettingsError(f"--web-search={settings.web_search!r}: needs the service's key: give --web-search-key")
+    connectors = [entry.partition("=")[0] for entry in settings.connector]
+    for name in ("web_search", "file_search", "code_interpreter"):
+        how = getattr(settings, name)
+        named = how.removeprefix("mcp:").partition("/")[0]
+        if how.startswith("mcp:") and named not in connectors:
+            known = f"there are {', '.join(connectors)}" if connectors else "there are none"
+            raise SettingsError(f"{_flag(name)}={how!r}: {named!r} is no connector; {known} (--connector NAME=URL)")
 
 
 def options_table() -> str:

@@ -29,7 +29,7 @@ PURE = {"translate", "wire", "sse", "errors", "codec"}
 IMPURE = {"asyncio", "httpx", "aiohttp", "redis", "starlette", "socket", "time", "random", "secrets", "os"}
 DOORS = {
     "pydantic": {"hosted"},  # comes with mcp, whose results it checks
-    "httpx": {"upstream"},
+    "httpx": {"upstream", "hosted"},
     "aiohttp": {"upstream"},
     "httpx_aiohttp": {"upstream"},
     "multidict": {"upstream"},

@@ -22,9 +22,16 @@ SAMPLES = {
     "mcp_private": ("10.0.0.0/8", "fd00::/8", "127.0.0.1/32", "192.168.1.0/24"),
     "connector": ("a=https://a/mcp", "b=http://b:1/mcp?x=y", "c=sse+https://c/sse", "d=http://d/"),
     "connector_authorization": ("a=token-a", "b=token=b", "c=Basic c", "d=token-d"),
+    "web_search": ("searxng+http://a:8080", "searxng+https://b/x/?language=de", "searxng+http://c"),
+    "web_search_key": ("key-a", "key-b", "key-c"),
+    "file_search": ("mcp:a/search", "mcp:a/b.c/d", "mcp:a/x"),
+    "code_interpreter": ("mcp:a/run", "mcp:a/python", "mcp:a/x"),
     "store": ("memory://", "redis://r:6379/1", "unix:///run/r.sock"),
     "data_dir": ("/a", "/b", "/c"),
 }
+
+NEEDED = {"file_search": ["--connector", "a=http://a/mcp"], "code_interpreter": ["--connector", "a=http://a/mcp"]}
+"""Flags without which an option is refused."""
 
 
 def samples(name):
@@ -62,7 +69,7 @@ def resolve(argv=(), env=None, yaml=None, *, tmp_path=None):
 @pytest.mark.parametrize("name", [name for name in FIELDS if name != "config"])
 def test_a_flag_wins_over_the_variable_the_variable_over_the_file_the_file_over_the_default(name, tmp_path):
     (in_file, in_env, in_flag), (file_value, env_value, flag_value) = samples(name)
-    base = [] if name == "upstream" else ["--upstream", "demo"]
+    base = [] if name == "upstream" else ["--upstream", "demo", *NEEDED.get(name, ())]
     env = {f"STATECAR_{name.upper()}": in_env}
     yaml = f"{name}: {in_file}\n"
     default = MISSING if name == "upstream" else getattr(Settings(upstream="demo"), name)
@@ -115,6 +122,20 @@ WRONG_FLAGS = {
     ("--upstream", ""): ["--upstream=''", "base URL"],
     ("--api-key", ""): ["--api-key:", "not empty"],
     ("--api-key", "@/does/not/exist"): ["--api-key:", "cannot read /does/not/exist"],
+    ("--web-search", "google"): [
+        "--web-search='google'",
+        "searxng+http://HOST:PORT, brave, tavily, or mcp:CONNECTOR/TOOL",
+    ],
+    ("--web-search", "searxng"): ["--web-search='searxng'", "searxng+http://HOST:PORT"],
+    ("--web-search", "searxng+ftp://h"): ["--web-search='searxng+ftp://h'"],
+    ("--web-search", "searxng+http://user:pw@h:x"): ["user:***@h:x"],
+    ("--web-search", "brave+http://h?x=1"): ["the base URL of brave has no query"],
+    ("--web-search", "brave"): ["--web-search='brave'", "--web-search-key"],
+    ("--web-search", "tavily+http://h"): ["--web-search='tavily+http://h'", "--web-search-key"],
+    ("--web-search", "mcp:a/search"): ["'a' is no connector", "there are none (--connector NAME=URL)"],
+    ("--file-search", "mcp:a"): ["--file-search='mcp:a'", "mcp:CONNECTOR/TOOL"],
+    ("--file-search", "mcp:b/x", "--connector", "a=http://a/mcp"): ["'b' is no connector; there are a"],
+    ("--code-interpreter", "python"): ["--code-interpreter='python'", "mcp:CONNECTOR/TOOL"],
     ("--seal-key", "fifteen letters"): ["--seal-key:", "16 characters"],
     ("--mcp-allow", "https://a"): ["--mcp-allow=['https://a']", "*.NAME"],
     ("--mcp-allow", "a.*"): ["--mcp-allow=['a.*']"],

@@ -6,6 +6,7 @@ import importlib
 import logging
 from ipaddress import ip_network
 
+from proxy.hosted.bindings import open_bindings
 from proxy.hosted.box import Answer, Binding, Box, Hosted, Sessions
 from proxy.hosted.guard import Allowed, Guard, Resolver, system_resolver
 from proxy.hosted.servers import Servers
@@ -30,7 +31,9 @@ def open_hosted(settings: Settings, resolve: Resolver = system_resolver) -> Host
     missing = _EXTRA if servers and sessions is None else None
     if missing:
         log.error("MCP tools are configured, but %s", missing)
-    return Hosted(servers, sessions, {}, settings.tool_timeout, settings.tool_output_limit, missing)
+    return Hosted(
+        servers, sessions, open_bindings(settings), settings.tool_timeout, settings.tool_output_limit, missing
+    )
 
 
 def _pairs(entries: tuple[str, ...]) -> dict[str, str]:
