@@ -45,21 +45,23 @@
 {{- end }}
 
 {{- define "statecar.checkSecrets" -}}
-{{- $auth := .Values.auth }}
+{{- range $part, $example := dict "auth" "apiKeys=api-keys" "tools" "webSearchKey=web-search-key" }}
+{{- $given := index $.Values $part }}
 {{- $named := list }}
-{{- range $value, $key := $auth.existingSecretKeys }}
+{{- range $value, $key := $given.existingSecretKeys }}
 {{- if $key }}
 {{- $named = append $named $value }}
-{{- if not $auth.existingSecret }}
-{{- fail (printf "\n\nauth.existingSecretKeys.%s names a key, but auth.existingSecret names no Secret.\n" $value) }}
+{{- if not $given.existingSecret }}
+{{- fail (printf "\n\n%s.existingSecretKeys.%s names a key, but %s.existingSecret names no Secret.\n" $part $value $part) }}
 {{- end }}
-{{- if index $auth $value }}
-{{- fail (printf "\n\nauth.%s and auth.existingSecretKeys.%s are both given: keep one of them.\n" $value $value) }}
+{{- if index $given $value }}
+{{- fail (printf "\n\n%s.%s and %s.existingSecretKeys.%s are both given: keep one of them.\n" $part $value $part $value) }}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and $auth.existingSecret (not $named) }}
-{{- fail "\n\nauth.existingSecret names a Secret, but auth.existingSecretKeys names none of its keys, as --set auth.existingSecretKeys.apiKeys=api-keys.\n" }}
+{{- if and $given.existingSecret (not $named) }}
+{{- fail (printf "\n\n%s.existingSecret names a Secret, but %s.existingSecretKeys names none of its keys, as --set %s.existingSecretKeys.%s.\n" $part $part $part $example) }}
+{{- end }}
 {{- end }}
 {{- if and .Values.upstream.apiKey .Values.upstream.existingSecret }}
 {{- fail "\n\nupstream.apiKey and upstream.existingSecret are both given: keep one of them.\n" }}
@@ -137,5 +139,9 @@
 {{- end }}
 {{- if and (not $egress.store) (has (include "statecar.store" .) (list "url" "secret")) (not (hasPrefix "unix:" .Values.store.url)) }}
 {{- fail "\n\nnetworkPolicy.enabled would cut statecar off from its store: say in networkPolicy.egress.store where it is, as\n  - to: [{podSelector: {matchLabels: {app: redis}}}]\n    ports: [{port: 6379}]\n" }}
+{{- end }}
+{{- $config := .Values.config }}
+{{- if and (or $config.connector $config.mcp_allow $config.web_search) (not $egress.tools) }}
+{{- fail "\n\nnetworkPolicy.enabled would cut statecar off from the servers of hosted tools: say in networkPolicy.egress.tools where they are, as\n  - to: [{podSelector: {matchLabels: {app: mcp}}}]\n    ports: [{port: 8080}]\n" }}
 {{- end }}
 {{- end }}

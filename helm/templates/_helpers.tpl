@@ -129,6 +129,9 @@ imagePullSecrets:
 {{- $all = append $all (dict "env" "STATECAR_API_KEY" "key" "api-keys" "value" (join "," .Values.auth.apiKeys) "secret" .Values.auth.existingSecret "from" $keys.apiKeys) }}
 {{- $all = append $all (dict "env" "STATECAR_SEAL_KEY" "key" "seal-keys" "value" (join "," .Values.auth.sealKeys) "secret" .Values.auth.existingSecret "from" $keys.sealKeys) }}
 {{- $all = append $all (dict "env" "STATECAR_TENANT_SECRET" "key" "tenant-secret" "value" .Values.auth.tenantSecret "secret" .Values.auth.existingSecret "from" $keys.tenantSecret) }}
+{{- $tools := .Values.tools }}
+{{- $all = append $all (dict "env" "STATECAR_CONNECTOR_AUTHORIZATION" "key" "connector-authorization" "value" (join "," $tools.connectorAuthorization) "secret" $tools.existingSecret "from" $tools.existingSecretKeys.connectorAuthorization) }}
+{{- $all = append $all (dict "env" "STATECAR_WEB_SEARCH_KEY" "key" "web-search-key" "value" $tools.webSearchKey "secret" $tools.existingSecret "from" $tools.existingSecretKeys.webSearchKey) }}
 {{- dict "all" $all | toJson }}
 {{- end }}
 

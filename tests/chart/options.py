@@ -18,6 +18,8 @@ ELSEWHERE = {
     "seal_key": "auth.sealKeys",
     "tenant": "auth.tenant",
     "tenant_secret": "auth.tenantSecret",
+    "connector_authorization": "tools.connectorAuthorization",
+    "web_search_key": "tools.webSearchKey",
     "store": "store.url",
     "drain_delay": "shutdown.drainDelaySeconds",
     "grace": "shutdown.graceSeconds",

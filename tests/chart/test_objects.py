@@ -57,14 +57,18 @@ def other(f):
     if get_origin(f.type) is not None:
         return next(choice for choice in get_args(f.type) if choice != f.default)
     by_type = {bool: lambda: not f.default, int: lambda: f.default + 1_000_000, float: lambda: f.default + 0.25}
-    by_name = {"port": 9090, "host": "::", "own_prefix": "/own", "data_dir": "/data", "config": "/dev/null"}
+    by_name = {"port": 9090, "host": "::", "own_prefix": "/own", "data_dir": "/data", "config": "/dev/null", **TEXTS}
     return by_name[f.name] if f.name in by_name else by_type[f.type]()
 
 
 LISTS = {
     "mcp_private": ["10.0.0.0/8", "fd00::/8"],
     "connector": ["notes=https://notes/mcp", "old=sse+http://old/sse"],
-    "connector_authorization": ["notes=one", "old=two"],
+}
+TEXTS = {
+    "web_search": "searxng+http://searxng:8080",
+    "file_search": "mcp:notes/find",
+    "code_interpreter": "mcp:old/run",
 }
 ELSEWHERE = {
     "upstream": "http://vllm:8000/v1",
@@ -74,6 +78,8 @@ ELSEWHERE = {
     "seal_key": ["0123456789abcdef", "fedcba9876543210"],
     "tenant": "header:X-Tenant",
     "tenant_secret": "hush",
+    "connector_authorization": ["notes=hidden-one", "old=hidden-two"],
+    "web_search_key": "hidden-three",
     "store": "redis+cluster://:hunter2@redis:6379",
     "drain_delay": 7,
     "grace": 77,
@@ -125,6 +131,7 @@ def test_a_secret_is_in_no_object_but_a_secret(name):
     env = rendered.environment()
     hidden = [env[one] for one in ("STATECAR_UPSTREAM_API_KEY", "STATECAR_API_KEY", "STATECAR_SEAL_KEY") if one in env]
     hidden += [env[one] for one in ("STATECAR_TENANT_SECRET", "VALKEY_PASSWORD") if one in env]
+    hidden += [env[one] for one in ("STATECAR_CONNECTOR_AUTHORIZATION", "STATECAR_WEB_SEARCH_KEY") if one in env]
     hidden += [env["STATECAR_STORE"]] if "STATECAR_STORE" not in rendered("ConfigMap", CONFIG[name])["data"] else []
     assert hidden and secret["type"] == "Opaque"
     rest = yaml.safe_dump([one for one in rendered.all if one is not secret])
@@ -139,6 +146,11 @@ def test_secrets_of_others_are_referred_to_and_none_is_made():
     env = rendered.environment(SECRETS)
     assert env["STATECAR_STORE"] == "redis://redis:6379/0"
     assert env["STATECAR_UPSTREAM_API_KEY"] == "upstream" and env["STATECAR_API_KEY"] == "one,two"
+    keys = {"connectorAuthorization": "tokens", "webSearchKey": "search"}
+    env = Rendered(merged(DEMO, {"tools": {"existingSecret": "own", "existingSecretKeys": keys}})).environment(
+        {"own": {"tokens": "notes=one", "search": "two"}}
+    )
+    assert (env["STATECAR_CONNECTOR_AUTHORIZATION"], env["STATECAR_WEB_SEARCH_KEY"]) == ("notes=one", "two")
 
 
 def test_the_bundled_valkey_and_statecar_take_one_password():
@@ -414,7 +426,7 @@ def test_the_network_policy_admits_the_http_port_and_lets_out_to_what_is_needed(
     }
     assert valkey["ports"] == [{"port": 6379, "protocol": "TCP"}]
     full = Rendered(SITUATIONS["full"])("NetworkPolicy")["spec"]
-    assert len(full["ingress"][0]["from"]) == 3 and len(full["egress"]) == 4
+    assert len(full["ingress"][0]["from"]) == 3 and len(full["egress"]) == 5
     assert full["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "car-test"
 
 

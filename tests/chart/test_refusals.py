@@ -51,6 +51,14 @@ SENSELESS = {
         {"auth": {"apiKeys": ["k"], "existingSecret": "s", "existingSecretKeys": {"apiKeys": "k"}}},
         ["auth.apiKeys and auth.existingSecretKeys.apiKeys"],
     ),
+    "a connector's Secret without keys": (
+        setting("tools.existingSecret", "s"),
+        ["tools.existingSecret names a Secret", "existingSecretKeys.webSearchKey=web-search-key"],
+    ),
+    "a search key twice": (
+        {"tools": {"webSearchKey": "k", "existingSecret": "s", "existingSecretKeys": {"webSearchKey": "k"}}},
+        ["tools.webSearchKey and tools.existingSecretKeys.webSearchKey"],
+    ),
     "killed too early": (
         {"shutdown": {"terminationGracePeriodSeconds": 69}},
         ["terminationGracePeriodSeconds is 69", "give 70 or more"],
@@ -104,6 +112,10 @@ SENSELESS = {
     "cut off from the store": (
         merged(REDIS, setting("networkPolicy.enabled", True)),
         ["cut statecar off from its store", "networkPolicy.egress.store"],
+    ),
+    "tools cut off": (
+        merged(DEMO, setting("networkPolicy.enabled", True), setting("config.mcp_allow", ["*"])),
+        ["cut statecar off from the servers of hosted tools", "networkPolicy.egress.tools"],
     ),
 }
 
