@@ -26,6 +26,7 @@ _CLAIM = Script("run_claim")
 _CREATE = Script("run_create")
 _DROP = Script("run_drop")
 _HOLD = Script("run_hold", vital=True)
+_KEEP = Script("run_keep", vital=True)
 _RELEASE = Script("run_release", vital=True)
 
 _READ = 1000
@@ -33,6 +34,9 @@ _READ = 1000
 
 BLOCK = 500
 """Milliseconds a reader waits for the next event."""
+
+_KEPT = "+"
+"""How the names of fields begin that hold what is kept beside a run."""
 
 _LAST = 1 << 62
 """A greater number than any event has."""
@@ -46,6 +50,8 @@ class Run:
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
     ``past``: where what it continues from lies. ``keyed``: it stands for an idempotency key.
+    ``secrets``: what its tools need and nobody may read, as text, perhaps sealed. ``kept``: what its events do not tell
+    and only who goes on with it needs, by names.
     """
 
     id: str
@@ -60,6 +66,8 @@ class Run:
     began: bool = False
     cancelled: bool = False
     keyed: bool = False
+    secrets: str = ""
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def whole_request(self) -> dict[str, Any]:
@@ -132,6 +140,8 @@ class Runs:
             "k": run.lock,
         }
         fields |= {name: 1 for name, is_so in (("b", run.began), ("y", run.keyed)) if is_so}
+        if run.secrets:
+            fields["s"] = run.secrets
         if run.past:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
         flat = [part for pair in fields.items() for part in pair]
@@ -170,6 +180,11 @@ class Runs:
         """
         keys = self._keys(lease.run)[:2]
         _check(await self._client.script(_HOLD, keys, lease.token, self._lease_ms, int(began)))
+
+    async def keep(self, lease: Lease, values: dict[str, Any]) -> None:
+        """Keeps values, by names, that its events do not tell. Raises RunLost."""
+        fields = [part for name, value in values.items() for part in (_KEPT + name, codec.dumps(value))]
+        _check(await self._client.script(_KEEP, self._keys(lease.run)[:2], lease.token, *fields))
 
     async def cancel(self, id_: str, tenant: str) -> bool | None:
         """Asks for a run to end: it can now only become a cancelled response. None: there is no such run.
@@ -285,6 +300,8 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
         began=b"b" in fields,
         cancelled=b"x" in fields,
         keyed=b"y" in fields,
+        secrets=fields.get(b"s", b"").decode(),
+        kept={name[1:].decode(): codec.loads(text) for name, text in fields.items() if name.startswith(_KEPT.encode())},
     )
 
 

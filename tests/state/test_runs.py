@@ -42,7 +42,7 @@ async def made(talk, held=True, **rest):
 
 
 async def test_a_run_is_kept_as_it_came_and_seen_by_its_tenant_alone(talk):
-    run, _, _ = await made(talk, headers="{}", began=True, keyed=True)
+    run, _, _ = await made(talk, headers="{}", began=True, keyed=True, secrets="sealed")
     assert await talk.state.runs.load(run.id, talk.tenant) == Run(**vars_of(run) | {"claims": 1})
     assert await talk.state.responses.find(run.id, talk.tenant) == await talk.state.runs.load(run.id, talk.tenant)
     for look in (talk.state.runs.load, talk.state.responses.find):
@@ -66,7 +66,8 @@ async def test_a_run_is_held_by_one_until_its_lease_ends(brief):
     taken = await brief.state.runs.claim(run.id, brief.tenant, other)
     assert taken and (taken.claims, taken.began) == (2, True)
     assert (await brief.state.runs.claim(run.id, brief.tenant, other)).claims == 2  # sent again
-    for refused in (brief.state.runs.hold(lease), brief.state.runs.append(lease, 0, [b"x"])):
+    runs = brief.state.runs
+    for refused in (runs.hold(lease), runs.append(lease, 0, [b"x"]), runs.keep(lease, {"a": 1})):
         with pytest.raises(RunLost):
             await refused
 
@@ -171,6 +172,24 @@ async def test_a_response_without_a_log_leaves_none(talk):
     await talk.state.responses.save(draft)
     assert not (await talk.state.responses.load(run.id, talk.tenant)).logged
     assert await talk.state._client.command("EXISTS", f"sc:{{{draft.minter.tag}}}:e:{draft.minter.turn}") == 0
+
+
+async def test_a_log_that_is_for_nobody_to_read_goes_with_its_run(talk):
+    run, draft, lease = await made(talk)
+    await talk.state.runs.append(lease, 0, [b"zero"])
+    draft.end = End(lease, 1, [])
+    await talk.state.responses.save(draft)
+    assert not (await talk.state.responses.load(run.id, talk.tenant)).logged
+    assert await talk.state.runs.events(run.id, -1) == []
+
+
+async def test_what_is_kept_beside_a_run_is_found_by_who_takes_it_up(brief):
+    run, _, lease = await made(brief)
+    await brief.state.runs.keep(lease, {"a": {"x": ["\ud800"]}, "b": 1})
+    await brief.state.runs.keep(lease, {"b": [2]})
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    taken = await brief.state.runs.claim(run.id, brief.tenant, Lease(run.id))
+    assert taken.kept == {"a": {"x": ["\ud800"]}, "b": [2]}
 
 
 async def test_only_the_holder_ends_a_run(talk):

@@ -62,6 +62,7 @@ async def every_script_of_runs(talk):
     await store.runs.claim(d.id, tenant, lease)
     await store.runs.hold(lease)
     await store.runs.append(lease, 0, [b"event"])
+    await store.runs.keep(lease, {"a": "b"})
     await store.runs.cancel(d.id, tenant)
     d.end, d.status, d.append = End(lease, 1, [b"last"]), "cancelled", False
     await store.responses.save(d)

@@ -74,5 +74,6 @@ if KEYS[run] then
   tell(KEYS[run + 2], told(KEYS[run + 2]), tonumber(ARGV[17]), events_at, items_at - 1)
   if ARGV[16] == '0' then redis.call('PERSIST', KEYS[run + 2]) else redis.call('EXPIRE', KEYS[run + 2], ARGV[16]) end
   redis.call('DEL', KEYS[run], KEYS[run + 1])
+  if ARGV[18] == '0' then redis.call('DEL', KEYS[run + 2]) end -- it was kept for who goes on with the run, nobody else
 end
 return redis.status_reply('SAVED')
