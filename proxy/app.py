@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
+from proxy.hosted import open_hosted
 from proxy.life import Life
 from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
 from proxy.routes.conversations import Conversations
@@ -70,7 +71,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     pool = Pool(upstream)
     manners = Manners(settings, state.lessons)
     access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
-    services = _services(settings, state, pool, manners)
+    services = _services(settings, state, pool, manners, metrics)
     observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Starlette(
@@ -119,7 +120,7 @@ def _state(settings: Settings, metrics: Metrics) -> State:
     )
 
 
-def _services(settings: Settings, state: State, pool: Pool, manners: Manners) -> Services:
+def _services(settings: Settings, state: State, pool: Pool, manners: Manners, metrics: Metrics) -> Services:
     return Services(
         state=state,
         pool=pool,
@@ -131,6 +132,9 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners) ->
         sealer=Sealer(settings.seal_key) if settings.seal_key else None,
         count_by_generation=settings.count_by_generation,
         stateless=settings.store_down == "stateless",
+        hosted=open_hosted(settings),
+        max_tool_rounds=settings.max_tool_rounds,
+        heard_tool=metrics.tool,
     )
 
 
@@ -265,6 +269,8 @@ async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Met
         await runner.close(life.left)
         metrics.settle()
         await manners.close()
+        if services.hosted:
+            await services.hosted.aclose()
         await pool.aclose()
         await state.close()
 

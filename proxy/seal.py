@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _SEALED, _PACKED = "sc1.", "sc0."
-REASONING, COMPACTION, HEADERS = "reasoning", "compaction", "headers"
+REASONING, COMPACTION, HEADERS, TOOLS = "reasoning", "compaction", "headers", "tools"
 """Purposes: what is sealed for one is not opened for another."""
 
 _SALT = b"statecar seal 1"

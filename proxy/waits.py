@@ -12,19 +12,23 @@ from typing import Literal
 
 @dataclass(eq=False)
 class Waits:
-    """Seconds that one task has waited for the upstream, for the store, and for its client."""
+    """Seconds that one task has waited for the upstream, for the store, for tools, and for its client."""
 
     upstream: float = 0.0
     store: float = 0.0
+    tools: float = 0.0
     client: float = 0.0
     began: float = field(default_factory=perf_counter)
 
-    def told(self) -> dict[str, float]:
-        """Milliseconds since the beginning, by what they went to; the client's are left out."""
-        own = max(0.0, perf_counter() - self.began - self.upstream - self.store - self.client)
+    def told(self) -> dict[str, float | None]:
+        """Milliseconds since the beginning, by what they went to; the client's are left out. None: there were no
+        tools.
+        """
+        own = max(0.0, perf_counter() - self.began - self.upstream - self.store - self.tools - self.client)
         return {
             "upstream_ms": round(self.upstream * 1000, 2),
             "store_ms": round(self.store * 1000, 2),
+            "tools_ms": round(self.tools * 1000, 2) if self.tools else None,
             "own_ms": round(own * 1000, 2),
         }
 
@@ -51,9 +55,9 @@ def waits(task: asyncio.Task[object] | None = None) -> Waits:
 
 
 class Waiting:
-    """A block that the running task spends waiting for one of the three; its time is noted."""
+    """A block that the running task spends waiting for one of these; its time is noted."""
 
-    def __init__(self, on: Literal["upstream", "store", "client"]) -> None:
+    def __init__(self, on: Literal["upstream", "store", "tools", "client"]) -> None:
         self._on, self._noted = on, waits()
 
     def __enter__(self) -> None:

@@ -103,7 +103,8 @@ NAMES: dict[str, Metric] = {
     "statecar_turn_part_seconds": Metric(
         "histogram",
         ("part",),
-        "What the time of a turn told as a response went to: waits for the upstream, for the store, own work. What"
+        "What the time of a turn told as a response went to: waits for the upstream, for the store, for"
+        " tools that run here, own work. What"
         " its client took to send and to receive is none of them.",
         _PART,
     ),
@@ -126,6 +127,13 @@ NAMES: dict[str, Metric] = {
         "From the start of a chat call or passed-on request to the first byte of the answer's body.",
         _FIRST,
     ),
+    "statecar_tool_calls_total": Metric(
+        "counter",
+        ("tool", "outcome"),
+        "Calls of tools that run here, by type (mcp, web_search, file_search, code_interpreter): completed, failed, or"
+        " cancelled because nobody waited any more.",
+    ),
+    "statecar_tool_seconds": Metric("histogram", ("tool",), "From the start of such a call to its outcome.", _FIRST),
     "statecar_store_seconds": Metric(
         "histogram",
         ("operation",),
@@ -227,6 +235,13 @@ class Metrics:
         if not self._is_due:
             self._soon()
 
+    def tool(self, type_: str, outcome: str, seconds: float) -> None:
+        """Hears of every call of a tool that runs here, when it is over."""
+        self._counts["statecar_tool_calls_total", type_, outcome] += 1
+        self._seconds["statecar_tool_seconds", type_].append(seconds)
+        if not self._is_due:
+            self._soon()
+
     def open_requests(self, change: int) -> None:
         """Takes 1 for a request that begins, -1 for one that is over."""
         self._open["statecar_open_requests"] += change
@@ -282,7 +297,8 @@ class Metrics:
         if told:
             seconds["statecar_turn_seconds", model].append(request.whole)
             for fact, part in _PARTS.items():
-                seconds["statecar_turn_part_seconds", part].append(turn[fact] / 1000)
+                if (took := turn.get(fact)) is not None:
+                    seconds["statecar_turn_part_seconds", part].append(took / 1000)
         if first := turn.get("first_event_ms"):
             seconds["statecar_first_event_seconds", model].append(first / 1000)
         self._work(turn, model)
@@ -321,7 +337,7 @@ class Metrics:
         return body, headers
 
 
-_PARTS = {"upstream_ms": "upstream", "store_ms": "store", "own_ms": "own"}
+_PARTS = {"upstream_ms": "upstream", "store_ms": "store", "tools_ms": "tools", "own_ms": "own"}
 _TOKENS = {f"{kind}_tokens": f"statecar_{kind}_tokens_total" for kind in ("input", "cached", "output", "reasoning")}
 _TURNS = {
     "save_failed": "statecar_save_failures_total",

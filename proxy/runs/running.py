@@ -44,7 +44,7 @@ class Running:
         self.latest: Event | None = None
         self.failure: StatecarError | None = None
         self.waits = Waits()
-        self._runs, self._logged, self._began = runs, turn.streams, run.began
+        self._runs, self._began = runs, run.began
         self._frames: deque[bytes] = deque(maxlen=_KEPT)
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -78,9 +78,10 @@ class Running:
 
     async def _tell(self, events: list[Event]) -> None:
         """Logs events, then hands them to the readers. The turn's last ones are logged with its save."""
-        frames, first = list(map(sse.encode, events)) if self._logged else [], events[0]["sequence_number"]
+        is_logged, first = self.turn.is_logged, events[0]["sequence_number"]
+        frames = list(map(sse.encode, events)) if is_logged else []
         try:
-            if self._logged and not self.turn.saved:
+            if is_logged and not self.turn.saved:
                 await patiently(lambda: self._runs.append(self.lease, first, frames))
             if not self._began and any(event["type"] == "response.in_progress" for event in events):
                 self._began = True

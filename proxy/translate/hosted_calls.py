@@ -160,11 +160,18 @@ class McpApprovalRequest(HostedCall):
 
 
 class McpListTools(OutputItem):
-    """The tools of an MCP server, or why they could not be listed."""
+    """The tools of an MCP server, or why they could not be listed. ``source``: what they were listed for, kept with
+    them.
+    """
 
-    def __init__(self, index: int, id_: str, label: str, tools: list[Item], error: str | None = None) -> None:
+    def __init__(
+        self, index: int, id_: str, label: str, tools: list[Item], error: str | None = None, source: str = ""
+    ) -> None:
         super().__init__(index, {"id": id_, "type": "mcp_list_tools", "server_label": label, "tools": []})
-        self._tools, self._error = tools, error
+        self._tools, self._error, self._source = tools, error, source
+
+    def stored(self) -> Item:
+        return {**self.item, "x_upstream": {"source": self._source}} if self._source else self.item
 
     def open(self) -> Iterator[Event]:
         yield from super().open()

@@ -37,6 +37,7 @@ class Fitting:
         self._request, self._services, self._caller = request, services, caller
         self._context, self._stream, self._facts = context, stream, facts
         self._whole = context.sent
+        self._grown = 0
         self._shares = iter(SHARES if request.get("truncation") == "auto" else ())
 
     @property
@@ -63,8 +64,18 @@ class Fitting:
         item = compaction_item(context, summary, users_stay=False)
         self._facts |= {"upstream": context.upstream.name, "compacted": True}
         self.compacted = not self.is_triggered
-        self._whole = context.sent = context.followed_by(item)
-        return stream.place(Compaction(len(stream.items), item, told=self.is_triggered), summary.stream)
+        self._whole = context.sent = context.followed_by(*stream.stored_output(), item)
+        events = stream.place(Compaction(len(stream.items), item, told=self.is_triggered), summary.stream)
+        self._grown = len(stream.items)
+        return events
+
+    def grow(self, most: int | None = None) -> None:
+        """Lets the model see what the turn has put out since the last time. ``most``: items that it may see."""
+        context, new = self._context, self._stream.stored_output()[self._grown : most]
+        is_whole = context.sent is self._whole
+        self._grown += len(new)
+        self._whole = [*self._whole, *new]
+        context.sent = self._whole if is_whole else [*context.sent, *new]
 
     async def compact_if_possible(self) -> list[Event] | None:
         """The same, where the turn can go on without: None when the model gives no summary."""

@@ -20,10 +20,14 @@ RESTARTED = "The server restarted while this response was running."
 
 
 class Rest:
-    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them."""
+    """``told``: the tokens of what has been told: its deltas, until the upstream has counted them. ``start``: the index
+    of the first item of the answer; before it lies what earlier calls gave.
+    """
 
     def __init__(self, telling: Telling) -> None:
-        self._items, self.told = [item.item for item in telling.items], telling.deltas
+        items = [item.item for item in telling.items]
+        self.start, self.told = 0, telling.deltas
+        self._items = items[self.start :]
         self._before: int | None = None
 
     def body(self, chat: Chat, dialect: Dialect) -> Chat:

@@ -1,4 +1,4 @@
-"""The upstream calls of a turn: one, or one more where the context had to be made shorter first."""
+"""The upstream calls of a turn: one; one more where the context was too long; one more after tools that ran here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from proxy.errors import OVERFLOW, StatecarError, UpstreamError, passed_on
 from proxy.translate.dialects import Dialect
+from proxy.translate.hosting import NOTHING
 from proxy.translate.items import Event
 from proxy.translate.request import can_stream, to_chat
 from proxy.translate.tools import plan
 from proxy.turn.asking import asked
+from proxy.turn.hosting import HostedTools
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services
 from proxy.turn.work import Work
@@ -40,12 +42,25 @@ class Rounds:
         self._services, self._request, self._caller = services, request, caller
         self._facts, self._headers, self._streams = facts, headers, streams
 
+    def check(self, work: Work) -> None:
+        """Plans for the dialect that is known before the upstream is asked. Raises as ``plan`` does, and InvalidRequest
+        for a tool that may not run here.
+        """
+        if work.hosted:
+            work.hosted.check()
+        self.plan(work, work.context.dialect)
+
     def plan(self, work: Work, dialect: Dialect) -> None:
         """What becomes of the request's tools in a dialect; which of them are left out is told in a header.
 
         Raises InvalidRequest for tools and choices that cannot be honoured.
         """
-        work.dialect, work.stream.tools = dialect, plan(self._request, work.context.sent, dialect)
+        request, hosting = self._request, NOTHING
+        if work.hosted:
+            hosting = work.hosted.hosting
+            if not work.hosted.listed:
+                request = {**request, "tool_choice": "auto"}  # what it names may be among what is not known yet
+        work.dialect, work.stream.tools = dialect, plan(request, work.context.sent, dialect, hosting)
         if dropped := ", ".join(work.stream.tools.dropped[:_DROPPED_TOLD]):
             log.info("tools left out, as nothing here can run them: %s", dropped)
             self._facts["dropped_tools"] = self._headers["statecar-dropped-tools"] = dropped
@@ -53,7 +68,15 @@ class Rounds:
             self._headers.pop("statecar-dropped-tools", None)
             self._facts.pop("dropped_tools", None)
 
-    async def all(
+    def of(
+        self, work: Work, end: StatecarError | None, *, starts: bool, asks: bool
+    ) -> AsyncGenerator[list[Event], None]:
+        """All events of the turn's upstream calls, and of the tools that run between them; the rest as for ``one``."""
+        if work.hosted:
+            return self.many(work, work.hosted, end, starts=starts, asks=asks)
+        return self.one(work, end, starts=starts, asks=asks)
+
+    async def one(
         self, work: Work, end: StatecarError | None, *, starts: bool, asks: bool
     ) -> AsyncGenerator[list[Event], None]:
         """The events of the upstream's answer; of a later call's, where the context had to be made shorter first.
@@ -74,19 +97,44 @@ class Rounds:
         if not work.rest and await fitting.is_due():
             yield await fitting.compact_if_possible() or []
         while True:
+            items = len(stream.items)
             try:
                 async with aclosing(self._call(work)) as batches:
                     async for events in batches:
                         yield events
                 return
             except UpstreamError as exc:
-                if exc.code != OVERFLOW or work.has_answer:
+                if exc.code != OVERFLOW or work.rest or len(stream.items) > items:
                     raise
                 stream.again()
                 told = await fitting.shorten()
                 if told is None:
                     raise
                 yield told
+
+    async def many(
+        self, work: Work, hosted: HostedTools, end: StatecarError | None, *, starts: bool, asks: bool
+    ) -> AsyncGenerator[list[Event], None]:
+        """The same, for a turn with tools that run here."""
+        stream, fitting = work.stream, work.fitting
+        if not end and asks and not fitting.is_triggered:
+            if starts and not stream.started:
+                yield stream.start()
+            async with aclosing(hosted.opening()) as opening:
+                async for events in opening:
+                    yield events
+            work.grow()
+        while True:
+            async with aclosing(self.one(work, end, starts=starts, asks=asks)) as answer:
+                async for events in answer:
+                    yield events
+            async with aclosing(hosted.between(done=work.done)) as tools:
+                async for events in tools:
+                    yield events
+            if hosted.over:
+                return
+            work.rest, work.done = None, False
+            work.grow()
 
     async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""

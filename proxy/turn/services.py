@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import StatecarError
+from proxy.hosted import Hosted
 from proxy.seal import Sealer
 from proxy.state import Past, State
 from proxy.translate.dialects import Dialect
@@ -30,7 +31,9 @@ class Services:
     """What turns need of the outside world; every edge shares one. ``now``: Unix seconds.
 
     ``sealer``: None without a key. ``count_by_generation``: tokens may be counted by asking for an answer of one.
-    ``stateless``: while the store is away, requests that need no state are served without it.
+    ``stateless``: while the store is away, requests that need no state are served without it. ``hosted``: the tools
+    that run here. ``max_tool_rounds``: upstream calls of a turn at most; in the last one they are not offered.
+    ``heard_tool``: told of every call of them: its type, how it ended, its seconds.
     """
 
     state: State
@@ -43,6 +46,9 @@ class Services:
     sealer: Sealer | None = None
     count_by_generation: bool = False
     stateless: bool = False
+    hosted: Hosted | None = None
+    max_tool_rounds: int = 16
+    heard_tool: Callable[[str, str, float], object] = lambda _type, _outcome, _seconds: None
 
     def streams(self, dialect: Dialect) -> bool:
         """Whether the upstream streams for a caller who does not: where a plain call could not be stopped."""

@@ -26,7 +26,9 @@ from proxy.translate.request import wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.turn.context import Context, context_lost, context_of, minted_id, untold
+from proxy.turn.credentials import kept_credentials
 from proxy.turn.fitting import Fitting
+from proxy.turn.hosting import HostedTools, runs_here
 from proxy.turn.rest import Rest
 from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
 from proxy.turn.rounds import Rounds
@@ -83,6 +85,11 @@ class Turn:
         return bool(self._request.get("background"))
 
     @property
+    def is_logged(self) -> bool:
+        """Whether its events are kept while it is a run: somebody wants them, or tools have run that must not again."""
+        return self.streams or bool(self._work and self._work.hosted)
+
+    @property
     def request_id(self) -> str:
         """Of the request that the turn answers; "" for none."""
         return self._caller.request_id
@@ -109,7 +116,7 @@ class Turn:
                 self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
             try:
                 end = self._ending or (self._resumed.end if self._resumed else None)
-                rounds = self._rounds.all(work, end, starts=self.lease is not None, asks=self._generates)
+                rounds = self._rounds.of(work, end, starts=self.lease is not None, asks=self._generates)
                 async with aclosing(rounds) as batches:
                     async for events in batches:
                         self._interruptible = False  # while the edge sends, and at the end while we save
@@ -155,16 +162,18 @@ class Turn:
         response, past, caller = self._work.stream.response, self._work.context.past, self._caller
         if self._work.context.upstream.has_key:
             caller = caller.without_key()
+        request, secrets = kept_credentials(self._request, self._services.sealer, self._caller.tenant)
         return Run(
             id=response["id"],
             tenant=self._caller.tenant,
             created_at=response["created_at"],
-            request={**self._request, "input": untold(self._request["input"])},
+            request={**request, "input": untold(request["input"])},
             given=self._work.context.given,
             headers=kept_headers(caller, self._services.sealer),
             lock=past.lock.token if past.lock else "",
             past=past.place,
             keyed=self.keyed,
+            secrets=secrets,
         )
 
     def as_past(self) -> Past:
@@ -196,9 +205,17 @@ class Turn:
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
         rest = Rest(resumed.telling) if resumed and stream.told else None
         work = Work(context, stream, fitting, rest=rest)
+        if services.hosted and runs_here(request, services.hosted):
+            work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep)
+            stack.callback(work.hosted.close)
         if not resumed:  # else what refuses its tools here is told in the response
-            self._rounds.plan(work, context.dialect)
+            self._rounds.check(work)
         return work
+
+    async def _keep(self, values: dict[str, Any]) -> None:
+        """Keeps what only who goes on with the run needs."""
+        if lease := self.lease:
+            await patiently(lambda: self._services.state.runs.keep(lease, values))
 
     async def _context(self, stack: AsyncExitStack) -> Context:
         request, services, resumed = self._request, self._services, self._resumed

@@ -35,7 +35,9 @@ def renamed(events):
             return {name: walk(inner, name) for name, inner in value.items()}
         if isinstance(value, list):
             return [walk(inner) for inner in value]
-        if isinstance(value, str) and (found := re.fullmatch(r"(resp|msg|rs|fc|ctc|call)_[0-9A-Za-z]+", value)):
+        if isinstance(value, str) and (
+            found := re.fullmatch(r"(resp|msg|rs|fc|ctc|call|mcpl|mcp|mcpr|mcpa|ws)_[0-9A-Za-z]+", value)
+        ):
             return ids.setdefault(value, f"{found[1]}_{len(ids)}")
         if key in ("created_at", "completed_at") and type(value) is int:
             return key
@@ -136,4 +138,5 @@ async def test_each_golden_request_reaches_the_backend_as_chat(name, caller, bac
 
 def test_every_golden_stream_has_a_script():
     made_as_runs = {"background", "cancelled"}  # tests/routes/test_background.py
-    assert {path.stem for path in FOLDER.glob("*.jsonl")} == SCRIPTS.keys() | made_as_runs
+    made_in_rounds = {"mcp"}  # tests/routes/test_hosted.py
+    assert {path.stem for path in FOLDER.glob("*.jsonl")} == SCRIPTS.keys() | made_as_runs | made_in_rounds

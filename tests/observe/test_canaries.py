@@ -157,7 +157,7 @@ async def test_a_fault_of_ours_tells_where_and_nothing_else(talking, monkeypatch
         raise ValueError(json.dumps(request)) from KeyError(SAID)
 
     async with await talking(form) as talk:
-        for place in ("proxy.routes.responses.create_response", "proxy.turn.turn.to_chat"):
+        for place in ("proxy.routes.responses.create_response", "proxy.turn.rounds.to_chat"):
             with monkeypatch.context() as patch:
                 patch.setattr(place, broken)
                 assert (await talk.ask()).status_code == 500

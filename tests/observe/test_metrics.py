@@ -60,6 +60,7 @@ async def test_every_metric_has_the_name_the_kind_and_the_labels_of_the_table():
     metrics.run(turn(response_status="completed"), attended=False)
     metrics.store("save", 0.1, False)
     metrics.upstream("host", "200", 0.1)
+    metrics.tool("mcp", "completed", 0.1)
     metrics.settle()
     families = list(parser.text_string_to_metric_families(metrics.exposition("", "")[0].decode()))
     found = {family.name + ("_total" if family.type == "counter" else ""): family for family in families}

@@ -1,0 +1,60 @@
+"""What tests of tools that run here share: requests, what a model says to call them, servers of one test."""
+
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.backend import DONE, chunk, stream
+from tests.callers import Caller
+from tests.mcp_servers import McpServer
+
+ALLOWED = "--mcp-allow=127.0.0.1"
+
+
+def docs(server, **more):
+    """The mcp tool of a server, which needs no leave."""
+    return {"type": "mcp", "server_label": "docs", "server_url": server.url, "require_approval": "never"} | more
+
+
+def called(*calls, text="", finish="tool_calls", **more):
+    """A stream that calls tools, each (name, arguments)."""
+    deltas = [{"content": text}] if text else []
+    for at, (name, arguments) in enumerate(calls):
+        given = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        function = {"name": name, "arguments": given}
+        deltas.append({"tool_calls": [{"index": at, "id": f"c{at}{name}", "type": "function", "function": function}]})
+    return _stream(deltas, finish, **more)
+
+
+def said(text, finish="stop", **more):
+    """A stream that answers."""
+    return _stream([{"content": text}], finish, **more)
+
+
+def _stream(deltas, finish, *, usage=None, model="m"):
+    last = chunk({}, finish) | ({"usage": usage} if usage else {})
+    return stream(*({**each, "model": model} for each in (*map(chunk, deltas), last)), DONE)
+
+
+@asynccontextmanager
+async def at(serve, *tools, options=(), **rest):
+    """(a caller of a server that may use it, an MCP server with these tools)."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(McpServer(*tools))
+        yield await stack.enter_async_context(Caller(await serve(ALLOWED, *options, **rest))), server
+
+
+def types(items):
+    return [item["type"] for item in items]
+
+
+def messages(backend, number=-1):
+    """(role, what it says or calls) of each message that the model was sent."""
+    out = []
+    for message in backend.requests[number].json["messages"]:
+        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
+        out.append((message["role"], calls or message["content"]))
+    return out
+
+
+def offered(backend, number=-1):
+    return [tool["function"]["name"] for tool in backend.requests[number].json.get("tools") or ()]
