@@ -6,7 +6,7 @@ import importlib
 import logging
 from ipaddress import ip_network
 
-from proxy.hosted.bindings import open_bindings
+from proxy.hosted.bindings import McpBinding, open_bindings
 from proxy.hosted.box import Answer, Binding, Box, Hosted, Sessions
 from proxy.hosted.guard import Allowed, Guard, Resolver, system_resolver
 from proxy.hosted.servers import Servers
@@ -32,8 +32,14 @@ def open_hosted(settings: Settings, resolve: Resolver = system_resolver) -> Host
     if missing:
         log.error("MCP tools are configured, but %s", missing)
     return Hosted(
-        servers, sessions, open_bindings(settings), settings.tool_timeout, settings.tool_output_limit, missing
+        servers, sessions, _bindings(settings, missing), settings.tool_timeout, settings.tool_output_limit, missing
     )
+
+
+def _bindings(settings: Settings, missing: str | None) -> dict[str, Binding]:
+    """Those that can run: without the SDK no MCP tool can."""
+    bound = open_bindings(settings)
+    return {type_: how for type_, how in bound.items() if not (missing and isinstance(how, McpBinding))}
 
 
 def _pairs(entries: tuple[str, ...]) -> dict[str, str]:

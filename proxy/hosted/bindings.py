@@ -25,6 +25,9 @@ _SCHEMA_KEPT = 300.0  # seconds
 _QUERIES = 8  # most searches of one file_search call
 _FILE_COUNT, _FILE_SIZE = 10, 4000  # results, and characters of each, where the request does not say
 
+_LARGEST_IMAGE = 1024 * 1024
+"""Characters of a data URL; larger images are named in the logs only."""
+
 
 def open_bindings(settings: Settings) -> dict[str, Binding]:
     """What runs each bound type: web_search, file_search, code_interpreter."""
@@ -153,7 +156,8 @@ class McpCodeInterpreter(McpBinding):
         if answer.error:
             return self._failed(answer.error)
         logs = cut(logs_in(answer.text, answer.structured), self.limit)
-        return outcome(logs or "(no output)", outputs=[{"type": "logs", "logs": logs}] if logs else [])
+        shown = [{"type": "image", "url": url} for url in answer.images if len(url) <= _LARGEST_IMAGE]
+        return outcome(logs or "(no output)", outputs=[*([{"type": "logs", "logs": logs}] if logs else []), *shown])
 
 
 def _texts(given: Any) -> list[str]:

@@ -26,11 +26,12 @@ _GOODBYE = 5.0
 class Answer:
     """What an MCP tool answered. ``text``: what a model reads of it; ``structured``: its JSON, if it gave any.
 
-    ``error``: the error object of an mcp_call (wire §6.2) instead.
+    ``images``: those among its blocks, as data URLs. ``error``: the error object of an mcp_call (wire §6.2) instead.
     """
 
     text: str = ""
     structured: Any = None
+    images: tuple[str, ...] = ()
     error: dict[str, Any] | None = None
 
 

@@ -32,7 +32,7 @@ from proxy.hosted.box import Answer
 from proxy.hosted.guard import Guard
 from proxy.hosted.listing import Listing
 from proxy.hosted.outcomes import execution_error, protocol_error
-from proxy.hosted.results import text_of
+from proxy.hosted.results import images_of, text_of
 from proxy.hosted.servers import SSE, STREAMABLE, Server
 from proxy.hosted.transport import BODY_LIMIT, CONNECT_TIMEOUT, EXCHANGE, Exchange, Transport, guarded, trusted
 
@@ -151,7 +151,9 @@ class McpSession:
         except (ValidationError, RuntimeError) as exc:
             raise self._failure(exc, exchange) from None
         text = text_of(result)
-        return Answer(error=execution_error(text)) if result.is_error else Answer(text, result.structured_content)
+        if result.is_error:
+            return Answer(error=execution_error(text))
+        return Answer(text, result.structured_content, images_of(result))
 
     async def _live(self) -> None:
         """Connects, waits for the end, says goodbye. A failure is told to those who wait for it to be ready."""

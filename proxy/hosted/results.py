@@ -1,4 +1,4 @@
-"""What a tool's result says to a model, as text."""
+"""What a tool's result says to a model, as text; its images as URLs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def text_of(result: CallToolResult) -> str:
     if not result.content and result.structured_content is not None:
         return codec.dumps(result.structured_content).decode()
     return "\n".join(map(_block, result.content))
+
+
+def images_of(result: CallToolResult) -> tuple[str, ...]:
+    """The images of a result as data URLs."""
+    return tuple(
+        f"data:{block.mime_type};base64,{block.data}" for block in result.content if isinstance(block, ImageContent)
+    )
 
 
 def _block(block: ContentBlock) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from contextlib import asynccontextmanager
 
 import mcp_types
@@ -110,6 +111,12 @@ async def test_code_is_run_by_an_mcp_tool():
     async with bound("code_interpreter", lambda _: "\n", schema=schema) as (_, call):
         outcome = await call({}, code="pass")
         assert (outcome["output"], outcome["outputs"]) == ("(no output)", [])
+    plot, huge = mcp_types.ImageContent(data="aGk=", mime_type="image/png"), "A" * 1024 * 1024
+    drawn = [plot, mcp_types.ImageContent(data=huge, mime_type="image/png"), mcp_types.TextContent(text="done")]
+    async with bound("code_interpreter", lambda _: mcp_types.CallToolResult(content=drawn), schema=schema) as (_, call):
+        logs, image = (await call({}, code="plot()"))["outputs"]
+        assert image == {"type": "image", "url": "data:image/png;base64,aGk="}
+        assert logs["logs"].endswith("\n[image, image/png: 786432 bytes, not shown]\ndone")
     async with bound("code_interpreter", lambda _: broken("Traceback"), schema=schema) as (_, call):
         outcome = await call({}, code="oh")
         assert outcome["output"] == "The tool failed: Traceback" and outcome["error"]
@@ -132,6 +139,14 @@ async def test_what_the_operator_bound_wrongly_is_a_failed_outcome_that_says_so(
         await server.die()
         outcome = await call({}, **ARGUMENTS[type_])
         assert outcome["error"]["code"] == 503 and "does not answer" in outcome["output"]
+
+
+async def test_without_the_sdk_no_mcp_tool_is_bound(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpcore2", None)  # comes with mcp
+    monkeypatch.delitem(sys.modules, "proxy.hosted.mcp", raising=False)
+    options = {"connector": ("lib=http://127.0.0.1/mcp",), "file_search": "mcp:lib/tool"}
+    hosted = open_hosted(Settings(upstream="demo", web_search="searxng+http://127.0.0.1", **options))
+    assert hosted.missing and hosted.types == {"web_search"}
 
 
 async def test_a_tool_that_takes_too_long_is_a_failed_outcome():
