@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.hosted.outcomes import http_error, outcome
+
+log = logging.getLogger("statecar.hosted")
 
 Found = dict[str, Any]
 """A result: of the web {url, title, text}, of files {file_id, filename, score, text, attributes}."""
@@ -30,7 +33,9 @@ class Failed(Exception):
         self.code = code
 
     def outcome(self) -> dict[str, Any]:
-        """The outcome of the call; the model reads why."""
+        """The outcome of the call: the model reads why, and the operator too unless it is the model's fault."""
+        if self.code != 400:
+            log.warning("%s", self.message)
         return outcome(self.message, http_error(self.code, self.message))
 
 

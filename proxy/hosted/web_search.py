@@ -174,7 +174,6 @@ class WebSearch:
             search = Search.read(tool, arguments)
             said, found = self._understood(await self._answer(self.provider.request(search)), search)
         except Failed as exc:
-            log.warning("%s", exc.message)
             return exc.outcome()
         log.info("web_search at %s: %d results in %d ms", self._name, len(found), 1000 * (time.monotonic() - began))
         return outcome("\n\n".join(filter(None, [said, "" if found else "No results."])), found=found)
