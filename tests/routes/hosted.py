@@ -8,6 +8,8 @@ from tests.callers import Caller
 from tests.mcp_servers import McpServer
 
 ALLOWED = "--mcp-allow=127.0.0.1"
+FIND = ("docs__search", '{"q":"x"}')
+"""The call of tests/golden/mcp.jsonl."""
 
 
 def docs(server, **more):
