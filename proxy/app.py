@@ -14,24 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.errors import NotFound, StatecarError, StoreUnavailable, UpgradeRequired
+from proxy.errors import StatecarError, StoreUnavailable, UpgradeRequired
 from proxy.hosted import open_hosted
 from proxy.life import Life
 from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
 from proxy.routes.conversations import Conversations
-from proxy.routes.edge import Access, answer, facts
+from proxy.routes.edge import Access, facts
 from proxy.routes.health import Health
 from proxy.routes.metrics import Scrape
 from proxy.routes.open import OpenRequests
 from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.recent import Recent
+from proxy.routes.resources import Resource, Resources, refusal
 from proxy.routes.responses import Responses
 from proxy.routes.streaming import Pace
 from proxy.routes.websocket import Bounds, WebSockets
@@ -74,15 +71,12 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     services = _services(settings, state, pool, manners, metrics)
     observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
-    own = Starlette(
-        routes=[*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)],
-        lifespan=lambda app: _lifespan(services, runner, life, metrics),
-        exception_handlers={StatecarError: _refuse, HTTPException: _no_route, ClientDisconnect: _left, 500: _broken},
-    )
+    own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
+    lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics))
     passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
-    door = Door(own, sockets, passthrough, access, about, life, metrics.open_requests)
+    door = Door(lifespan, own, sockets, passthrough, access, about, life, metrics.open_requests)
     return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
 
 
@@ -90,7 +84,7 @@ def _about_paths(settings: Settings) -> tuple[str, ...]:
     return tuple(path for path in ABOUT if settings.metrics or path != "/metrics")
 
 
-def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life: Life) -> list[BaseRoute]:
+def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life: Life) -> list[Resource]:
     """The routes about this server itself."""
     prefix = settings.own_prefix
     return [
@@ -138,7 +132,7 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners, me
     )
 
 
-def _routes(settings: Settings, services: Services, runner: Runner, access: Access, life: Life) -> list[BaseRoute]:
+def _routes(settings: Settings, services: Services, runner: Runner, access: Access, life: Life) -> list[Resource]:
     pace = _pace(settings)
     responses = Responses(services, runner, access, life.requests, pace, settings.body_limit, settings.on_disconnect)
     conversations = Conversations(services.state, access, time.time, settings.body_limit)
@@ -189,6 +183,7 @@ class Door:
     with 1 for any other request that begins, with -1 for one that is over.
     """
 
+    lifespan: ASGIApp
     own: ASGIApp
     sockets: ASGIApp | None
     passthrough: ASGIApp
@@ -199,7 +194,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self.own(scope, receive, send)
+            await self.lifespan(scope, receive, send)
             return
         requests, send = self.life.requests, self.life.closing(send)
         with requests.counted():
@@ -210,7 +205,7 @@ class Door:
                     raise
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
                 if not facts(scope).get("begun"):
-                    await _error(ShuttingDown())(scope, receive, send)
+                    await refusal(ShuttingDown())(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
@@ -235,7 +230,7 @@ class Door:
             await self.sockets(scope, receive, send)
         except StatecarError as exc:
             if "websocket.http.response" in scope.get("extensions", {}):
-                await _error(exc)(scope, receive, send)
+                await refusal(exc)(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008})
 
@@ -247,7 +242,7 @@ class Door:
             await self.passthrough(scope, receive, send)
         except StatecarError as exc:
             facts(scope)["passed_on"] = False
-            await _error(exc)(scope, receive, send)
+            await refusal(exc)(scope, receive, send)
 
 
 @asynccontextmanager
@@ -278,28 +273,3 @@ async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Met
 def _canonical(path: str) -> str:
     """The path a lenient server would read: slashes collapsed, dot segments gone, no slash at the end."""
     return posixpath.normpath(_SLASHES.sub("/", path)) if path.startswith("/") else path
-
-
-# -- error exit
-
-
-def _error(exc: StatecarError) -> Response:
-    return answer(exc.body(), exc.status, exc.headers)
-
-
-async def _refuse(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, StatecarError)
-    return _error(exc)
-
-
-async def _no_route(request: Request, exc: Exception) -> Response:
-    return _error(NotFound(f"There is nothing at {request.url.path} here."))
-
-
-async def _left(request: Request, exc: Exception) -> Response:
-    facts(request.scope)["left"] = True
-    return Response(status_code=400)  # nobody is there to read it
-
-
-async def _broken(request: Request, exc: Exception) -> Response:
-    return _error(StatecarError("The server had an error while processing your request. Sorry about that!"))

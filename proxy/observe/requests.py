@@ -47,7 +47,8 @@ Observer = Callable[[Finished], None]
 class Observed:
     """Outermost: gives every request its id, puts it on our own answers, and tells the observers when all is done.
 
-    Endpoints add to ``scope["statecar"]``; an answer marked ``passed_on`` there keeps its headers as they came.
+    Endpoints add to ``scope["statecar"]``; an answer marked ``passed_on`` there keeps its headers as they came. What
+    follows the head of an answer need not come through here: a stream's events go to ``scope["statecar.send"]``.
     """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
@@ -59,7 +60,7 @@ class Observed:
             return
         request_id = _request_id(scope)
         facts: dict[str, Any] = {"request_id": request_id}
-        scope["statecar"] = facts
+        scope["statecar"], scope["statecar.send"] = facts, send
         at_work_on(request_id)  # to the end of the task: the server's lines about this request come last
         began = time.perf_counter()
         first: float | None = None

@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from proxy import ids
 from proxy.errors import NotFound
-from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
+from proxy.routes.edge import Access, answer, facts, json_body, listed, page_of
+from proxy.routes.resources import Resource
 from proxy.state import Conversation, State
 from proxy.translate.response import public
 from proxy.wire import create_conversation, create_items, update_conversation
@@ -27,7 +27,7 @@ class Conversations:
     now: Callable[[], float]
     body_limit: int
 
-    def routes(self, prefix: str) -> list[BaseRoute]:
+    def routes(self, prefix: str) -> list[Resource]:
         at = f"{prefix}/conversations"
         return [
             Resource(at, POST=self.create),

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route, request_response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from proxy import codec
-from proxy.errors import InvalidRequest, MethodNotAllowed, StoreUnavailable, TooLarge, Unauthorized
+from proxy.errors import InvalidRequest, StoreUnavailable, TooLarge, Unauthorized
 from proxy.state import Page, State
 from proxy.turn import Caller
 from proxy.upstream import forwarded
 from proxy.waits import Waiting
 from proxy.wire import page
-
-Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class ClientGone(Exception):
@@ -140,29 +137,6 @@ def listed(rows: list[dict[str, Any]], *, has_more: bool) -> Response:
     """The list envelope, all keys present; the ids are those of the page's first and last row (wire §3.5)."""
     first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
     return answer({"object": "list", "data": rows, "first_id": first, "last_id": last, "has_more": has_more})
-
-
-class Resource(Route):
-    """A path and what its methods do; another method is a 405 that names those allowed (wire §2.4)."""
-
-    def __init__(self, path: str, **methods: Endpoint) -> None:
-        # an endpoint may return any ASGI application; starlette's annotation knows only its own Response
-        self._endpoints = {method: request_response(cast(Any, endpoint)) for method, endpoint in methods.items()}
-        if "GET" in methods:
-            self._endpoints["HEAD"] = self._endpoints["GET"]
-        super().__init__(path, self._dispatch)
-        self.app, self.methods = self._dispatch, None  # every method is ours to answer
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts(scope)["route"] = self.path
-        endpoint = self._endpoints.get(scope["method"])
-        if endpoint is None:
-            allowed = ", ".join(sorted(self._endpoints))
-            raise MethodNotAllowed(
-                f"Not allowed to {scope['method']} on {scope['path']} (HINT: allowed are {allowed}).",
-                headers={"allow": allowed},
-            )
-        await endpoint(scope, receive, send)
 
 
 async def _read(request: Request, limit: int) -> bytes:

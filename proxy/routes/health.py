@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from proxy.errors import StatecarError
-from proxy.routes.edge import Resource, answer, facts
+from proxy.routes.edge import answer, facts
+from proxy.routes.resources import Resource
 from proxy.state import State
 from proxy.upstream import Pool
 from proxy.wire import flag
@@ -26,7 +26,7 @@ class Health:
     stopping: Callable[[], bool]
     needs_store: bool = True
 
-    def routes(self, prefix: str) -> list[BaseRoute]:
+    def routes(self, prefix: str) -> list[Resource]:
         return [Resource(f"{prefix}/health", GET=self.health), Resource(f"{prefix}/ready", GET=self.ready)]
 
     async def health(self, request: Request) -> Response:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from proxy.observe import Metrics
-from proxy.routes.edge import Resource, facts
+from proxy.routes.edge import facts
+from proxy.routes.resources import Resource
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Scrape:
     metrics: Metrics
     one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def routes(self, prefix: str) -> list[BaseRoute]:
+    def routes(self, prefix: str) -> list[Resource]:
         return [Resource(f"{prefix}/metrics", GET=self.scrape)]
 
     async def scrape(self, request: Request) -> Response:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from proxy import __version__, codec
-from proxy.routes.edge import Resource
+from proxy.routes.resources import Resource
 
 DOCUMENT = Path(__file__).parents[1] / "openapi.json"
 ABOUT = ("/health", "/ready", "/metrics", "/openapi.json")
@@ -25,7 +24,7 @@ class OpenApi:
     prefix: str
     about: tuple[str, ...] = ABOUT
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Resource]:
         return [Resource(f"{self.prefix}/openapi.json", GET=self.document)]
 
     async def document(self, request: Request) -> Response:

@@ -8,14 +8,14 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound, StoreUnavailable, UpgradeRequired
-from proxy.routes.edge import Access, Resource, answer, facts, json_body, listed, page_of
+from proxy.routes.edge import Access, answer, facts, json_body, listed, page_of
 from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
+from proxy.routes.resources import Resource
 from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, Pace, RunReply, SseReply, ValueReply
 from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
@@ -48,7 +48,7 @@ class Responses:
     body_limit: int
     on_disconnect: str = "cancel"
 
-    def routes(self, prefix: str, *, done: bool) -> list[BaseRoute]:
+    def routes(self, prefix: str, *, done: bool) -> list[Resource]:
         """``prefix``: ``/v1`` or an alias of it. ``done``: whether streams end with ``data: [DONE]``."""
         at = f"{prefix}/responses"
 

@@ -165,10 +165,11 @@ class _EventStream:
             told = [(name.encode(), value.encode("latin-1")) for name, value in self._headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
         self._last = self._clock()
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self._go_on({"type": "http.response.body", "body": data, "more_body": more})
 
     def _begin(self, scope: Scope, send: Send) -> None:
         self._send, self._facts = send, facts(scope)
+        self._go_on: Send = scope.get("statecar.send", send)  # all between looks at heads alone
 
     def _close(self) -> None:
         if self._opened:

@@ -12,7 +12,6 @@ import proxy
 from proxy import errors
 from proxy.app import ALIAS, PREFIX, create_app
 from proxy.errors import InvalidRequest
-from proxy.routes.edge import Resource
 from proxy.settings import Settings
 from proxy.wire import (
     compact_response,
@@ -42,8 +41,8 @@ def served(*options):
     app = create_app(
         Settings.resolve(["--store=redis://127.0.0.1:1", "--upstream=http://127.0.0.1:1/v1", *options], {})
     )
-    routes = [route for route in app._app.own.routes if isinstance(route, Resource)]
-    assert len(routes) == len(app._app.own.routes)
+    own = app._app.own
+    routes = [*own._plain.values(), *(resource for _, resource in own._named)]
     return {route.path: set(route._endpoints) - {"HEAD"} for route in routes}
 
 
