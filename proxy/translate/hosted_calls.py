@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from proxy.translate.calls import Call
+from proxy.translate.citations import Sources
 from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item, OutputItem
 from proxy.translate.tool_calls import ToolCall
@@ -64,8 +65,8 @@ class HostedCall(ToolCall):
         """The events of a call that begins to run."""
         yield from ()
 
-    def answer(self, outcome: Outcome) -> Iterator[Event]:
-        """The call's outcome; ``end`` follows."""
+    def answer(self, outcome: Outcome, sources: Sources) -> Iterator[Event]:
+        """The call's outcome; ``end`` follows. ``sources``: takes what was found."""
         self.answered = True
         failed = outcome.error is not None
         self.item["status"] = "failed" if failed else "completed"
@@ -192,14 +193,14 @@ def of_hosted(items: Iterable[OutputItem]) -> Iterator[HostedCall]:
     return (item for item in items if isinstance(item, HostedCall) and not item.closed)
 
 
-def answered(items: Iterable[OutputItem], call: HostedCall, outcome: Outcome) -> Iterator[Event]:
+def answered(items: Iterable[OutputItem], call: HostedCall, outcome: Outcome, sources: Sources) -> Iterator[Event]:
     """The events of an outcome. A call of these items is done when those before it are."""
-    yield from call.answer(outcome)
+    yield from call.answer(outcome, sources)
     for other in takewhile(lambda other: other.answered, of_hosted(items)):
         yield from other.end()
 
 
-HOSTED_CALLS: dict[str, type[HostedCall]] = {
+MCP_CALLS: dict[str, type[HostedCall]] = {
     "mcp_call": McpCall,
     "mcp_approval_request": McpApprovalRequest,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from proxy.translate.citations import Citations, Sources
 from proxy.translate.text import Halves
 
 Event = dict[str, Any]
@@ -74,6 +75,15 @@ class Message(OutputItem):
         self._halves = Halves()
         self._annotations: list[Item] = []
         self._logprobs: list[Item] = []
+        self._sources: Sources | None = None
+        self._citations: Citations | None = None
+
+    def cite(self, sources: Sources) -> None:
+        """What its text may cite. Of a text that has begun, only what comes is looked at."""
+        self._sources = sources
+        if self._kind:
+            self._citations = Citations(sources)
+            self._citations.feed("".join(self._pieces))
 
     @classmethod
     def begun(cls, index: int, id_: str, text: str) -> Message:
@@ -88,6 +98,8 @@ class Message(OutputItem):
         if delta := self._halves.feed(delta):
             self._pieces.append(delta)
             yield self._in_part("response.output_text.delta", delta=delta, logprobs=logprobs)
+            for annotation in self._citations.feed(delta) if self._citations else ():
+                yield from self.annotation(annotation)
 
     def refusal(self, delta: str) -> Iterator[Event]:
         yield from self._switch("refusal")
@@ -122,6 +134,7 @@ class Message(OutputItem):
             return
         yield from self._end_part()
         self._kind, self._pieces, self._annotations, self._logprobs = kind, [], [], []
+        self._citations = Citations(self._sources) if self._sources and kind == "output_text" else None
         yield self._in_part("response.content_part.added", part=self._part())
 
     def _end_part(self) -> Iterator[Event]:
@@ -131,6 +144,8 @@ class Message(OutputItem):
             self._pieces.append(rest)
             delta = {"delta": rest, "logprobs": []} if self._kind == "output_text" else {"delta": rest}
             yield self._in_part(f"response.{self._kind}.delta", **delta)
+        for annotation in [*self._citations.feed(rest), *self._citations.flush()] if self._citations else ():
+            yield from self.annotation(annotation)
         part = self._part()
         if self._kind == "output_text":
             yield self._in_part("response.output_text.done", text=part["text"], logprobs=part["logprobs"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from proxy.translate.calls import Call
-from proxy.translate.hosted_calls import HOSTED_CALLS, HostedCall
+from proxy.translate.hosted_calls import MCP_CALLS, HostedCall
 from proxy.translate.tool_calls import TOOL_CALLS, ToolCall
 from proxy.translate.tools import ToolPlan
+from proxy.translate.typed_calls import TYPED_CALLS
 
-_CLASSES: dict[str, type[ToolCall]] = {**TOOL_CALLS, **HOSTED_CALLS}
+_HOSTED: dict[str, type[HostedCall]] = {**MCP_CALLS, **TYPED_CALLS}
+_CLASSES: dict[str, type[ToolCall]] = {**TOOL_CALLS, **_HOSTED}
 
 
 class MadeCalls:
@@ -28,7 +30,7 @@ class MadeCalls:
 
     def is_hosted(self, call: Call, tools: ToolPlan) -> bool:
         """Whether a call that has a name is one of a tool that runs here."""
-        return tools.origin(call.name, custom=call.custom).item in HOSTED_CALLS
+        return tools.origin(call.name, custom=call.custom).item in _HOSTED
 
     def make(self, call: Call, tools: ToolPlan, index: int) -> ToolCall:
         """The item of a call that has a name."""

@@ -8,13 +8,14 @@ from proxy.translate.items import Event
 
 
 class Outlet:
-    """``sequence``: the number of the next event.
+    """``sequence``: the number of the next event. ``placed``: those that are told when the response begins.
 
     Of an item that is held nothing is told before it is whole; until then the events of later items wait.
     """
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.placed: list[Event] = []
         self._held: list[int] = []
         self._waiting: list[Event] = []
 
@@ -26,6 +27,11 @@ class Outlet:
     def hold(self, index: int) -> None:
         """The item's next event will be its first."""
         self._held.append(index)
+
+    def place(self, events: Iterable[Event]) -> list[Event]:
+        """Keeps events for the beginning of the response; none of them now."""
+        self.placed += events
+        return []
 
     def emit(self, events: Iterable[Event]) -> list[Event]:
         """The events that may be told now, those included that had to wait and need not any more, with their numbers.

@@ -11,6 +11,7 @@ from typing import Any
 from proxy.errors import StatecarError, UpstreamError, from_upstream
 from proxy.translate import reply
 from proxy.translate.calls import Call, Delta
+from proxy.translate.citations import Sources
 from proxy.translate.figures import Figures
 from proxy.translate.hosted_calls import HostedCall, answered, of_hosted
 from proxy.translate.hosting import Outcome
@@ -23,6 +24,7 @@ from proxy.translate.text import ThinkTags
 from proxy.translate.told import Telling, Tokens
 from proxy.translate.tool_calls import ToolCall
 from proxy.translate.tools import ToolPlan
+from proxy.translate.typed_calls import known_of
 
 
 class ResponseStream:
@@ -66,12 +68,10 @@ class ResponseStream:
         self.tools, self._made = tools or ToolPlan(), MadeCalls(new_item_id, new_call_id, call_ids, include)
         self._seal, self._think_tags, self._logprobs = seal, think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
-        self._figures = Figures()
-        self._placed: list[Event] = []
+        self._figures, self._sources = Figures(), Sources()
         self._outlet = Outlet()
         self._emit = self._outlet.emit
-        self._created = False
-        self._ended = False
+        self._created = self._ended = False
         self._begin_round()
 
     # -- the verbs of a turn
@@ -90,8 +90,14 @@ class ResponseStream:
         self.started = telling.began
         if go_on and (text := telling.text):
             self.items[-1] = self._text = text
+            text.cite(self._sources)
             self._round.start = len(self.items) - 1
             self.told, self._tags = telling.deltas, None
+
+    def learn(self, context: Iterable[Item]) -> None:
+        """What searches have found by now, in items as they are stored, may be cited too."""
+        for item in context:
+            self._sources.learn(known_of(item))
 
     def start(self) -> list[Event]:
         """``response.created`` and ``response.in_progress``, then what was placed before (wire §9.4)."""
@@ -99,7 +105,7 @@ class ResponseStream:
         self.response["status"] = "in_progress"
         told = ("in_progress",) if self._created else ("created", "in_progress")
         self._created = True
-        return self._emit([*map(self._lifecycle, told), *self._placed])
+        return self._emit([*map(self._lifecycle, told), *self._outlet.placed])
 
     def keepalive(self) -> Event | None:
         """A repeated ``response.in_progress`` while nothing is written; None when only a comment is safe (§9.9)."""
@@ -156,7 +162,7 @@ class ResponseStream:
 
     def answer(self, call: HostedCall, outcome: Outcome) -> list[Event]:
         """The events of a hosted call's outcome. Its item is done when those of all earlier calls are."""
-        return self._tell(answered(self.items, call, outcome))
+        return self._tell(answered(self.items, call, outcome, self._sources))
 
     def again(self) -> None:
         """Forgets a call that failed before it gave anything to tell; the next one may be fed."""
@@ -223,11 +229,9 @@ class ResponseStream:
 
     def host(self, item: OutputItem) -> list[Event]:
         """The events of an item that comes whole, or of a hosted call that is written out; before ``start`` none."""
-        if isinstance(item, HostedCall):
-            self._count(item)
-        self.items.append(item)
+        events = [*self._open(item), *item.close("completed")]
         self._round.start = len(self.items)
-        return self._tell([*item.open(), *item.close("completed")])
+        return self._tell(events)
 
     def stored_output(self) -> list[Item]:
         """The output items as they are kept."""
@@ -309,6 +313,7 @@ class ResponseStream:
         text, logprobs, annotations = self._round.take_held()
         yield from self._close("completed", keep=Call.may_go_on_after_text)
         self._text = message = Message(len(self.items), self._new_item_id("message"))
+        message.cite(self._sources)
         yield from self._open(message)
         if text:
             yield from message.text(text, logprobs)
@@ -342,19 +347,16 @@ class ResponseStream:
         yield from self._drain()
         yield from self._close("completed", keep=Call.may_go_on)
         item = self._round.calls[call] = self._made.make(call, self.tools, len(self.items))
-        if isinstance(item, HostedCall):
-            self._count(item)
-            if item.held:
-                self._outlet.hold(item.index)
         yield from self._open(item)
-
-    def _count(self, item: HostedCall) -> None:
-        if self.hosted_left and item.runs:
-            self.hosted_left -= 1
 
     # -- opening and closing
 
     def _open(self, item: OutputItem) -> Iterator[Event]:
+        if isinstance(item, HostedCall):
+            if self.hosted_left and item.runs:
+                self.hosted_left -= 1
+            if item.held:
+                self._outlet.hold(item.index)
         self.items.append(item)
         yield from item.open()
 
@@ -390,10 +392,7 @@ class ResponseStream:
         self.response["model"] = self._figures.model or self.response["model"]
 
     def _tell(self, events: Iterable[Event]) -> list[Event]:
-        if self.started:
-            return self._emit(events)
-        self._placed += events
-        return []
+        return self._emit(events) if self.started else self._outlet.place(events)
 
     def _lifecycle(self, name: str) -> Event:
         return {"type": f"response.{name}", "sequence_number": 0, "response": snapshot(self.response)}

@@ -79,21 +79,22 @@ class ThinkTags:
 
 
 class InputString:
-    """Reads the text out of ``{"input": "<text>"}`` while it is being written (wire §7.7, §9.6).
+    """Reads the text out of ``{"input": "<text>"}``, or of another key, while it is being written (wire §7.7, §9.6).
 
     Arguments that begin in another way are held until their end: only then is it known whether they are an object with
     such a string all the same, else they are the text themselves. Within the string, what is no legal JSON stands for
     itself: raw line ends, unknown escapes, and a quote that neither ends the object nor begins its next key.
     """
 
-    _HEAD, _BETWEEN = '{"input":"', (0, 1, 8, 9)
     _STOP, _SPACE = re.compile(r'["\\]'), " \t\r\n"
     _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))')
     _QUOTE = re.compile(r'"[ \t\r\n]*(.?)', re.S)
     _BEGUN = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
     _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "input") -> None:
+        self._key, self._begins = key, f'{{"{key}":"'
+        self._between = (0, 1, len(self._begins) - 2, len(self._begins) - 1)
         self._read = self._head
         self._matched = 0
         self._raw: list[str] = []
@@ -113,18 +114,18 @@ class InputString:
             given = codec.loads(whole)
         except ValueError:
             return whole
-        text = given.get("input") if isinstance(given, dict) else None
+        text = given.get(self._key) if isinstance(given, dict) else None
         return text if isinstance(text, str) else whole
 
     def _head(self, piece: str) -> str:
         self._raw.append(piece)
         for at, char in enumerate(piece):
-            if char == self._HEAD[self._matched]:
+            if char == self._begins[self._matched]:
                 self._matched += 1
-                if self._matched == len(self._HEAD):
+                if self._matched == len(self._begins):
                     self._read = self._string
                     return self._string(piece[at + 1 :])
-            elif char not in self._SPACE or self._matched not in self._BETWEEN:
+            elif char not in self._SPACE or self._matched not in self._between:
                 self._read = self._whole
                 break
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any, get_args
 
 import pydantic
@@ -22,8 +23,24 @@ _TEXTS = {
     "response.reasoning_summary_text": "text",
     "response.function_call_arguments": "arguments",
     "response.custom_tool_call_input": "input",
+    "response.mcp_call_arguments": "arguments",
+    "response.code_interpreter_call_code": "code",
 }
-_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_CALLS = {
+    "function_call": "arguments",
+    "custom_tool_call": "input",
+    "mcp_call": "arguments",
+    "code_interpreter_call": "code",
+}
+_HOSTED = {
+    "mcp_list_tools": "in_progress (completed|failed) ",
+    "mcp_call": "in_progress (delta )*done ((completed|failed) )?",
+    "mcp_approval_request": "",
+    "web_search_call": "in_progress (searching )?(completed )?",
+    "file_search_call": "in_progress (searching )?(completed )?",
+    "code_interpreter_call": "in_progress (delta )*done (interpreting )?(completed )?",
+}
+"""Items of tools that run here: the events between the first and the last (wire §9.5)."""
 _RUNS = {
     "local_shell_call": {"type": "exec", "command": [], "env": {}},
     "shell_call": {"commands": [], "timeout_ms": None, "max_output_length": None},
@@ -115,6 +132,7 @@ class _Written:
         self.texts: dict[tuple[Any, ...], str] = {}
         self.told: set[tuple[Any, ...]] = set()
         self.open: set[tuple[Any, ...]] = set()
+        self.story: dict[int, str] = {}
 
     def read(self, event: Event) -> None:
         if event["type"] in ("response.queued", "response.in_progress", "error"):
@@ -130,9 +148,11 @@ class _Written:
             assert not [place for place in self.open if place[0] == at], "an item ended before its parts"
             assert event["item"]["type"] not in _CALLS or (at, "content_index", None) in self.told
             self._check_same(self.added[at], event["item"])
+            self._check_story(event["item"], self.story.get(at, ""))
             self.done[at] = event["item"]
             return
         assert event["item_id"] == self.added[at]["id"]
+        self.story[at] = f"{self.story.get(at, '')}{event['type'].rpartition('.')[2]} "
         self._part(event, at)
 
     def compare(self, response: dict[str, Any]) -> None:
@@ -144,28 +164,41 @@ class _Written:
             self._check_same(self.added[at], item)
             if at in self.done:
                 assert item == self.done[at]
-            else:
+            elif "status" in item:
                 assert item["status"] == _cut(item)
-                assert item.get("action", item.get("operation")) == _RUNS.get(item["type"])
+                assert _is_hosted(item) or item.get("action", item.get("operation")) == _RUNS.get(item["type"])
             self._check_texts(at, item)
         if not failed:
-            cut = [item for item in response["output"] if item["status"] != "completed"]
+            ended = ("completed", "failed")
+            cut = [item for item in response["output"] if item.get("status", "completed") not in ended]
             assert all(item["status"] == _cut(item) for item in cut)
             assert all(item is response["output"][-1] or _is_broken(item) for item in cut)
-            assert (cut[-1:] == response["output"][-1:]) == (response["status"] == "incomplete")
+            last_is_cut = cut[-1:] == response["output"][-1:]
+            assert last_is_cut == (response["status"] == "incomplete") or "status" not in response["output"][-1]
             assert response["output"], "an output is never empty"
 
     @staticmethod
     def _check_shell(item: dict[str, Any]) -> None:
+        if item["type"] in ("mcp_list_tools", "mcp_approval_request"):
+            assert "status" not in item and item.get("tools") in ([], None)
+            return
         assert item["status"] == "in_progress"
+        assert not any(item.get(key) for key in ("output", "error", "code", "outputs", "results"))
         assert not any(item.get(key) for key in ("content", "summary", "arguments", "input", "encrypted_content"))
-        assert item.get("action", item.get("operation")) == _RUNS.get(item["type"])
+        assert _is_hosted(item) or item.get("action", item.get("operation")) == _RUNS.get(item["type"])
+
+    @staticmethod
+    def _check_story(item: dict[str, Any], story: str) -> None:
+        if _is_hosted(item):
+            assert re.fullmatch(_HOSTED[item["type"]], story), story
+            assert "status" not in item or ("completed " in story) == (item["status"] == "completed")
+            assert item["type"] != "mcp_call" or ("failed " in story) == (item["status"] == "failed")
 
     @staticmethod
     def _check_same(first: dict[str, Any], last: dict[str, Any]) -> None:
-        keep = ("id", "type", "call_id", "name", "namespace", "role", "environment")
+        keep = ("id", "type", "call_id", "name", "namespace", "role", "environment", "server_label", "queries")
         assert [first.get(key) for key in keep] == [last.get(key) for key in keep]
-        assert first.keys() == last.keys() - {"encrypted_content"}
+        assert first.keys() == last.keys() - {"encrypted_content"} - ({"error"} - first.keys())
 
     def _part(self, event: Event, at: int) -> None:
         kind = "summary_index" if "summary_index" in event else "content_index"
@@ -191,6 +224,8 @@ class _Written:
                 assert event[_TEXTS[name]] == self.texts.get(place, "")
                 assert place not in self.told
                 self.told.add(place)
+            case (_, _, "in_progress" | "searching" | "interpreting" | "completed" | "failed"):
+                assert event["type"].split(".")[1] == self.added[at]["type"]
             case (name, _, "added"):
                 assert name == "response.output_text.annotation"
                 assert place in self.open
@@ -212,8 +247,12 @@ def _cut(item: dict[str, Any]) -> str:
     return "in_progress" if item["type"] == "apply_patch_call" else "incomplete"
 
 
+def _is_hosted(item: dict[str, Any]) -> bool:
+    return item["type"] in _HOSTED
+
+
 def _is_broken(item: dict[str, Any]) -> bool:
-    """Whether a call's arguments are no whole JSON object, as far as the item shows them."""
+    """Whether a call's arguments are no whole JSON object, as far as the item shows them, or it was never run."""
     if item["type"] == "function_call":
         return not is_complete(item["arguments"])
-    return item["type"] == "custom_tool_call" or item["type"] in _RUNS
+    return item["type"] == "custom_tool_call" or item["type"] in _RUNS or _is_hosted(item)
