@@ -51,14 +51,13 @@ class Listing:
         return cursor is not None
 
     def _usable(self, tool: dict[str, Any]) -> dict[str, Any] | None:
-        """The tool in its item form; None for one without a usable name or schema, or of a name that was there."""
+        """The tool in its item form; None for one without a usable name or schema, or of a name that was there.
+
+        What it does not have is left out: the AI SDK refuses answers with null as a description or as annotations.
+        """
         name, schema = tool["name"], tool["inputSchema"]
         if name in self._names or not _NAME.fullmatch(name) or schema.get("type", "object") != "object":
             return None
         self._names.add(name)
-        return {
-            "name": name,
-            "description": tool.get("description"),
-            "input_schema": {"type": "object", **schema},
-            "annotations": tool.get("annotations"),
-        }
+        usable = {"name": name, "input_schema": {"type": "object", **schema}}
+        return usable | {key: tool[key] for key in ("description", "annotations") if tool.get(key) is not None}
