@@ -56,6 +56,11 @@ DEVIATIONS = [
         r"error/code: (Input should be|'context_length_exceeded' is not one of)",
         "live OpenAI sends codes that its own enum lacks, and Codex acts on them (wire §5.3)",
     ),
+    Deviation(
+        "openapi",
+        r"'request_id' is a required property",
+        "of an approval response, whose description demands it and does not say what it is",
+    ),
 ]
 
 
