@@ -18,6 +18,7 @@ class Outlet:
         self.placed: list[Event] = []
         self._held: list[int] = []
         self._waiting: list[Event] = []
+        self._first_waiting = 0
 
     @property
     def first_held(self) -> int | None:
@@ -56,11 +57,12 @@ class Outlet:
                 return
 
     def _may_pass(self, event: Event) -> bool:
+        """Whether nothing before it has still to be told; else it waits."""
         index = event.get("output_index", -1)
-        if self._held and index == self._held[0]:
-            del self._held[0]
-        is_late = self._held and index > self._held[0]
-        if is_late or (self._waiting and index >= self._waiting[0]["output_index"]):
+        if (self._held and index > self._held[0]) or (self._waiting and index >= self._first_waiting):
+            self._first_waiting = min(index, self._first_waiting) if self._waiting else index
             self._waiting.append(event)
             return False
+        if self._held and index == self._held[0]:
+            del self._held[0]
         return True

@@ -137,8 +137,8 @@ class ResponseStream:
 
     @property
     def hosted_calls(self) -> list[HostedCall]:
-        """The hosted calls that are written out and have no outcome, in order."""
-        return [item for item in of_hosted(self.items) if item.waits]
+        """The hosted calls that are written out and have no outcome, in order; none of a reply that was cut off."""
+        return [item for item in of_hosted(self.items) if item.waits and self.finish_reason not in reply.INCOMPLETE]
 
     def end_round(self, *, done: bool) -> tuple[list[Event], list[ToolCall]]:
         """Closes what is open, hosted calls aside, and returns the calls made; then the next round may be fed, or not.
