@@ -157,8 +157,7 @@ class McpCodeInterpreter(McpBinding):
             return self._failed(answer.error)
         logs = cut(logs_in(answer.text, answer.structured), self.limit)
         shown = [{"type": "image", "url": url} for url in answer.images if len(url) <= _LARGEST_IMAGE]
-        told = [{"type": "logs", "logs": logs}] if logs.strip() else []
-        return outcome(logs if told else "(no output)", outputs=[*told, *shown])
+        return outcome(logs or "(no output)", outputs=[*([{"type": "logs", "logs": logs}] if logs else []), *shown])
 
 
 def _texts(given: Any) -> list[str]:

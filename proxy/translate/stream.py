@@ -238,6 +238,11 @@ class ResponseStream:
         return [item.stored() for item in self.items]
 
     @property
+    def output_tokens(self) -> int:
+        """What the upstream calls have given until now, as far as they told."""
+        return int(usage(*self._figures.usages)["output_tokens"])
+
+    @property
     def usage_missing(self) -> bool:
         """Whether no upstream call gave figures."""
         return not self._figures.usages

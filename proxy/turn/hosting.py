@@ -62,12 +62,14 @@ class HostedTools:
         """``keep``: awaited before anybody hears of what it is given."""
         self._hosted, self._services = hosted, services
         self._request, self._context, self._stream, self._keep = request, context, stream, keep
-        self._servers = {t["server_label"]: t for t in request.get("tools") or () if t["type"] == "mcp"}
+        given = request.get("tools") or () if hosted.serves_mcp else ()
+        self._servers = {tool["server_label"]: tool for tool in given if tool["type"] == "mcp"}
         self._box: Box = hosted.box(stream.response["id"])
         self.hosting = Hosting(types=hosted.types, mcp=hosted.serves_mcp)
         self.listed = self.over = False
         self.rounds = self.calls = 0
         stream.hosted_left = request.get("max_tool_calls")
+        stream.learn([*context.past.items, *context.given])
 
     def close(self) -> None:
         """The turn is over: the servers are left."""
@@ -75,8 +77,9 @@ class HostedTools:
 
     def check(self) -> None:
         """Raises InvalidRequest for what cannot be served, before anything is asked."""
+        left_out = not self._hosted.serves_mcp and self._context.dialect.unsupported_tools == "drop"
         for at, tool in enumerate(self._request.get("tools") or ()):
-            if tool["type"] == "mcp":
+            if tool["type"] == "mcp" and not left_out:
                 self._hosted.check(tool, f"tools[{at}]")
         check_approvals(self._context.given, self._context.past.items, self._servers)
 
@@ -176,7 +179,6 @@ class HostedTools:
         yield [event for call in calls for event in stream.begin_call(call)]
         room = asyncio.Semaphore(_AT_ONCE)
         tasks = {asyncio.create_task(self._outcome(call, room)): call for call in calls}
-        outcomes: dict[HostedCall, Outcome] = {}
         pending = set(tasks)
         try:
             while pending:
@@ -185,7 +187,6 @@ class HostedTools:
                 events: list[Event] = []
                 for task in sorted(over, key=lambda task: tasks[task].index):
                     call, outcome = tasks[task], task.result()
-                    outcomes[call] = outcome
                     events += stream.answer(call, outcome)
                     await self._keep_private(call)
                 yield events
@@ -193,9 +194,6 @@ class HostedTools:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-        for call in calls:
-            if found := outcomes[call].found:
-                del found
 
     async def _outcome(self, call: HostedCall, room: asyncio.Semaphore) -> Outcome:
         kind = "mcp" if isinstance(call, McpCall) else family_of(call)

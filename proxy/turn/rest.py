@@ -65,4 +65,9 @@ class Rest:
         usage = (
             {} if self._before is None else {"prompt_tokens": self._before + self.told.whole, "completion_tokens": 0}
         )
-        return {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}], "usage": usage}
+        return {**reached_limit(), "usage": usage}
+
+
+def reached_limit() -> Chat:
+    """The chunk of an upstream that may add nothing."""
+    return {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}

@@ -15,6 +15,7 @@ from proxy.translate.request import can_stream, to_chat
 from proxy.translate.tools import plan
 from proxy.turn.asking import asked
 from proxy.turn.hosting import HostedTools
+from proxy.turn.rest import reached_limit
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services
 from proxy.turn.work import Work
@@ -139,11 +140,17 @@ class Rounds:
     async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
         """One upstream call: its events, a batch per read."""
         repaired: list[str] = []
+        request = self._request
+        if work.hosted and work.hosted.rounds and (limit := request.get("max_output_tokens")) is not None:
+            request = {**request, "max_output_tokens": limit - work.stream.output_tokens}  # one limit for all rounds
+            if request["max_output_tokens"] <= 0:
+                yield work.stream.feed(reached_limit())
+                return
 
         def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
             if dialect != work.dialect:
                 self.plan(work, dialect)
-            request, tools = self._request, work.stream.tools
+            tools = work.stream.tools
             streamed = bool(request.get("stream")) or (self._streams(dialect) and can_stream(request, tools, dialect))
             repaired.clear()
             chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)

@@ -198,6 +198,7 @@ class Turn:
             think_tags=context.dialect.think_tags,
             logprobs=wants_logprobs(request),
             seal=context.seals.thought if sealing else None,
+            include=request.get("include", ()),
         )
         if resumed:
             stream.resume(resumed.telling, go_on=not resumed.end)

@@ -253,3 +253,13 @@ async def test_what_is_not_stored_is_not_kept_and_goes_on_from_what_the_client_s
         last = await caller.create(items, tools=[docs(server)], store=False)
         assert types(last["output"]) == ["message"]
     assert server.listings == 1
+
+
+async def test_the_rounds_share_one_limit_of_tokens(serve, backend):
+    async with at(serve) as (caller, server):
+        for _ in range(2):
+            backend.script(called(FIND, usage={"prompt_tokens": 10, "completion_tokens": 30}))
+        last = strict.stream(await caller.events(tools=[docs(server)], max_output_tokens=50))
+        assert [request.json["max_tokens"] for request in backend.requests] == [50, 20]
+        assert (last["status"], last["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+        assert types(last["output"]) == ["mcp_list_tools", "mcp_call", "mcp_call", "message"]
