@@ -197,6 +197,7 @@ async def _resolved(
     """The items, with what references mean in their place, once each and only if the context lacks it."""
     there = {item["id"] for item in items if "id" in item and not is_reference(item)} | known.keys()
     wanted = {item["id"] for item in items if is_reference(item)} - there
+    wanted |= {item["id"] for item in items if "id" in item and _is_emptied(item)} - known.keys()
     if signed:
         wanted |= {item["id"] for item in items if "id" in item and _is_call(item)} - known.keys()
     found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
@@ -204,7 +205,7 @@ async def _resolved(
     for item in items:
         if not is_reference(item):
             made = found.get(item.get("id", ""))
-            out.append(made if made and _repeats(item, made) else item)
+            out.append(made if made and (_repeats(item, made) or _means(item, made)) else item)
         elif item["id"] not in there:
             if item["id"] not in found and "summary" not in item:
                 raise NotFound(
@@ -215,6 +216,22 @@ async def _resolved(
             there.add(item["id"])
             out.append(found.get(item["id"], item))  # else another server's thought, without its text
     return out
+
+
+_EMPTIED = {"mcp_call": ("output", "error"), "mcp_list_tools": ("tools", "error")} | dict.fromkeys(
+    ("web_search_call", "file_search_call", "code_interpreter_call"), ()
+)
+
+
+def _is_emptied(item: Item) -> bool:
+    """What a hosted tool gave, sent back without it (pydantic-ai), or of a kind that never shows all of it."""
+    return item["type"] in _EMPTIED and not any(map(item.get, _EMPTIED[item["type"]]))
+
+
+def _means(item: Item, made: Item) -> bool:
+    """Whether an item that was emptied is this one, which has what it had."""
+    same = ("type", "server_label", "name")
+    return _is_emptied(item) and all(item.get(key) == made.get(key) for key in same)
 
 
 def is_reference(item: Item) -> bool:

@@ -15,13 +15,14 @@ Tool = dict[str, Any]
 def listing_of(tool: Tool, items: Iterable[Item]) -> list[Tool] | None:
     """What the newest listing in a context says of an mcp tool's server.
 
-    None where there is none: it failed, was never made, or was made for another server or for other tools of it.
+    None where there is none: it failed, was never made, or was made for another server or for other tools of it; or
+    a client sent it back without the tools.
     """
     found: list[Tool] | None = None
     for item in items:
         if item["type"] == "mcp_list_tools" and item["server_label"] == tool["server_label"] and not item.get("error"):
             made_for = (item.get("x_upstream") or {}).get("source")
-            found = item["tools"] if made_for in (None, source_of(tool)) else None
+            found = item["tools"] if made_for == source_of(tool) or (made_for is None and item["tools"]) else None
     return found
 
 
