@@ -12,7 +12,7 @@ from typing import Any
 
 from proxy import codec
 from proxy.errors import InvalidRequest
-from proxy.wire import check, parts, tools
+from proxy.wire import check, mcp, parts, tools
 
 Item = dict[str, Any]
 
@@ -215,5 +215,17 @@ _SHAPES: dict[str, Callable[[Item, str], Item]] = {
     "shell_call_output": _shell_output,
     "apply_patch_call": _apply_patch_call,
     "apply_patch_call_output": _apply_patch_output,
+    "mcp_list_tools": mcp.listing,
+    "mcp_approval_request": mcp.approval_request,
+    "mcp_approval_response": mcp.approval_response,
 }
-_WITH_STATUS = _SHAPES.keys() - {"reasoning", "item_reference", "compaction", "additional_tools"}
+_WITHOUT_STATUS = {
+    "reasoning",
+    "item_reference",
+    "compaction",
+    "additional_tools",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+}
+_WITH_STATUS = _SHAPES.keys() - _WITHOUT_STATUS

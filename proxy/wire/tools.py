@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from proxy.errors import InvalidRequest
-from proxy.wire import check
+from proxy.wire import check, mcp
 
 _TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # types are told in a header
 _FORMATS = ("text", "json_object", "json_schema")
@@ -36,15 +36,18 @@ _HOSTED_CHOICES = (
 def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, Any]]:
     """A list of tools, functions in their flat form. ``inner``: those of a namespace, which holds no namespaces.
 
-    Raises for a function or custom tool without a name or with the name of another one.
+    Raises for a function or custom tool without a name or with the name of another one, and the same of MCP servers.
     """
     names: set[str] = set()
+    labels: set[str] = set()
     tools = []
     for i, given in enumerate(check.array(value, at)):
         place = f"{at}[{i}]"
         tool = _declaration(given, place)
         if tool["type"] in _DECLARED:
-            _once(tool["name"], names, f"{place}.name")
+            _once(tool["name"], names, f"{place}.name", "tool is named", "Names of tools")
+        elif tool["type"] == "mcp":
+            _once(tool["server_label"], labels, f"{place}.server_label", "server is labeled", "Labels of servers")
         elif tool["type"] == "namespace" and not inner:
             check.required(tool.get("name"), f"{place}.name")
             if "tools" not in tool:
@@ -68,6 +71,10 @@ def _declaration(given: Any, at: str) -> dict[str, Any]:
     if type_ in _DECLARED:
         check.required(tool.get("name"), f"{at}.name")
         check.fields(tool, at, _DECLARED[type_])
+    elif type_ == "mcp":
+        mcp.server(tool, at)
+    elif type_.startswith("web_search"):
+        check.fields(tool, at, _WEB_SEARCH)
     return tool
 
 
@@ -80,10 +87,10 @@ def _flat(tool: dict[str, Any], at: str) -> dict[str, Any]:
     return {**{key: inner for key, inner in tool.items() if key != "function"}, **function, "type": "function"}
 
 
-def _once(name: str, names: set[str], at: str) -> None:
+def _once(name: str, names: set[str], at: str, said: str, which: str) -> None:
     if name in names:
         raise InvalidRequest(
-            f"Invalid '{at}': another tool is named '{name}'. Names of tools must be unique.",
+            f"Invalid '{at}': another {said} '{name}'. {which} must be unique.",
             code="invalid_value",
             param=at,
         )
@@ -103,7 +110,7 @@ def choice(value: Any, at: str) -> str | dict[str, Any]:
     if type_ in ("function", "custom"):
         _named(picked, at)
     elif type_ == "mcp":
-        check.required(picked.get("server_label"), f"{at}.server_label")
+        _of_server(picked, at)
     elif type_ == "allowed_tools":
         picked["mode"] = check.one_of("auto", "required")(
             check.required(picked.get("mode"), f"{at}.mode"), f"{at}.mode"
@@ -120,6 +127,12 @@ def _named(tool: dict[str, Any], at: str) -> None:
         check.string(tool["namespace"], f"{at}.namespace")
 
 
+def _of_server(tool: dict[str, Any], at: str) -> None:
+    check.required(tool.get("server_label"), f"{at}.server_label")
+    if "name" in tool:
+        check.string(tool["name"], f"{at}.name")
+
+
 def _allowed(value: Any, at: str) -> list[dict[str, Any]]:
     if value is None:
         raise check.missing(at)
@@ -131,6 +144,8 @@ def _allowed(value: Any, at: str) -> list[dict[str, Any]]:
             tool = _flat(tool, f"{at}[{i}]")
         if type_ in ("function", "custom", "namespace"):
             _named(tool, f"{at}[{i}]")
+        elif type_ == "mcp":
+            _of_server(tool, f"{at}[{i}]")
         tools.append(tool)
     return tools
 
@@ -162,6 +177,25 @@ def _custom_format(value: Any, at: str) -> dict[str, Any]:
     return format_
 
 
+def _filters(value: Any, at: str) -> dict[str, Any]:
+    return check.fields(check.without_nulls(value, at), at, _DOMAINS)
+
+
+def _location(value: Any, at: str) -> dict[str, Any]:
+    return check.fields(check.without_nulls(value, at), at, _LOCATION)
+
+
+_DOMAINS: dict[str, check.Check] = {"allowed_domains": check.strings, "blocked_domains": check.strings}
+_LOCATION: dict[str, check.Check] = {
+    "type": check.one_of("approximate"),
+    **dict.fromkeys(("city", "country", "region", "timezone"), check.string),
+}
+_WEB_SEARCH: dict[str, check.Check] = {
+    "filters": _filters,
+    "user_location": _location,
+    "search_context_size": check.one_of("low", "medium", "high"),
+    "external_web_access": check.boolean,
+}
 _DECLARED: dict[str, dict[str, check.Check]] = {
     "function": {"description": check.string, "parameters": check.mapping, "strict": check.boolean},
     "custom": {"description": check.string, "format": _custom_format},
