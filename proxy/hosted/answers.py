@@ -51,7 +51,7 @@ def logs_in(text: str, structured: Any) -> str:
             parts = [value.get(key) for key in ("stdout", "stderr", "result", "error")]
             said = [part if isinstance(part, str) else codec.dumps(part).decode() for part in parts if part is not None]
             return "\n".join(part.rstrip("\n") for part in said if part.strip())
-    return text.strip("\n")
+    return text
 
 
 def _values(text: str, structured: Any) -> Iterator[Any]:

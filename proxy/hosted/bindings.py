@@ -157,7 +157,8 @@ class McpCodeInterpreter(McpBinding):
             return self._failed(answer.error)
         logs = cut(logs_in(answer.text, answer.structured), self.limit)
         shown = [{"type": "image", "url": url} for url in answer.images if len(url) <= _LARGEST_IMAGE]
-        return outcome(logs or "(no output)", outputs=[*([{"type": "logs", "logs": logs}] if logs else []), *shown])
+        told = [{"type": "logs", "logs": logs}] if logs.strip() else []
+        return outcome(logs if told else "(no output)", outputs=[*told, *shown])
 
 
 def _texts(given: Any) -> list[str]:

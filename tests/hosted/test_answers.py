@@ -102,8 +102,8 @@ def test_passages_may_lack_all_but_their_text():
 @pytest.mark.parametrize(
     ("text", "structured", "logs"),
     [
-        ("4\n", None, "4"),
-        ("4\n", {"result": "4\n"}, "4"),
+        ("4\n", None, "4\n"),
+        ("4\n", {"result": "4\n"}, "4\n"),
         ("", {"stdout": "4\n", "stderr": "oh\n", "result": None}, "4\noh"),
         ('{"stdout": "4\\n", "result": [1]}', None, "4\n[1]"),
         ("", {"stdout": ""}, ""),

@@ -80,6 +80,9 @@ async def test_a_file_search_by_an_mcp_tool():
             ("file-2", "b.md", 0.9, "Of use.", {}),
             ("file-1", "a.md", 0.2, "Of little use.", {}),
         ]
+        server.calls.clear()
+        await call({}, queries=[str(n) for n in range(20)])
+        assert sorted(arguments["query"] for _, arguments in server.calls) == [str(n) for n in range(8)]
         tool = {"vector_store_ids": [], "max_num_results": 1}
         assert [f["file_id"] for f in (await call(tool, query="use"))["found"]] == ["file-2"]
         tool = {"ranking_options": {"score_threshold": 0.95}}
@@ -104,8 +107,8 @@ async def test_code_is_run_by_an_mcp_tool():
     async with bound("code_interpreter", lambda a: f"ran {a['code']}\n", schema=schema) as (server, call):
         outcome = await call({"container": {"type": "auto"}}, code="1+1")
         assert server.calls == [("tool", {"code": "1+1"})]
-        assert outcome["outputs"] == [{"type": "logs", "logs": "ran 1+1"}]
-        assert (outcome["output"], outcome["error"]) == ("ran 1+1", None)
+        assert outcome["outputs"] == [{"type": "logs", "logs": "ran 1+1\n"}]
+        assert (outcome["output"], outcome["error"]) == ("ran 1+1\n", None)
         assert (await call({}, code=" "))["error"]["code"] == 400
         assert len(server.calls) == 1
     async with bound("code_interpreter", lambda _: "\n", schema=schema) as (_, call):

@@ -222,6 +222,13 @@ async def test_a_failed_search_is_an_outcome_that_says_why(service, steps, code,
     assert KEY not in ours + str(outcome) and "private" not in ours
 
 
+async def test_engines_that_are_silent_are_not_told_of_beside_results():
+    async with Backend() as backend:
+        backend.script(json_reply({**SEARXNG, "unresponsive_engines": [["bing", "timeout"]]}))
+        outcome = await search(backend)
+    assert outcome["output"] == "" and len(outcome["found"]) == 1
+
+
 async def test_redirects_within_the_origin_are_followed_but_not_for_ever():
     async with Backend() as backend:
         backend.script(reply(status=302, headers=("location: /other?format=json",)))
