@@ -313,6 +313,7 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so only where it made the socket
         await server.startup(sockets=[listener])
         await server.on_tick(0)
         try:
