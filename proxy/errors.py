@@ -99,8 +99,13 @@ class ToolServerError(StatecarError):
 
     def __init__(self, label: str, why: str, *, http_status: int = 502) -> None:
         super().__init__(f"Error retrieving tool list from MCP server: '{label}'. {why}", param="tools")
+        self.label = label
         self.why = why
         self.http_status = http_status
+
+
+class ToolSessionLost(ToolServerError):
+    """A tool server has forgotten the session, so it did not take the message either."""
 
 
 class NotBuilt(StatecarError):

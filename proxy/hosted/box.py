@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from proxy import codec
-from proxy.errors import InvalidRequest, ToolServerError
+from proxy.errors import InvalidRequest, ToolServerError, ToolSessionLost
 from proxy.hosted.outcomes import cut, execution_error, http_error, outcome
 from proxy.hosted.servers import Server, Servers
 
@@ -151,7 +151,7 @@ class Box:
         server = self.hosted.servers.of(tool, "tools")
         began = time.monotonic()
         try:
-            listed = await self._within_limit(self._listed(server))
+            listed = await self._within_limit(self._with(server, _list))
         except TimeoutError:
             self._told(server, "tools/list", "timeout", began)
             raise ToolServerError(server.label, f"It did not answer within {self.hosted.timeout:g} seconds.") from None
@@ -192,7 +192,7 @@ class Box:
 
     async def connector_tools(self, name: str) -> Tools:
         """The tools of one of the operator's servers. Raises ToolServerError, TimeoutError."""
-        return await self._within_limit(self._listed(self.hosted.servers.connector(name, name)))
+        return await self._within_limit(self._with(self.hosted.servers.connector(name, name), _list))
 
     def close(self) -> None:
         """Says goodbye to every server, in the background."""
@@ -204,20 +204,23 @@ class Box:
     async def _ask(self, server: Server, name: str, arguments: dict[str, Any]) -> Answer:
         began = time.monotonic()
         try:
-            answer = await self._within_limit(self._called(server, name, arguments))
+            answer = await self._within_limit(self._with(server, lambda session: session.call(name, arguments)))
         except TimeoutError:
             seconds = f"{self.hosted.timeout:g} seconds"
             answer = Answer(error=http_error(504, f"The tool did not answer within {seconds}."))
-        except (InvalidRequest, ToolServerError) as exc:
-            answer = Answer(error=http_error(getattr(exc, "http_status", exc.status), exc.message))
+        except ToolServerError as exc:
+            answer = Answer(error=http_error(exc.http_status, f"MCP server '{exc.label}': {exc.why}"))
+        except InvalidRequest as exc:
+            answer = Answer(error=http_error(exc.status, exc.message))
         self._told(server, name, answer.error["type"] if answer.error else "completed", began)
         return answer
 
-    async def _listed(self, server: Server) -> Tools:
-        return await self._session(server).list()
-
-    async def _called(self, server: Server, name: str, arguments: dict[str, Any]) -> Answer:
-        return await self._session(server).call(name, arguments)
+    async def _with(self, server: Server, what: Callable[[Session], Awaitable[T]]) -> T:
+        """``what`` of the session with a server; once more with a new one, if the server has forgotten the first."""
+        try:
+            return await what(self._session(server))
+        except ToolSessionLost:
+            return await what(self._session(server))
 
     def _session(self, server: Server) -> Session:
         """The session with a server; a new one if the last has ended."""
@@ -244,3 +247,7 @@ class Box:
         """One log line: never what was asked or answered."""
         took = 1000 * (time.monotonic() - began)
         log.info("mcp %s at %s, %s: %s in %d ms", server.label, server.host, what, how, took)
+
+
+async def _list(session: Session) -> Tools:
+    return await session.list()

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpcore2
 import httpx2
 from mcp.client.session import ClientSession
 from mcp.client.sse import sse_client
@@ -27,13 +26,13 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from proxy import __version__
-from proxy.errors import InvalidRequest, StatecarError, ToolServerError
+from proxy.errors import InvalidRequest, StatecarError, ToolServerError, ToolSessionLost
 from proxy.hosted.box import Answer
 from proxy.hosted.guard import Guard
 from proxy.hosted.listing import Listing
 from proxy.hosted.outcomes import execution_error, protocol_error
 from proxy.hosted.results import images_of, text_of
-from proxy.hosted.servers import SSE, STREAMABLE, Server
+from proxy.hosted.servers import MODERN, SSE, STREAMABLE, Server
 from proxy.hosted.transport import BODY_LIMIT, CONNECT_TIMEOUT, EXCHANGE, Exchange, Transport, guarded, trusted
 
 _ABOUT = Implementation(name="statecar", version=__version__)
@@ -42,19 +41,20 @@ _GOODBYE = 3.0
 _REMEMBERED = 1000
 _OLD_TRANSPORT = (400, 404, 405)
 """What a server of the SSE transport answers to a POST of its URL (MCP 2025-06-18, Transports)."""
+_FORGOTTEN = 404
+"""What a server answers to a message of a session it does not know (MCP 2025-06-18, Transports)."""
 _FOREIGN_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
 """They log URLs, headers and messages."""
 
 
 class McpSessions:
-    """Opens sessions; keeps what they share: connections, certificates, and which transport a server spoke last."""
+    """Opens sessions; keeps what they share: connections, and which transport a server spoke last."""
 
     def __init__(self, guard: Guard | None, timeout: float) -> None:
         for name in _FOREIGN_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.timeout = timeout
-        self._tls = httpcore2.default_ssl_context()
-        self._guarded = guarded(guard, self._tls) if guard else None
+        self._guarded = guarded(guard) if guard else None
         self._trusted: dict[str, Transport] = {}
         self._spoken: OrderedDict[str, str] = OrderedDict()
         self._open: set[McpSession] = set()
@@ -81,7 +81,7 @@ class McpSessions:
             assert self._guarded is not None, "a request's URL was checked by the guard"
             return self._guarded
         if server.url not in self._trusted:
-            self._trusted[server.url] = trusted(server.url, self._tls)
+            self._trusted[server.url] = trusted(server.url)
         return self._trusted[server.url]
 
     def ways(self, server: Server) -> list[str]:
@@ -89,11 +89,11 @@ class McpSessions:
         if server.transport:
             return [server.transport]
         first = self._spoken.get(server.url, STREAMABLE)
-        return [first, SSE if first == STREAMABLE else STREAMABLE]
+        return [first, *(way for way in (STREAMABLE, SSE) if way != first)]
 
     def speaks(self, server: Server, way: str) -> None:
-        """Remembered only where it saves the next session a try."""
-        if way == SSE and not server.transport:
+        """Remembered where it saves the next session a try."""
+        if way != STREAMABLE and not server.transport:
             self._spoken[server.url] = way
             while len(self._spoken) > _REMEMBERED:
                 self._spoken.popitem(last=False)
@@ -117,7 +117,10 @@ class McpSession:
         return not (self.task.done() or self._leave.is_set())
 
     def close(self) -> None:
+        """Says goodbye, in the background; one that has not been greeted is left without."""
         self._leave.set()
+        if not self._ready.done():
+            self.task.cancel()
 
     async def list(self) -> list[dict[str, Any]]:
         """The server's tools. Raises ToolServerError, InvalidRequest."""
@@ -145,7 +148,7 @@ class McpSession:
             # Not session.call_tool: it lists all tools anew to check the output by a schema of the server's own.
             result = await session.send_request(request, CallToolResult)
         except MCPError as exc:
-            if exchange.told() is None and exc.code != CONNECTION_CLOSED:
+            if exchange.failed() is None and exchange.status != _FORGOTTEN and not _broke(exc):
                 return Answer(error=protocol_error(exc.code, exc.message))
             raise self._failure(exc, exchange) from None
         except (ValidationError, RuntimeError) as exc:
@@ -157,6 +160,7 @@ class McpSession:
 
     async def _live(self) -> None:
         """Connects, waits for the end, says goodbye. A failure is told to those who wait for it to be ready."""
+        first: StatecarError | None = None
         ways = self._sessions.ways(self._server)
         for way in ways:
             exchange = Exchange()
@@ -167,21 +171,24 @@ class McpSession:
             except Exception as exc:  # the SDK raises groups of anything
                 if self._ready.done():
                     return
-                if way == ways[-1] or exchange.status not in _OLD_TRANSPORT:
-                    self._ready.set_exception(self._failure(exc, exchange))
+                another = exchange.status in _OLD_TRANSPORT
+                first = first if first and another else self._failure(exc, exchange)
+                if way == ways[-1] or not another:
+                    self._ready.set_exception(first)
                     return
 
     async def _live_by(self, way: str) -> None:
         clock = asyncio.timeout(self._sessions.timeout)
         async with clock, AsyncExitStack() as stack:
-            session = await self._enter(stack, way)
+            session, way = await self._enter(stack, way)
             self._sessions.speaks(self._server, way)
             clock.reschedule(None)
             self._ready.set_result(session)
             await self._leave.wait()
             clock.reschedule(asyncio.get_running_loop().time() + _GOODBYE)
 
-    async def _enter(self, stack: AsyncExitStack, way: str) -> ClientSession:
+    async def _enter(self, stack: AsyncExitStack, way: str) -> tuple[ClientSession, str]:
+        """A session that has greeted its server, and the way it turned out to speak."""
         url = self._server.url
         if way == SSE:
             entered = sse_client(url, httpx_client_factory=self._client)
@@ -190,16 +197,7 @@ class McpSession:
             entered = streamable_http_client(url, http_client=client, max_sse_event_size=BODY_LIMIT)
         read, write = await stack.enter_async_context(entered)
         session = await stack.enter_async_context(ClientSession(read, write, client_info=_ABOUT))
-        try:
-            await session.initialize()
-        except MCPError as exc:
-            # Most servers know no other greeting; one that knows only the greeting of 2026 says so.
-            if EXCHANGE.get().trouble or exc.code not in (UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND):
-                raise
-            if exc.code == METHOD_NOT_FOUND and EXCHANGE.get().status is not None:
-                raise
-            await session.discover()
-        return session
+        return session, await _greeted(session, way)
 
     def _client(self, *_: Any, **__: Any) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
@@ -210,25 +208,29 @@ class McpSession:
                 "accept-encoding": "identity",
                 **dict(self._server.headers),
             },
-            timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=self._sessions.timeout),
+            timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
         )
 
     def _failure(self, exc: Exception, exchange: Exchange) -> StatecarError:
+        while isinstance(exc, ExceptionGroup):
+            exc = exc.exceptions[0]
         if exchange.refused:
             return InvalidRequest(exchange.refused, param="tools")
+        if self._ready.done() and exchange.status == _FORGOTTEN:
+            self.close()
+            return ToolSessionLost(self._server.label, "It has forgotten the session.", http_status=_FORGOTTEN)
         if isinstance(exc, TimeoutError):
             why = f"It did not answer within {self._sessions.timeout:g} seconds."
-        elif (told := exchange.told()) is not None:
-            why = told
-        elif isinstance(exc, MCPError) and exc.code != CONNECTION_CLOSED:
-            why = f"It answered with error {exc.code}: {exc.message[:500]}"
+        elif (failed := exchange.failed()) is not None:
+            why = failed
         elif isinstance(exc, MCPError):
-            why = "The connection broke."
+            why = "The connection broke." if _broke(exc) else f"It answered with error {exc.code}: {exc.message[:500]}"
         elif isinstance(exc, ValidationError):
             why = f"Its answer is not as MCP has it: {_first_fault(exc)}"
         else:
             why = "It is no MCP server, or speaks another version."
-        return ToolServerError(self._server.label, why, http_status=exchange.status or 502)
+        by_default = 504 if isinstance(exc, TimeoutError) else 502
+        return ToolServerError(self._server.label, why, http_status=exchange.status or by_default)
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         """Nobody may wait for ever, nor is a failure that nobody heard of an error of ours."""
@@ -236,6 +238,32 @@ class McpSession:
             self._ready.set_exception(ToolServerError(self._server.label, "The turn is over."))
         if not self._ready.cancelled():
             self._ready.exception()
+
+
+async def _greeted(session: ClientSession, way: str) -> str:
+    """Greets the server as most of them know it; one that knows only the greeting of 2026 as it does."""
+    if way == MODERN:
+        await session.discover()
+        return MODERN
+    try:
+        await session.initialize()
+    except MCPError as exc:
+        if exc.code not in (UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND) or EXCHANGE.get().trouble or way == SSE:
+            raise
+        before = EXCHANGE.set(Exchange())
+        try:
+            await session.discover()
+        except MCPError:
+            raise exc from None
+        finally:
+            EXCHANGE.reset(before)
+        return MODERN
+    return way
+
+
+def _broke(exc: MCPError) -> bool:
+    """Whether the SDK says that no answer will come; servers use its code for errors of their own."""
+    return exc.code == CONNECTION_CLOSED and exc.message.startswith(("Connection closed", "SSE stream "))
 
 
 def _first_fault(exc: ValidationError) -> str:

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from proxy.errors import InvalidRequest
 from proxy.hosted.guard import Guard, Refused, target
 
-STREAMABLE, SSE = "streamable", "sse"
+STREAMABLE, SSE, MODERN = "streamable", "sse", "modern"
+"""How a server is spoken with: streamable HTTP, the SSE of before 2025, streamable HTTP without sessions (2026)."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ fails one message, and what happened is noted for whoever sent it.
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,15 +29,26 @@ CONNECT_TIMEOUT = 10.0
 _IDLE = 4.0
 """Seconds a connection is kept for the next turn: less than the 5 that many servers keep theirs."""
 _FAILED = 502
+_ERRORS_OF_MCP = (400, 404)
+"""The statuses that an error of the protocol comes with (MCP 2025-06-18 and 2026-07-28, Transports)."""
 
 
 @dataclass
 class Exchange:
-    """What became of one message. ``status``: of an HTTP answer that is an error; ``trouble``: of anything else."""
+    """What became of one message, beside what the server says in its answer.
+
+    ``status``: of an HTTP answer that is no success; ``speaks``: whether that answer may hold an error of the
+    protocol's; ``trouble``: what else failed, in words; ``refused``: why the guard did not let it out.
+    """
 
     status: int | None = None
+    speaks: bool = False
     trouble: str | None = None
     refused: str | None = None
+
+    def failed(self) -> str | None:
+        """What HTTP made of it, in words, without anything secret; None where the server's own words count."""
+        return None if self.speaks and not self.trouble else self.told()
 
     def told(self) -> str | None:
         """In words, without anything secret; None if nothing is known to have failed."""
@@ -115,9 +128,10 @@ class Transport(httpx2.AsyncBaseTransport):
         return httpx2.Response(_FAILED, request=request)
 
     def _bounded(self, request: httpx2.Request, answer: httpcore2.Response, exchange: Exchange) -> httpx2.Response:
-        if answer.status >= 300:
-            exchange.status = answer.status
         headers = httpx2.Headers(answer.headers)
+        exchange.status = answer.status if answer.status >= 300 else None
+        json = headers.get("content-type", "").lower().startswith("application/json")
+        exchange.speaks = json and answer.status in _ERRORS_OF_MCP
         if headers.get("content-encoding", "identity") != "identity":
             exchange.trouble = "It sent a compressed answer, which was not asked for."
         assert isinstance(answer.stream, AsyncIterable)
@@ -132,26 +146,32 @@ class Transport(httpx2.AsyncBaseTransport):
         await self._pool.aclose()
 
 
-def guarded(guard: Guard, tls: Any) -> Transport:
+def guarded(guard: Guard) -> Transport:
     """For servers that requests name. No proxy: it would resolve names by itself."""
-    return Transport(_pool(tls, network_backend=GuardedNetwork(guard)))
+    return Transport(_pool(network_backend=GuardedNetwork(guard)))
 
 
-def trusted(url: str, tls: Any) -> Transport:
+def trusted(url: str) -> Transport:
     """For a server that the operator named, by way of the environment's proxy where it asks for one."""
     at = httpx2.URL(url)
     proxy = None if proxy_bypass(f"{at.host}:{at.port}" if at.port else at.host) else getproxies().get(at.scheme)
     if not proxy:
-        return Transport(_pool(tls))
+        return Transport(_pool())
     by = httpx2.Proxy(url=proxy if "://" in proxy else f"http://{proxy}")
     to = httpcore2.URL(scheme=by.url.raw_scheme, host=by.url.raw_host, port=by.url.port, target=by.url.raw_path)
-    return Transport(_pool(tls, proxy=httpcore2.Proxy(to, auth=by.raw_auth)))
+    return Transport(_pool(proxy=httpcore2.Proxy(to, auth=by.raw_auth)))
 
 
-def _pool(tls: Any, **rest: Any) -> httpcore2.AsyncConnectionPool:
+def _pool(**rest: Any) -> httpcore2.AsyncConnectionPool:
     return httpcore2.AsyncConnectionPool(
-        ssl_context=tls, max_connections=None, max_keepalive_connections=100, keepalive_expiry=_IDLE, **rest
+        ssl_context=_certificates(), max_connections=None, max_keepalive_connections=100, keepalive_expiry=_IDLE, **rest
     )
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes 20 ms."""
+    return httpcore2.default_ssl_context()
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -1,0 +1,410 @@
+"""MCP servers that are down, slow, lying or dying: each becomes an error in words, and nothing is left behind."""
+
+import asyncio
+import json
+import os
+import socket
+import tracemalloc
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from proxy.errors import InvalidRequest, ToolServerError
+from tests.backend import CLOSE, RESET, serving
+from tests.hosted.serving import at, box, hosted
+from tests.mcp_servers import Liar, McpServer, Tool, sample
+
+OBJECT = {"type": "object"}
+ABOUT = {"name": "x", "version": "1"}
+HTML = HTMLResponse("<html>canary</html>")
+
+
+def tools(*names, schema=OBJECT):
+    return {"tools": [{"name": name, "inputSchema": schema} for name in names]}
+
+
+def refusal(code, status=200):
+    return JSONResponse({"jsonrpc": "2.0", "id": 2, "error": {"code": code, "message": "no"}}, status)
+
+
+LISTING_FAULTS = {
+    "not found": ({"initialize": lambda _: Response(status_code=404)}, "Http status code: 404 (Not Found)."),
+    "unauthorized": ({"initialize": lambda _: Response(status_code=401)}, "Http status code: 401 (Unauthorized)."),
+    "unauthorized, in JSON": (
+        {"initialize": lambda _: JSONResponse({"error": "invalid_token"}, 401)},
+        "Http status code: 401 (Unauthorized).",
+    ),
+    "later unauthorized": ({"tools/list": lambda _: Response(status_code=403)}, "Http status code: 403 (Forbidden)."),
+    "broken": ({"initialize": lambda _: Response(status_code=500)}, "Http status code: 500 (Internal Server Error)."),
+    "odd status": ({"initialize": lambda _: Response(status_code=599)}, "Http status code: 599."),
+    "a page": ({"initialize": lambda _: HTML}, "It answered with error -32600: Unexpected content type"),
+    "no JSON": (
+        {"initialize": lambda _: Response("{", media_type="application/json")},
+        "It answered with error -32700: Failed to parse JSON response",
+    ),
+    "another version": (
+        {"initialize": {"protocolVersion": "1999-01-01", "capabilities": {}, "serverInfo": ABOUT}},
+        "It is no MCP server, or speaks another version.",
+    ),
+    "no welcome": ({"initialize": {}}, "Its answer is not as MCP has it: "),
+    "an error": (
+        {"tools/list": lambda _: refusal(-32000)},
+        "It answered with error -32000: no",
+    ),
+    "an error with a status": (
+        {"tools/list": lambda _: refusal(-32602, 400)},
+        "It answered with error -32602: no",
+    ),
+    "no list": ({"tools/list": {"tools": 1}}, "Its answer is not as MCP has it: tools: "),
+    "no names": (
+        {"tools/list": {"tools": [{"inputSchema": OBJECT}]}},
+        "Its answer is not as MCP has it: tools.0.name: ",
+    ),
+    "a schema that is a text": ({"tools/list": tools("a", schema="x")}, "Its answer is not as MCP has it: "),
+    "too many": ({"tools/list": tools(*map(str, range(1001)))}, "It lists more than is taken: 1000 tools"),
+    "too large": ({"tools/list": tools("a", schema={**OBJECT, "x": "x" * 1024 * 1024})}, "It lists more than is taken"),
+    "without end": (
+        {"tools/list": lambda params: {**tools(), "nextCursor": str(int((params or {}).get("cursor", "0")) + 1)}},
+        "Its list of tools does not end within 100 pages.",
+    ),
+    "in a circle": ({"tools/list": {**tools(), "nextCursor": "x"}}, "Its list of tools does not end"),
+    "compressed": (
+        {"tools/list": lambda _: Response(b"\x1f\x8b", headers={"content-encoding": "gzip"})},
+        "It sent a compressed answer, which was not asked for.",
+    ),
+    "accepted only": ({"tools/list": lambda _: Response(status_code=202)}, "It answered with error -32600"),
+    "an empty stream": (
+        {"tools/list": lambda _: Response("", media_type="text/event-stream")},
+        "The connection broke.",
+    ),
+    "nonsense in a stream": (
+        {"tools/list": lambda _: Response("data: {\n\n", media_type="text/event-stream")},
+        "It answered with error -32700",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "words"), LISTING_FAULTS.values(), ids=LISTING_FAULTS)
+async def test_a_server_that_does_not_list_is_an_error_in_words(said, words):
+    async with Liar(said) as server, box() as turn:
+        with pytest.raises(ToolServerError) as caught:
+            await turn.list(at(server.url + "?key=canary"))
+        assert caught.value.message.startswith(f"Error retrieving tool list from MCP server: 'docs'. {words}")
+        assert "canary" not in caught.value.message
+        assert (caught.value.status, caught.value.type, caught.value.code, caught.value.param) == (
+            424,
+            "external_connector_error",
+            "http_error",
+            "tools",
+        )
+
+
+async def test_what_is_unusable_in_a_list_is_left_out(caplog):
+    listed = [
+        {"name": "good", "inputSchema": OBJECT},
+        {"name": "good", "inputSchema": OBJECT, "description": "another"},
+        {"name": "", "inputSchema": OBJECT},
+        {"name": "a b", "inputSchema": OBJECT},
+        {"name": "x" * 129, "inputSchema": OBJECT},
+        {"name": "größer", "inputSchema": OBJECT},
+    ]
+    async with Liar({"tools/list": {"tools": listed}}) as server, box() as turn:
+        assert [tool["name"] for tool in await turn.list(at(server.url))] == ["good", "größer"]
+    assert "4 listed tools are unusable or listed twice" in caplog.text
+
+
+async def test_a_list_of_pages_is_one_list():
+    pages = {None: {**tools("a"), "nextCursor": "x"}, "x": {**tools("b"), "nextCursor": ""}, "": tools("c")}
+    said = {"tools/list": lambda params: pages[(params or {}).get("cursor")]}
+    async with Liar(said) as server, box() as turn:
+        assert [tool["name"] for tool in await turn.list(at(server.url))] == ["a", "b", "c"]
+
+
+def error(code, words):
+    return {"type": "http_error", "code": code, "message": f"MCP server 'docs': {words}"}
+
+
+CALL_FAULTS = {
+    "unauthorized": (lambda _: Response(status_code=401), error(401, "Http status code: 401 (Unauthorized).")),
+    "forgetful": (lambda _: Response(status_code=404), error(404, "It has forgotten the session.")),
+    "broken": (lambda _: Response("canary", 500), error(500, "Http status code: 500 (Internal Server Error).")),
+    "elsewhere": (
+        lambda _: RedirectResponse("http://canary.test/mcp"),
+        error(307, "Http status code: 307 (Temporary Redirect)."),
+    ),
+    "lying": ({"content": "canary"}, error(502, "Its answer is not as MCP has it: ")),
+}
+
+
+@pytest.mark.parametrize(("said", "told"), CALL_FAULTS.values(), ids=CALL_FAULTS)
+async def test_a_call_that_is_not_answered_is_a_failed_outcome(said, told):
+    async with Liar({"tools/call": said}) as server, box() as turn:
+        failed = (await turn.call(at(server.url), "x", "{}"))["error"]
+        assert failed["message"].startswith(told["message"]) and "canary" not in failed["message"]
+        assert failed | {"message": ""} == told | {"message": ""}
+
+
+@pytest.mark.parametrize("script", [[CLOSE], [RESET], [b"HTTP/1.1 200 OK\r\n", CLOSE], [b"nonsense\r\n\r\n", CLOSE]])
+async def test_a_server_that_hangs_up_is_an_error_in_words(backend, script):
+    for _ in range(3):
+        backend.script(*script)
+    async with box() as turn:
+        with pytest.raises(ToolServerError, match="The connection broke|could not be reached"):
+            await turn.list(at(backend.url))
+
+
+async def test_a_server_that_is_down_is_an_error_in_words():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    async with box() as turn:
+        with pytest.raises(ToolServerError, match="It could not be reached"):
+            await turn.list(at(url))
+        assert (await turn.call(at(url), "x", "{}"))["error"] == error(502, "It could not be reached.")
+
+
+@pytest.mark.parametrize("options", [{}, {"sse": True}], ids=["streams", "sse"])
+async def test_a_server_that_dies_in_mid_call_fails_that_call_and_is_asked_again_when_it_is_back(options):
+    async def hang(_):
+        await asyncio.Event().wait()
+
+    async with box() as turn:
+        server = McpServer(Tool("hang", hang), **options)
+        async with server:
+            calls = [asyncio.create_task(turn.call(at(server.url), "hang", "{}")) for _ in range(2)]
+            await server.called(2)
+            await server.die()
+            for call in calls:
+                failed = (await call)["error"]
+                assert failed["type"] == "http_error" and failed["code"] == 502
+        with pytest.raises(ToolServerError):
+            await turn.list(at(server.url))
+
+
+# -- how large, and how long
+
+
+@asynccontextmanager
+async def flooding(kind):
+    """A server whose answer to a call never ends. ``sent``: how many bytes it has sent."""
+    sent = [0]
+
+    async def flood():
+        yield b'{"jsonrpc":"2.0","id":2,"result":{"content":[' if kind == "application/json" else b"data: "
+        while True:
+            sent[0] += 65536
+            yield b"[],".ljust(65536, b" ")
+            await asyncio.sleep(0)
+
+    said = {"tools/call": lambda _: StreamingResponse(flood(), media_type=kind)}
+    async with Liar(said) as server:
+        yield server, sent
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_an_answer_without_end_is_cut_off_and_takes_bounded_memory(kind):
+    async with flooding(kind) as (server, sent), box() as turn:
+        tracemalloc.start()
+        try:
+            failed = (await turn.call(at(server.url), "x", "{}"))["error"]
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert failed == error(502, "It sent more than 4 MiB for one answer.")
+        assert sent[0] < 16 * 1024 * 1024
+        assert peak < 40 * 1024 * 1024
+
+
+async def test_messages_without_end_are_cut_off():
+    """Each is small, and none is the answer."""
+
+    async def chatter():
+        note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 60000}}
+        while True:
+            yield f"data: {json.dumps(note)}\n\n".encode()
+            await asyncio.sleep(0)
+
+    said = {"tools/call": lambda _: StreamingResponse(chatter(), media_type="text/event-stream")}
+    async with Liar(said) as server, box() as turn:
+        failed = (await turn.call(at(server.url), "x", "{}"))["error"]
+        assert failed == error(502, "It sent more than 4 MiB for one answer.")
+
+
+@pytest.fixture
+def silent():
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+
+
+async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_the_limit(silent):
+    async with box(tool_timeout=0.1) as turn:
+        with pytest.raises(ToolServerError, match=r"It did not answer within 0\.1 seconds\."):
+            await turn.list(at(silent))
+        failed = await turn.call(at(silent), "x", "{}")
+        assert failed["error"]["code"] == 504
+
+
+def files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_nothing_is_left_of_what_was_given_up(silent):
+    """Tasks and sockets, after callers that were cancelled while connecting, or that timed out."""
+    async with hosted():
+        pass  # what is loaded once has been
+    tasks, open_files = asyncio.all_tasks(), files()
+    async with hosted() as served:
+        turns = [served.box("caller") for _ in range(5)]
+        waiting = [asyncio.create_task(turn.list(at(silent))) for turn in turns]
+        waiting += [asyncio.create_task(turn.call(at(silent), "x", "{}")) for turn in turns]
+        await asyncio.sleep(0.05)
+        for task in waiting[::2]:
+            task.cancel()
+        turns[0].close()
+        await asyncio.wait(waiting[::2])
+        assert all(task.cancelled() for task in waiting[::2])
+    rest = await asyncio.gather(*waiting, return_exceptions=True)
+    assert not [one for one in rest if not isinstance(one, BaseException | dict)]
+    assert asyncio.all_tasks() == tasks
+    assert files() == open_files
+
+
+async def test_nothing_is_left_of_sessions_that_were_used():
+    with sample() as url:
+        tasks, open_files = asyncio.all_tasks(), files()
+        async with hosted() as served:
+            turns = [served.box("caller") for _ in range(4)]
+            for turn in turns:
+                await turn.list(at(url))
+            calls = [asyncio.create_task(turn.call(at(url), "no such tool", "{}")) for turn in turns]
+            await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+            turns[0].close()
+            turns[1].close()
+        assert asyncio.all_tasks() == tasks
+        assert files() == open_files
+
+
+async def test_closing_a_turn_does_not_wait_for_a_server_that_says_no_goodbye():
+    async def hold(_):
+        await asyncio.Event().wait()
+
+    async with McpServer(Tool("hang", hold)) as server, hosted() as served:
+        turn = served.box("caller")
+        call = asyncio.create_task(turn.call(at(server.url), "hang", "{}"))
+        await server.called(1)
+        turn.close()
+        assert (await call)["error"]["type"] == "http_error"
+        assert (await turn.call(at(server.url), "hang", "{}"))["error"] == error(502, "The turn is over.")
+
+
+# -- where a request may lead
+
+
+@asynccontextmanager
+async def trap(host="127.0.0.2"):
+    """A server that must not be asked. ``caught``: how often it was."""
+    caught = []
+
+    async def spring(reader, writer):
+        caught.append(await reader.read(1))
+        writer.close()
+
+    server = await asyncio.start_server(spring, host, 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], caught
+
+
+async def test_a_name_that_leads_elsewhere_the_next_time_is_refused_then(monkeypatch):
+    """DNS rebinding: the connection goes to an address that was looked at, and each new one is looked at."""
+    monkeypatch.setattr("proxy.hosted.transport._IDLE", 0.0)
+    where = ["127.0.0.1"]
+
+    async def resolve(host, port):
+        assert host == "mcp.test"
+        return where
+
+    async with Liar({"tools/list": tools("x")}) as server, trap() as (_, caught):
+        url = server.url.replace("127.0.0.1", "mcp.test")
+        async with box(resolve, mcp_allow=("mcp.test",), mcp_private=("127.0.0.1/32",)) as turn:
+            assert await turn.list(at(url))
+            where[0] = "127.0.0.2"
+            refused = (await turn.call(at(url), "x", "{}"))["error"]
+            assert "address is not public" in refused["message"] and "127.0.0.2" not in refused["message"]
+        assert not caught
+
+
+async def test_a_name_with_one_private_address_is_refused_before_any_is_asked():
+    async def resolve(host, port):
+        return ["127.0.0.2", "10.0.0.1"]
+
+    async with trap() as (port, caught):
+        async with box(resolve, mcp_allow=("mcp.test",), mcp_private=("127.0.0.0/8",)) as turn:
+            with pytest.raises(InvalidRequest, match="address is not public"):
+                await turn.list(at(f"http://mcp.test:{port}/mcp"))
+        assert not caught
+
+
+async def test_the_addresses_of_a_name_are_tried_in_order():
+    async def resolve(host, port):
+        return ["127.0.0.3", "127.0.0.1"]  # nothing listens at the first
+
+    async with Liar({"tools/list": tools("a")}) as server:
+        url = server.url.replace("127.0.0.1", "mcp.test")
+        async with box(resolve, mcp_allow=("mcp.test",), mcp_private=("127.0.0.0/8",)) as turn:
+            assert await turn.list(at(url))
+
+
+async def test_a_name_that_is_not_known_is_an_error_in_words():
+    async def resolve(host, port):
+        raise OSError("Name or service not known")
+
+    async with box(resolve, mcp_allow=("mcp.test",)) as turn:
+        with pytest.raises(ToolServerError, match="It could not be reached"):
+            await turn.list(at("http://mcp.test/mcp"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("by", ["url", "connector"])
+async def test_a_redirect_to_elsewhere_is_not_followed(status, by):
+    async with trap("127.0.0.1") as (port, caught):
+
+        async def app(scope, receive, send):
+            await RedirectResponse(f"http://127.0.0.1:{port}/mcp", status)(scope, receive, send)
+
+        async with serving(app, interface="asgi3") as root, box(connector=(f"c={root}/mcp",)) as turn:
+            tool = at(f"{root}/mcp") if by == "url" else {"server_label": "docs", "connector_id": "c"}
+            with pytest.raises(ToolServerError, match=f"Http status code: {status}"):
+                await turn.list(tool)
+        assert not caught
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_redirect_within_the_server_is_followed(status):
+    async with Liar({"tools/list": tools("a")}) as server:
+
+        async def app(scope, receive, send):
+            to = server._app if scope["path"] == "/mcp/" else RedirectResponse("/mcp/", status)
+            await to(scope, receive, send)
+
+        async with serving(app, interface="asgi3") as root, box() as turn:
+            assert [tool["name"] for tool in await turn.list(at(f"{root}/mcp"))] == ["a"]
+
+
+async def test_proxies_of_the_environment_are_for_the_operators_servers_alone(monkeypatch, backend):
+    monkeypatch.setenv("http_proxy", backend.url.removesuffix("/v1"))
+    async with McpServer() as server:
+        async with box(connector=("c=http://mcp.internal/mcp",)) as turn:
+            await turn.list(at(server.url))
+            assert not backend.requests
+            with pytest.raises(ToolServerError):
+                await turn.list({"server_label": "c", "connector_id": "c"})
+            assert backend.requests[0].target == "http://mcp.internal/mcp"
+
+
+async def test_operators_servers_need_no_permission(backend):
+    async with McpServer() as server, box(mcp_allow=(), connector=(f"c={server.url}",)) as turn:
+        assert await turn.list({"server_label": "c", "connector_id": "c"})
