@@ -24,6 +24,7 @@ def place(kind: str, *owners: str) -> Strategy:
 text = st.one_of(
     st.sampled_from(
         ["Say: hello there", "Count to 5", "Think: why?", "What is my name?", "My name is Ada.", "weather in Oslo"]
+        + ["search the notes for an oven", "add a note", "search the web"]
     ),
     st.text(max_size=20),
     st.sampled_from(
@@ -99,6 +100,10 @@ reference = st.one_of(
     typed("item_reference", {"id": place("item", *OWNERS)}),
     typed("reasoning", {"id": place("item", *OWNERS)}),
 )
+label = st.sampled_from(["notes", "s"])
+asked = st.sampled_from(["mcpr_1", "mcpr_2"])
+called = {"server_label": label, "name": st.sampled_from(["search_notes", "f"]), "arguments": arguments}
+mcp_error = st.sampled_from([None, {"type": "http_error", "code": 502, "message": "away"}, "away"])
 other = st.one_of(
     typed("reasoning", {"summary": summary}, content=thought, id=given_id, encrypted_content=st.just("gAAAA")),
     typed("compaction", {"encrypted_content": st.sampled_from(["gAAAA", "sc0.e30", "sc1.AAAA"])}),
@@ -106,13 +111,21 @@ other = st.one_of(
     typed("file_search_call", {"queries": st.just(["x"])}, results=st.none()),
     typed("code_interpreter_call", {"code": text, "container_id": st.just("c")}, outputs=st.none()),
     typed("image_generation_call", {"result": st.just("AAAA")}),
-    typed("mcp_list_tools", {"server_label": st.just("s"), "tools": st.just([])}),
-    typed("mcp_call", {"server_label": st.just("s"), "name": name, "arguments": arguments}),
-    typed("mcp_approval_request", {"server_label": st.just("s"), "name": name, "arguments": arguments}),
-    typed("mcp_approval_response", {"approval_request_id": st.just("mcpr_1"), "approve": st.booleans()}),
+    typed("mcp_list_tools", {"server_label": label, "tools": st.just([])}, id=given_id, error=st.none() | text),
+    typed("mcp_call", called, id=given_id, output=st.none() | text, error=mcp_error, approval_request_id=asked),
+    typed("mcp_approval_request", called, id=asked),
+    typed("mcp_approval_response", {"approval_request_id": asked, "approve": st.booleans()}, reason=st.none() | text),
     typed("program", {"code": text}),
     typed("an_item_of_the_future", {"x": text}, id=given_id),
 )
+
+
+@st.composite
+def approved(draw: st.DrawFn) -> list[Any]:
+    """A request to call a tool of an MCP server, and the user's word on it."""
+    request = draw(typed("mcp_approval_request", called, id=st.just("mcpr_1")))
+    fields = {"approval_request_id": st.just("mcpr_1"), "approve": st.booleans()}
+    return [request, draw(typed("mcp_approval_response", fields, reason=text))]
 
 
 @st.composite
@@ -135,8 +148,32 @@ function = typed(
 )
 grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
 custom = typed("custom", {"name": name}, description=text, format=st.sampled_from([{"type": "text"}, grammar]))
+names = st.lists(st.sampled_from(["search_notes", "add_note", "f"]), max_size=2)
+tool_filter = some({}, tool_names=names, read_only=st.booleans())
+mcp = typed(
+    "mcp",
+    {"server_label": label, "connector_id": st.just("notes")},
+    server_description=text,
+    authorization=st.sampled_from([None, "t"]),
+    allowed_tools=st.one_of(st.none(), names, tool_filter),
+    require_approval=st.one_of(
+        st.sampled_from(["always", "never", None]), some({}, always=tool_filter, never=tool_filter)
+    ),
+)
+web_search = st.builds(
+    lambda type_, more: {"type": type_} | more,
+    st.sampled_from(["web_search", "web_search_preview", "web_search_2025_08_26"]),
+    some(
+        {},
+        filters=st.just({"allowed_domains": ["example.org"]}),
+        user_location=st.just({"type": "approximate", "country": "FR"}),
+        search_context_size=st.sampled_from(["low", "high"]),
+    ),
+)
 tool = st.one_of(
     function,
+    mcp,
+    web_search,
     custom,
     st.fixed_dictionaries({"type": st.just("function"), "function": st.fixed_dictionaries({"name": name})}),
     typed("namespace", {"name": name, "tools": st.lists(st.one_of(function, custom), max_size=2)}, description=text),
@@ -155,6 +192,8 @@ refused = [
     {"type": "file_search", "vector_store_ids": ["vs_1"]},
     {"type": "code_interpreter", "container": {"type": "auto"}},
     {"type": "mcp", "server_label": "s", "server_url": "https://example.org"},
+    {"type": "mcp", "server_label": "s", "connector_id": "x"},
+    {"type": "mcp", "server_label": "notes"},
     {"type": "computer"},
     {"type": "a_tool_of_the_future"},
 ]
@@ -164,6 +203,8 @@ tool_choice = st.one_of(
     named_tool,
     typed("allowed_tools", {"mode": st.sampled_from(["auto", "required"]), "tools": st.lists(named_tool, max_size=2)}),
     st.sampled_from([{"type": "mcp", "server_label": "s"}, {"type": "shell"}, {"type": "apply_patch"}]),
+    typed("mcp", {"server_label": st.just("notes")}, name=st.sampled_from(["search_notes", "f"])),
+    st.sampled_from([{"type": "web_search"}, {"type": "file_search"}]),
     st.fixed_dictionaries({"type": st.just("function"), "function": st.fixed_dictionaries({"name": name})}),
 )
 trigger = typed("compaction_trigger")
@@ -181,7 +222,7 @@ def items(draw: st.DrawFn, most: int = 6) -> list[Any]:
     """A talk of messages and answered calls, with anything in between."""
     rows: list[Any] = []
     for _ in range(draw(st.integers(0, most - 1))):
-        rows += draw(st.one_of(alone(message), answered(), alone(known), alone(other)))
+        rows += draw(st.one_of(alone(message), answered(), approved(), alone(known), alone(other)))
     if not draw(st.integers(0, 5)):
         rows += draw(alone(item))
     return [*rows, draw(message)] if draw(st.integers(0, 9)) else rows

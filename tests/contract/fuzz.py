@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from schemathesis.core import NOT_SET
 
+from tests import mcp_servers
 from tests.contract import bodies
 from tests.contract.document import DOCUMENT, Operation, conforms, operations
 from tests.contract.pool import PLACE, Pool
@@ -41,7 +42,9 @@ SERVER = (
     "--sse-keepalive-seconds=0",  # else a stream that hangs would not be silent
     "--seal-key=sixteen letters or more",
     "--count-by-generation",
+    "--web-search=searxng+http://127.0.0.1:9",  # where nobody answers
 )
+"""Its options, but for its connector, which is called ``notes``."""
 BATCH = 200
 """Cases that share a pool: what they add to it must not make the later ones slow."""
 _KINDS = {"response_id": "resp", "conversation_id": "conv", "item_id": "item"}
@@ -285,8 +288,8 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else secrets.randbelow(1 << 32)
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        process = Process(Path(folder), *SERVER)
+    with tempfile.TemporaryDirectory() as folder, mcp_servers.sample() as notes:
+        process = Process(Path(folder), *SERVER, f"--connector=notes={notes}")
         try:
             report = fuzz(process.url(), cases, seed, shrink=True)
         finally:

@@ -8,6 +8,7 @@ import pytest
 
 from proxy import sse
 from proxy.translate.response import skeleton
+from tests import mcp_servers
 from tests.contract.document import operations
 from tests.contract.fuzz import SERVER, Case, Fuzz, fuzz, own
 
@@ -15,8 +16,9 @@ pytestmark = pytest.mark.live
 
 
 def test_no_request_finds_a_fault(start):
-    process = start(*SERVER)
-    report = fuzz(process.url(), cases=500, seed=1)
+    with mcp_servers.sample() as notes:
+        process = start(*SERVER, f"--connector=notes={notes}")
+        report = fuzz(process.url(), cases=500, seed=1)
     assert not report.faults, "\n\n".join(report.faults.values())
     assert report.cases.keys() == {operation.name for operation in operations()}
     assert report.existing.total() * 2 > report.named.total()
