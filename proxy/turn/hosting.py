@@ -69,7 +69,6 @@ class HostedTools:
         self.listed = self.over = False
         self.rounds = self.calls = 0
         stream.hosted_left = request.get("max_tool_calls")
-        stream.learn([*context.past.items, *context.given])
 
     def close(self) -> None:
         """The turn is over: the servers are left."""

@@ -200,6 +200,8 @@ class Turn:
             seal=context.seals.thought if sealing else None,
             include=request.get("include", ()),
         )
+        if services.hosted and services.hosted.types:  # also where this request brings no tool
+            stream.learn((*context.past.items, *context.given))
         if resumed:
             stream.resume(resumed.telling, go_on=not resumed.end)
             context.minter.skip(len(stream.items))
