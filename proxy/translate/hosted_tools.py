@@ -28,12 +28,16 @@ def declared(tool: Tool, at: str, namespace: Tool | None, hosting: Hosting) -> l
             )
         return _of_server(tool, hosting.servers.get(tool["server_label"], []))
     if type_ in hosting.types and namespace is None and tool.get("external_web_access") is not False:
-        return [
-            Declared(
-                {"type": "function", "function": _FUNCTIONS[type_]}, Origin(HOSTED_ITEMS[type_], type_, None, tool)
-            )
-        ]
+        function = {"type": "function", "function": _bound(type_, tool)}
+        return [Declared(function, Origin(HOSTED_ITEMS[type_], type_, None, tool))]
     return None
+
+
+def _bound(type_: str, tool: Tool) -> Tool:
+    """The function of a bound type. Of the user's place the model is told, as most search services do not heed it."""
+    function, place = _FUNCTIONS[type_], tool.get("user_location") or {}
+    where = ", ".join(place[key] for key in ("city", "region", "country", "timezone") if place.get(key))
+    return {**function, "description": f"{function['description']} The user is in {where}."} if where else function
 
 
 def allowed(tool: Tool, listed: list[Tool]) -> list[Tool]:

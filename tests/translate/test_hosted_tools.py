@@ -158,6 +158,15 @@ def test_a_bound_type_is_one_function(type_, name, key):
     assert planned([{"type": type_}], {"type": type_}).choice == {"type": "function", "function": {"name": name}}
 
 
+def test_a_search_says_where_the_user_is():
+    place = {"type": "approximate", "city": "Oslo", "region": None, "country": "NO", "timezone": "Europe/Oslo"}
+    described = [
+        planned([{"type": "web_search", "user_location": given}]).tools[0]["function"]["description"]
+        for given in (None, {"type": "approximate"}, place)
+    ]
+    assert described[0] == described[1] and described[2] == f"{described[0]} The user is in Oslo, NO, Europe/Oslo."
+
+
 def test_a_search_without_access_to_the_web_stays_left_out():
     """Codex asks for one with every request."""
     assert planned([F, {"type": "web_search", "external_web_access": False}]).dropped == ["web_search"]
