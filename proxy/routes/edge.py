@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from starlette.types import Receive, Scope
 
 from proxy import codec
 from proxy.errors import InvalidRequest, StoreUnavailable, TooLarge, Unauthorized
+from proxy.routes.open import current_task
 from proxy.state import Page, State
 from proxy.turn import Caller
 from proxy.upstream import forwarded
@@ -163,49 +163,56 @@ class Ticking(Protocol):
     async def tick(self) -> None: ...
 
 
-@asynccontextmanager
-async def attended(receive: Receive, ticking: Ticking | None = None) -> AsyncIterator[None]:
+class attended:
     """Runs its block as long as the client is there; raises ClientGone as soon as it is not.
 
     A handler is never told that its client left, and ``send`` never raises: somebody must wait on ``receive``. The same
     task keeps the time for ``ticking``, so that a request costs one task beside its own and no token costs any.
+
+    What ``asyncio.timeout`` does, without the clock: as a generator over one it took 15 us more.
     """
-    try:
-        async with asyncio.timeout(None) as presence:
-            watcher = asyncio.create_task(_watch(receive, ticking))
-            here = True
 
-            def leave(_: asyncio.Task[None]) -> None:
-                if here:  # else the block ended in the very step in which the client left
-                    presence.reschedule(asyncio.get_running_loop().time())
+    def __init__(self, receive: Receive, ticking: Ticking | None = None) -> None:
+        self._receive, self._ticking = receive, ticking
+        self._here, self._left = True, False
 
-            watcher.add_done_callback(leave)
-            try:
-                yield
-            finally:
-                here = False
-                watcher.remove_done_callback(leave)
-                watcher.cancel()
-    except TimeoutError:
-        if not presence.expired():
-            raise
-        if broken := watcher.exception():
-            raise broken from None
-        raise ClientGone from None
+    async def __aenter__(self) -> None:
+        self._task = current_task()
+        self._cancelling = self._task.cancelling()
+        watch = _tick(self._receive, self._ticking) if self._ticking else _watch(self._receive)
+        self._watcher = asyncio.create_task(watch)
+        self._watcher.add_done_callback(self._leave)
+
+    def _leave(self, _: asyncio.Task[None]) -> None:
+        if self._here:  # else the block ended in the very step in which the client left
+            self._left = True
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._here = False
+        self._watcher.remove_done_callback(self._leave)
+        self._watcher.cancel()
+        if self._left and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            if broken := self._watcher.exception():
+                raise broken from None
+            raise ClientGone from None
 
 
-async def _watch(receive: Receive, ticking: Ticking | None) -> None:
+async def _watch(receive: Receive) -> None:
     """Returns when the client has left."""
+    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
+        pass
+
+
+async def _tick(receive: Receive, ticking: Ticking) -> None:
+    """The same, and wakes ``ticking`` meanwhile."""
     while True:
         try:
-            async with asyncio.timeout(ticking.due_in() if ticking else None):
-                message = await receive()
-        except TimeoutError:
-            assert ticking is not None  # without one there is no time limit
-            await ticking.tick()
-        else:
-            if message["type"] in ("http.disconnect", "websocket.disconnect"):
+            async with asyncio.timeout(ticking.due_in()):
+                await _watch(receive)
                 return
+        except TimeoutError:
+            await ticking.tick()
 
 
 def key_of(scope: Scope) -> str:

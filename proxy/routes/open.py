@@ -28,7 +28,7 @@ class OpenRequests:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Counts the running task's request while the block runs."""
-        task = _current()
+        task = current_task()
         self._ends[task] = task.cancel
         self._none.clear()
         try:
@@ -41,7 +41,7 @@ class OpenRequests:
     @contextmanager
     def ended_by(self, end: Callable[[], object]) -> Iterator[None]:
         """Within the block the request is ended by this call: a stream gets its terminal event."""
-        task = _current()
+        task = current_task()
         self._ends[task] = end
         try:
             yield
@@ -76,7 +76,8 @@ class OpenRequests:
         await self._none.wait()
 
 
-def _current() -> asyncio.Task[object]:
+def current_task() -> asyncio.Task[object]:
+    """The running one."""
     task = asyncio.current_task()
     assert task is not None, "coroutines run in tasks"
     return task

@@ -97,7 +97,8 @@ class _EventStream:
         """``done``: whether ``data: [DONE]`` ends the stream (wire §9.1)."""
         self._requests, self._pace, self._done = requests, pace, done
         self._headers: dict[str, str] = {}
-        self._sending = asyncio.Lock()
+        self._sending = False  # what the turn tells
+        self._filling = asyncio.Lock()  # by the clock, while the turn waits
         self._opened = False
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
@@ -115,7 +116,7 @@ class _EventStream:
     def due_in(self) -> float | None:
         """The stream may open, or its client stall, while the watcher sleeps: it looks again now and then."""
         pause = min(self._pace.keepalive or inf, self._pace.stall or inf)
-        if self._sending.locked():
+        if self._sending:
             due = self._last + (self._pace.stall or inf)
         else:
             due = self._due()
@@ -129,7 +130,7 @@ class _EventStream:
 
     async def tick(self) -> None:
         """Fills a silence. While something is being sent there is none, and events must keep their order."""
-        if self._sending.locked():
+        if self._sending:
             if self._pace.stall and self._clock() - self._last >= self._pace.stall:
                 raise ClientGone  # it is there and takes nothing: its turn must not hold a conversation for ever
             return
@@ -146,8 +147,11 @@ class _EventStream:
 
     async def _fill(self, data: bytes) -> None:
         """Sends for the clock, which cannot watch over itself meanwhile."""
+        if self._sending:  # by now: then there is no silence
+            return
         try:
-            async with asyncio.timeout(self._pace.stall or None), self._sending:
+            async with asyncio.timeout(self._pace.stall or None), self._filling:
+                await self._open()
                 await self._body(data)
         except TimeoutError:
             raise ClientGone from None
@@ -155,17 +159,29 @@ class _EventStream:
     # -- sending
 
     async def _frames(self, frames: bytes, *, more: bool = True) -> None:
-        async with self._sending:
+        if self._filling.locked():
+            async with self._filling:
+                pass  # the clock has begun to send
+        self._sending = True  # no lock: it would be four calls for every token
+        try:
+            if not self._opened:
+                await self._open()
             await self._body(frames if more or not self._done else frames + sse.DONE, more=more)
+        finally:
+            self._sending = False
 
-    async def _body(self, data: bytes, *, more: bool = True) -> None:
+    async def _open(self) -> None:
+        """The head of the answer, if it is not sent yet."""
         if not self._opened:
             self._opened = self._facts["streamed"] = True
             self._requests.streams(1)
             told = [(name.encode(), value.encode("latin-1")) for name, value in self._headers.items()]
+            self._last = self._clock()
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
+
+    def _body(self, data: bytes, *, more: bool = True) -> Awaitable[None]:
         self._last = self._clock()
-        await self._go_on({"type": "http.response.body", "body": data, "more_body": more})
+        return self._go_on({"type": "http.response.body", "body": data, "more_body": more})
 
     def _begin(self, scope: Scope, send: Send) -> None:
         self._send, self._facts = send, facts(scope)
@@ -209,7 +225,7 @@ class SseReply(_EventStream):
 
     async def _write(self, events: list[Event]) -> None:
         ends = events[-1]["type"] in _TERMINAL
-        frames = b"".join(map(sse.encode, events))
+        frames = sse.encode(events[0]) if len(events) == 1 else b"".join(map(sse.encode, events))
         began = perf_counter()
         if not self._answered:
             self._answered = True
