@@ -34,25 +34,19 @@ class Decoder:
         """The payloads completed by these bytes. Raises ValueError when one line exceeds 64 MiB."""
         if not self._begun:
             chunk = self._skip_bom(chunk)
-        if self._after_cr and chunk:
-            self._after_cr = False
-            if chunk.startswith(b"\n"):
-                chunk = chunk[1:]
-        if b"\r" in chunk:
-            self._after_cr = chunk.endswith(b"\r")
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._unix(chunk)
         if b"\n" not in chunk:
-            self._keep(chunk)
+            if chunk:
+                self._keep(chunk)
             return []
         lines = chunk.split(b"\n")
         if self._line:
             lines[0] = b"".join(self._line) + lines[0]
             self._line, self._size = [], 0
-        self._keep(lines.pop())
-        out: list[bytes] = []
-        for line in lines:
-            self._take(line, out)
-        return out
+        if rest := lines.pop():
+            self._keep(rest)
+        return self._payloads(lines)
 
     def flush(self) -> list[bytes]:
         """What a stream that ended without its last blank line still holds."""
@@ -63,12 +57,40 @@ class Decoder:
         self._take(b"", out)
         return out
 
+    def _unix(self, chunk: bytes) -> bytes:
+        """The bytes with each line end as ``\\n``; one that began in the chunk before is not repeated."""
+        if self._after_cr and chunk:
+            self._after_cr = False
+            chunk = chunk.removeprefix(b"\n")
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return chunk
+
+    def _payloads(self, lines: list[bytes]) -> list[bytes]:
+        """Those that these lines complete."""
+        out: list[bytes] = []
+        alone: bytes | None = None  # a data line that may be all of its event, as nearly always: 0.3 us instead of 0.9
+        for line in lines:
+            if alone is not None:
+                if not line:
+                    out.append(alone)
+                    alone = None
+                    continue
+                self._data, alone = [alone], None
+            elif line.startswith(b"data: ") and not (self._data or self._failed):
+                alone = line[6:]
+                continue
+            self._take(line, out)
+        if alone is not None:
+            self._data = [alone]
+        return out
+
     def _keep(self, rest: bytes) -> None:
-        if rest:
-            self._line.append(rest)
-            self._size += len(rest)
-            if self._size > LINE_LIMIT:
-                raise ValueError(f"an event-stream line exceeds {LINE_LIMIT} bytes")
+        self._line.append(rest)
+        self._size += len(rest)
+        if self._size > LINE_LIMIT:
+            raise ValueError(f"an event-stream line exceeds {LINE_LIMIT} bytes")
 
     def _take(self, line: bytes, out: list[bytes]) -> None:
         if line.startswith(b"data:"):

@@ -35,7 +35,7 @@ class Reply:
         self._timeouts = timeouts
         self._call = call or Call()
         self._silent = True
-        self._next = _reader(response)
+        self._body, self._next = response.stream, _reader(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         json = kind == "application/json" or kind.endswith("+json")
         self._is_stream = kind == "text/event-stream" or (stream and not json and kind != "text/html")
@@ -55,14 +55,15 @@ class Reply:
         decoder = sse.Decoder()
         while not self.ended:
             data = await self._read()
-            payloads = self._decoded(decoder, data)
             batch: list[dict[str, Any]] = []
             try:
-                self._take(payloads, batch)
+                self._take(decoder.feed(data) if data else decoder.flush(), batch)
             except UpstreamError:
                 if batch:
                     yield batch
                 raise
+            except ValueError as exc:
+                raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
             if batch:
                 yield batch
             if not data:
@@ -70,7 +71,7 @@ class Reply:
 
     async def settle(self) -> None:
         """Wait a moment for the end of a body that has said ``[DONE]``, so that its connection can serve again."""
-        if not self.ended:
+        if not self.ended or self._is_over:
             return
         try:
             async with asyncio.timeout(_LINGER):
@@ -78,6 +79,11 @@ class Reply:
                     pass
         except (TimeoutError, UpstreamError):
             log.debug("the upstream did not end its body after [DONE]")
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the end of the body came with ``[DONE]``."""
+        return isinstance(self._body, Body) and self._body.ended
 
     async def _read(self) -> bytes:
         """What the socket gave, b"" at the end."""
@@ -111,16 +117,9 @@ class Reply:
             raise UpstreamError(f"The upstream's answer is no JSON object: {_shown(body)}")
         return value
 
-    @staticmethod
-    def _decoded(decoder: sse.Decoder, data: bytes) -> list[bytes]:
-        try:
-            return decoder.feed(data) if data else decoder.flush()
-        except ValueError as exc:
-            raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
-
     def _take(self, payloads: list[bytes], batch: list[dict[str, Any]]) -> None:
         for payload in payloads:
-            if payload.strip() == b"[DONE]":
+            if payload[:1] != b"{" and payload.strip() == b"[DONE]":
                 self.ended = True
                 return
             chunk = _chunk(payload)
@@ -140,8 +139,9 @@ def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
 
 def _chunk(payload: bytes) -> dict[str, Any] | None:
     """A payload's chunk; None for a heartbeat. Raises UpstreamError for what is neither JSON nor an error."""
+    is_failure = isinstance(payload, sse.Failure)
     try:
-        value = codec.loads(bytes(payload))  # orjson takes no subclass of bytes, such as Failure
+        value = codec.loads(bytes(payload) if is_failure else payload)  # orjson takes no subclass of bytes
     except ValueError:
         value = payload.decode(errors="replace").strip()
         if value.lower() in ("", "ping"):
@@ -149,7 +149,7 @@ def _chunk(payload: bytes) -> dict[str, Any] | None:
             return None
         if value.startswith('{"error"'):
             return {"error": value}
-    if isinstance(payload, sse.Failure):
+    if is_failure:
         return value if isinstance(value, dict) and "error" in value else {"error": value}
     if isinstance(value, dict):
         return value

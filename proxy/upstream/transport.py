@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterable
+from math import inf
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
@@ -113,10 +114,13 @@ class Body(httpx.AsyncByteStream):
     """The bytes of an answer, one item a socket read; closing it before its end cuts the connection at once."""
 
     def __init__(self, response: aiohttp.ClientResponse, link: _Link, idle: float | None) -> None:
+        """``idle``: seconds that a read may take, from the first byte on."""
         self._response, self._content = response, response.content
         self._link = link
-        self._idle = idle
+        self._idle, self._asked = idle, inf
         self._begun = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def ended(self) -> bool:
@@ -133,20 +137,38 @@ class Body(httpx.AsyncByteStream):
 
     async def read(self) -> bytes:
         """What the socket gave, b"" at the end."""
+        self._asked = self._loop.time()
         try:
             data = await self._content.readany()
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as exc:
             raise httpx.TransportError(str(exc)) from exc
+        self._asked = inf
         if not self._begun and data:
-            self._begun = True
-            connection = self._response.connection
-            if connection is not None and connection.protocol is not None:
-                connection.protocol.read_timeout = self._idle
-                connection.protocol.start_timeout()
+            self._begin()
         return data
+
+    def _begin(self) -> None:
+        """The idle limit holds from here on. One timer looks how long a read has taken; aiohttp starts one for each."""
+        self._begun = True
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = None
+            connection.protocol.start_timeout()
+            self._look()
+
+    def _look(self) -> None:
+        if not self._idle:
+            return
+        left = self._asked + self._idle - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(min(left, self._idle), self._look)
+        else:
+            self._content.set_exception(aiohttp.SocketTimeoutError("Timeout on reading data from socket"))
 
     async def aclose(self) -> None:
         """Leave the connection to the next request if the whole body has come, else cut it."""
+        if self._timer:
+            self._timer.cancel()
         if self._response.connection is not None or self._link.private:
             self._link.cut()
         self._response.close()
