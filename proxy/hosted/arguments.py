@@ -73,7 +73,10 @@ def fitted(schema: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]]:
     None where nothing in the schema can be the text. A property that is not named is taken for it where it is the only
     string that is required, or the only one there is.
     """
-    properties = {name: spec for name, spec in (schema.get("properties") or {}).items() if isinstance(spec, dict)}
+    given = schema.get("properties")
+    properties = (
+        {name: spec for name, spec in given.items() if isinstance(spec, dict)} if isinstance(given, dict) else {}
+    )
     name = next((name for name in wanted.names if name in properties), None) or _only_text(schema, properties)
     if name is None:
         return []
@@ -90,7 +93,8 @@ def fitted(schema: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]]:
 
 def _only_text(schema: Mapping[str, Any], properties: Mapping[str, dict[str, Any]]) -> str | None:
     texts = [name for name, spec in properties.items() if "string" in _kinds(spec)]
-    for names in ([name for name in texts if name in (schema.get("required") or ())], texts):
+    required = schema.get("required")
+    for names in ([name for name in texts if isinstance(required, list) and name in required], texts):
         if len(names) == 1:
             return names[0]
     return None
@@ -99,9 +103,9 @@ def _only_text(schema: Mapping[str, Any], properties: Mapping[str, dict[str, Any
 def _kinds(spec: Mapping[str, Any]) -> set[str]:
     """The JSON types that a property may have, alternatives included."""
     given = spec.get("type")
-    kinds = {given} if isinstance(given, str) else set(given) if isinstance(given, list) else set()
-    for key in ("anyOf", "oneOf"):
-        for other in spec.get(key) or ():
+    kinds = {kind for kind in (given if isinstance(given, list) else [given]) if isinstance(kind, str)}
+    for others in (spec.get("anyOf"), spec.get("oneOf")):
+        for other in others if isinstance(others, list) else ():
             kinds |= _kinds(other) if isinstance(other, dict) else set()
     return kinds
 
@@ -109,7 +113,7 @@ def _kinds(spec: Mapping[str, Any]) -> set[str]:
 def _takes(spec: Mapping[str, Any], value: Any) -> bool:
     """Whether the property is made for such a value; where it lists its values, only those are."""
     listed = spec.get("enum")
-    if listed is not None:
+    if isinstance(listed, list):
         return value in listed
     return not _kinds(spec).isdisjoint(_KINDS[type(value)])
 
@@ -119,5 +123,5 @@ def _within(spec: Mapping[str, Any], value: Any) -> Any:
     if not isinstance(value, int):
         return value
     low, high = spec.get("minimum"), spec.get("maximum")
-    value = max(value, low) if isinstance(low, int) else value
-    return min(value, high) if isinstance(high, int) else value
+    value = max(value, low) if isinstance(low, int | float) else value
+    return min(value, high) if isinstance(high, int | float) else value

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.hosted.answers import files_in, logs_in, pages_in
 
@@ -112,3 +114,24 @@ def test_passages_may_lack_all_but_their_text():
 )
 def test_logs_are_streams_and_result_or_the_text(text, structured, logs):
     assert logs_in(text, structured) == logs
+
+
+KEYS = ["results", "data", "url", "title", "content", "text", "file_id", "score", "metadata", "stdout", "result", "x"]
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "a", A, "ftp://x", "[a](https://b)"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANYTHING, st.booleans())
+def test_an_answer_of_any_shape_is_read(value, as_text):
+    text, structured = (json.dumps(value), None) if as_text else ("", value)
+    assert all(isinstance(page[key], str) for page in pages_in(text, structured) for key in ("url", "title", "text"))
+    assert all(isinstance(file["text"], str) and file["filename"] for file in files_in(text, structured))
+    assert isinstance(logs_in(text, structured), str)

@@ -1,6 +1,8 @@
 """What is wanted, under the names that a tool's schema has for it."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.hosted.arguments import Wanted, fitted
 from proxy.hosted.search import Search
@@ -16,6 +18,9 @@ WEB = Wanted.web(Search.read(TOOL, {"query": "oslo"}), TOOL)
 STORES = {"vector_store_ids": ["vs_1"], "filters": {"type": "eq", "key": "k", "value": 1}}
 FILES = Wanted.files(["oslo", "bergen"], 7, STORES)
 CODE = Wanted.code("print(1)", {"container": "cntr_1"})
+
+
+WORDS = ["properties", "required", "type", "enum", "anyOf", "minimum", "maximum", "query", "limit", "vector_store_ids"]
 
 
 def schema(required=(), **properties):
@@ -54,6 +59,19 @@ def schema(required=(), **properties):
 )  # fmt: skip
 def test_a_tool_is_asked_in_the_words_of_its_schema(wanted, spec, expected):
     assert fitted(spec, wanted) == expected
+
+
+JUNK = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["string", "array", "integer", "query"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(WORDS), JUNK, max_size=4), st.sampled_from([WEB, FILES, CODE]))
+def test_a_schema_that_is_none_does_no_harm(spec, wanted):
+    assert all(isinstance(arguments, dict) for arguments in fitted(spec, wanted))
 
 
 def test_of_several_stores_none_is_the_one():
