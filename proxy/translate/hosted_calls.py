@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
+from typing import Any
 
 from proxy.translate.calls import Call
 from proxy.translate.citations import Sources
@@ -20,7 +21,7 @@ class HostedCall(ToolCall):
     """A call that is answered here. ``written``: the model has written it out; ``answered``: it has its outcome.
 
     ``held``: nothing is told of it before it is written out; ``runs``: it is no mere question whether it may.
-    ``include``: the extra fields that the client asked for.
+    ``include``: the extra fields that the client asked for. ``beside``: the model made another call with it.
     """
 
     held, runs = False, True
@@ -32,7 +33,7 @@ class HostedCall(ToolCall):
         self.item = {"id": id_, "type": origin.item, "status": "in_progress", **fields}
         self.origin = origin
         self.include: frozenset[str] = frozenset()
-        self.written = self.answered = False
+        self.written = self.answered = self.beside = False
 
     @property
     def arguments(self) -> str:
@@ -81,6 +82,15 @@ class HostedCall(ToolCall):
     def fill(self, outcome: Outcome) -> None:
         """Puts into the item what the client is to see of the outcome."""
 
+    def stored(self) -> Item:
+        kept = self.kept()
+        return {**self.item, "x_upstream": kept} if kept else self.item
+
+    def kept(self) -> dict[str, Any]:
+        """What nobody sees of it and a history is written with (wire §11.6)."""
+        kept = {"extras": self.call.extras, "beside": self.beside}
+        return {key: value for key, value in kept.items() if value}
+
     def end(self) -> Iterator[Event]:
         """The last event of a call that is answered."""
         self.closed = True
@@ -101,7 +111,8 @@ class McpCall(HostedCall):
     def approved(cls, index: int, id_: str, request: Item) -> McpCall:
         """The call that an ``mcp_approval_request`` asked for."""
         origin = Origin("mcp_call", request["name"], request["server_label"])
-        call = Call(id=id_, name=request["name"], arguments=[request["arguments"]])
+        extras = dict((request.get("x_upstream") or {}).get("extras", {}))
+        call = Call(id=id_, name=request["name"], arguments=[request["arguments"]], extras=extras)
         made = cls(index, id_, call, origin, request["id"])
         made._pieces = [request["arguments"]] if request["arguments"] else []
         return made

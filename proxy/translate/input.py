@@ -15,6 +15,7 @@ from proxy import codec
 from proxy.errors import InvalidRequest
 from proxy.translate import client_tools, parts
 from proxy.translate.dialects import Dialect
+from proxy.translate.hosted_items import arguments_of, as_calls, extras_of, is_answered, is_beside, name_of, output_of
 from proxy.translate.tool_names import chat_name
 
 Item = dict[str, Any]
@@ -23,7 +24,7 @@ Kinded = tuple[str, Item]
 """An item and its kind, decided once."""
 
 _SYNTHETIC_OUTPUT = "No output was given for this call."
-_CALLS = ("function_call", "custom_tool_call", "mcp_call", *client_tools.BY_ITEM)
+_CALLS = ("function_call", "custom_tool_call", *client_tools.BY_ITEM)
 _CLIENT_OUTPUTS = tuple(f"{type_}_output" for type_ in client_tools.BY_ITEM)
 _OUTPUTS = ("function_call_output", "custom_tool_call_output", *_CLIENT_OUTPUTS)
 _ANSWERED = -1
@@ -39,7 +40,7 @@ def to_messages(
     Raises InvalidRequest for an output without its call, a call of the newest turn without an output, and parts that no
     chat backend takes (wire §2.4, §7.3).
     """
-    sent = [(kind, item) for item in items if (kind := _kind(item))]
+    sent = [(kind, item) for item in as_calls(items) if (kind := _kind(item))]
     system, rest = _system(instructions, sent, dialect)
     blocks = _blocks(rest)
     changed = [*_pair(blocks, dialect.repair_tool_history), *_move_late_calls(blocks)]
@@ -56,7 +57,7 @@ def _kind(item: Item) -> str:
     type_ = item["type"]
     if type_ == "message":
         return {"assistant": "model", "user": "user"}.get(item["role"], "system")
-    if type_ in _CALLS or type_ == "reasoning":
+    if type_ in _CALLS or type_ == "reasoning" or is_answered(item):
         return "model"
     if type_ == "compaction":  # it stands for a whole talk: to skip it would be to forget without a word
         raise InvalidRequest(
@@ -136,12 +137,19 @@ def _blocks(items: list[Kinded]) -> list[_Block]:
 
 
 def _spoken(items: list[Item]) -> list[_Spoken]:
-    """Thought, then text, then calls make one message; text after calls joins it, as no output lies between (§7.5)."""
+    """Thought, then text, then calls make one message; text after calls joins it, as no output lies between (§7.5).
+
+    What follows an answered call begins another, but for a call that was made beside it: so a context only grows from
+    one upstream call of a response to the next, and backends that have read it before need not do so again.
+    """
     out = [_Spoken()]
     for item in items:
         last = out[-1]
         is_text = item["type"] == "message"
-        is_new = is_text and (last.texts if not last.calls else last.calls[-1].answered_in == _ANSWERED)
+        if last.calls and not is_beside(item):
+            is_new = last.calls[-1].answered_in == _ANSWERED
+        else:
+            is_new = is_text and bool(last.texts)
         if is_new or (item["type"] == "reasoning" and (last.texts or last.calls)):
             out.append(last := _Spoken())
         if is_text:
@@ -155,25 +163,17 @@ def _spoken(items: list[Item]) -> list[_Spoken]:
 
 def _call(item: Item) -> _Call:
     id_, name = str(item.get("call_id") or item.get("id") or ""), str(item.get("name") or "")
+    if is_answered(item):
+        arguments = _object_text(arguments_of(item))
+        return _Call(id_, name_of(item), arguments, extras_of(item), output=output_of(item), answered_in=_ANSWERED)
     extras = item["x_upstream"] if isinstance(item.get("x_upstream"), dict) else {}
     if tool := client_tools.BY_ITEM.get(item["type"]):
         return _Call(id_, tool.type, tool.write(item), extras)
-    if item["type"] != "mcp_call":
-        name = chat_name(name, item["namespace"] if isinstance(item.get("namespace"), str) else None)
+    name = chat_name(name, item["namespace"] if isinstance(item.get("namespace"), str) else None)
     if item["type"] == "custom_tool_call":
         input_ = str(item.get("input") or "")
         return _Call(id_, name, codec.dumps({"input": input_}).decode(), extras, input_)
-    arguments = _object_text(item.get("arguments") or "")
-    if item["type"] == "mcp_call":
-        output = item.get("output") or _error_text(item.get("error"))
-        name = chat_name(name, str(item.get("server_label", "")))
-        return _Call(id_, name, arguments, extras, output=output, answered_in=_ANSWERED)
-    return _Call(id_, name, arguments, extras)
-
-
-def _error_text(error: Any) -> str:
-    """What a failed tool said, for the model to read."""
-    return codec.dumps(error).decode() if error else ""
+    return _Call(id_, name, _object_text(item.get("arguments") or ""), extras)
 
 
 def _object_text(arguments: str) -> str:

@@ -14,6 +14,7 @@ from proxy.translate.calls import Call, Delta
 from proxy.translate.citations import Sources
 from proxy.translate.figures import Figures
 from proxy.translate.hosted_calls import HostedCall, answered, of_hosted
+from proxy.translate.hosted_items import known_of
 from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
 from proxy.translate.made_calls import MadeCalls
@@ -24,7 +25,6 @@ from proxy.translate.text import ThinkTags
 from proxy.translate.told import Telling, Tokens
 from proxy.translate.tool_calls import ToolCall
 from proxy.translate.tools import ToolPlan
-from proxy.translate.typed_calls import known_of
 
 
 class ResponseStream:
@@ -332,8 +332,7 @@ class ResponseStream:
             if not call.name:
                 call.held.append(arguments)
                 return
-            if not self._may_pass(call):
-                self._round.calls[call] = None
+            if not self._made.may_pass(call, self.tools, self._round, left=self.hosted_left):
                 return
             yield from self._open_call(call)
             arguments = "".join(call.held) + arguments
@@ -341,17 +340,11 @@ class ResponseStream:
         if item and not item.closed:
             yield from item.delta(arguments)
 
-    def _may_pass(self, call: Call) -> bool:
-        """Whether a call becomes an item: not one outside the allowed set, nor a hosted one when none is left."""
-        if self.hosted_left == 0 and self._made.is_hosted(call, self.tools):
-            self._round.ignored += 1
-            return False
-        return self.tools.allowed is None or call.name in self.tools.allowed
-
     def _open_call(self, call: Call) -> Iterator[Event]:
         yield from self._drain()
         yield from self._close("completed", keep=Call.may_go_on)
-        item = self._round.calls[call] = self._made.make(call, self.tools, len(self.items))
+        beside = any(self._round.calls.values())
+        self._round.calls[call] = item = self._made.make(call, self.tools, len(self.items), beside=beside)
         yield from self._open(item)
 
     # -- opening and closing

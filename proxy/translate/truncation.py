@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from proxy.translate.hosted_items import is_answered
+
 Item = dict[str, Any]
 
 SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 0.03, 0.0)
@@ -44,8 +46,8 @@ def speaks_for_all(item: Item) -> bool:
 
 
 def is_output(item: Item) -> bool:
-    """Whether an item is what a tool gave back."""
-    return str(item["type"]).endswith("_output")
+    """Whether an item is what a tool gave back, or holds it."""
+    return str(item["type"]).endswith("_output") or is_answered(item)
 
 
 def last_question(items: list[Item]) -> int:

@@ -6,13 +6,14 @@ this turn's next upstream call and for later turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from proxy import codec
 from proxy.translate.calls import Call
 from proxy.translate.citations import Sources
 from proxy.translate.hosted_calls import HostedCall
+from proxy.translate.hosted_items import error_text
 from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item
 from proxy.translate.text import InputString
@@ -38,11 +39,10 @@ class TypedCall(HostedCall):
         self.shown = "\n\n".join(filter(None, (shown, said)))
         yield from super().answer(outcome, sources)
 
-    def stored(self) -> Item:
+    def kept(self) -> dict[str, Any]:
         if self.shown is None:
-            return self.item
-        kept = {"output": self.shown, "found": self.known, "extras": self.call.extras}
-        return {**self.item, "x_upstream": {key: value for key, value in kept.items() if value or key == "output"}}
+            return super().kept()
+        return {"output": self.shown, **({"found": self.known} if self.known else {}), **super().kept()}
 
     def given(self) -> dict[str, Any]:
         """The arguments as an object; empty for a broken call."""
@@ -144,32 +144,6 @@ class CodeInterpreterCall(TypedCall):
         if not self.written:
             self.item["code"] = "".join([*self._pieces, self._reader.flush(), self._halves.flush()])
         super().cut()
-
-
-def known_of(item: Item) -> Iterable[Item]:
-    """What of a stored item's outcome can be cited."""
-    kept = item.get("x_upstream")
-    return kept.get("found", ()) if isinstance(kept, dict) and item["type"] in TYPED_CALLS else ()
-
-
-def arguments_of(item: Item) -> str:
-    """The arguments that a stored call stands for."""
-    action = item.get("action") or {}
-    told = {
-        "web_search_call": {"query": action.get("query", "")},
-        "file_search_call": {"queries": item.get("queries") or []},
-        "code_interpreter_call": {"code": item.get("code") or ""},
-    }
-    return codec.dumps(told[item["type"]]).decode()
-
-
-def error_text(error: Any) -> str:
-    """What a failed tool said, for the model to read."""
-    if not isinstance(error, dict):
-        return codec.dumps(error).decode() if error else ""
-    parts = error.get("content")
-    texts = [str(part.get("text") or "") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return "\n".join(filter(None, texts)) or str(error.get("message") or "") or codec.dumps(error).decode()
 
 
 def _texts(value: Any) -> list[str]:

@@ -410,11 +410,11 @@ def test_hosted_tools_of_another_servers_history_are_told_as_far_as_chat_can():
     mcp = {"type": "mcp_call", "id": "mcp_1", "server_label": "docs", "name": "find", "arguments": "{}", "output": "x"}
     others = ["web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "computer_call"]
     dropped = [{"type": type_, "id": f"x_{n}", "status": "completed"} for n, type_ in enumerate(others)]
-    dropped += [{"type": "computer_call_output", "call_id": "c", "output": {}}, {"type": "mcp_list_tools", "tools": []}]
-    dropped += [
-        {"type": type_, "call_id": "c"}
-        for type_ in ("tool_search_call", "tool_search_output", "mcp_approval_request", "mcp_approval_response")
-    ]
+    dropped += [{"type": "computer_call_output", "call_id": "c", "output": {}}]
+    dropped += [{"type": type_, "call_id": "c"} for type_ in ("tool_search_call", "tool_search_output")]
+    dropped += [{"type": "mcp_list_tools", "server_label": "docs", "tools": []}]
+    dropped += [{"type": "mcp_approval_request", "server_label": "docs", "name": "find", "arguments": "{}"}]
+    dropped += [{"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}]
     dropped += [{"type": "program", "call_id": "c"}, {"type": "program_output", "call_id": "c"}]
     _, asked_, answer = messages(user(), *dropped, mcp)
     assert asked_["tool_calls"][0]["function"] == {"name": "docs__find", "arguments": "{}"}

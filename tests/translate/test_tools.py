@@ -69,7 +69,7 @@ def test_functions_keep_their_order():
 
 DROPPED = ["web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"]
 DROPPED += ["image_generation", "tool_search"]
-REFUSED = ["file_search", "code_interpreter", "computer", "computer_use_preview", "mcp"]
+REFUSED = ["file_search", "code_interpreter", "computer", "computer_use_preview"]
 REFUSED += ["programmatic_tool_calling", "something_new"]
 
 
@@ -330,7 +330,7 @@ def test_a_tool_of_a_later_list_may_not_take_the_name_of_another_either():
 
 def test_what_a_namespace_cannot_hold_is_refused_by_its_place():
     assert refusal([space("n", {"type": "shell"})])[1] == "tools[0].tools[0].type"
-    assert refusal([F, space("n", {"type": "mcp"})])[1] == "tools[1].tools[0].type"
+    assert refusal([F, space("n", {"type": "file_search"})])[1] == "tools[1].tools[0].type"
     assert planned([space("n", F, {"type": "web_search"})]).dropped == ["web_search"]
 
 
@@ -430,8 +430,8 @@ def test_a_newer_declaration_may_be_of_another_type():
 
 
 def test_a_tool_in_the_input_is_refused_by_its_place():
-    assert refusal([], given=[[F], [G, {"type": "mcp"}]])[1] == "input[1].tools[1].type"
-    assert refusal([], before=[[F], [{"type": "mcp"}]])[1] == "input"
+    assert refusal([], given=[[F], [G, {"type": "file_search"}]])[1] == "input[1].tools[1].type"
+    assert refusal([], before=[[F], [{"type": "file_search"}]])[1] == "input"
     assert refusal([], given=[[F, space("n", F), function("n__f")]])[1] == "input[0].tools[2].name"
 
 
@@ -446,7 +446,7 @@ NAMES = st.sampled_from(["a", "b", "a__b", "b__a", "shell", "x" * 70, "ü"])
 DECLARED = st.one_of(
     st.builds(function, NAMES),
     st.builds(lambda name: {**CUSTOM, "name": name}, NAMES),
-    st.sampled_from([{"type": "shell"}, {"type": "local_shell"}, {"type": "web_search"}, {"type": "mcp"}]),
+    st.sampled_from([{"type": "shell"}, {"type": "local_shell"}, {"type": "web_search"}, {"type": "file_search"}]),
 )
 LISTS = st.lists(DECLARED | st.builds(lambda name, tools: space(name, *tools), NAMES, st.lists(DECLARED, max_size=3)))
 
