@@ -22,9 +22,12 @@ import httpx2
 from proxy.hosted.guard import Guard, Refused
 
 BODY_LIMIT = 4 * 1024 * 1024
-"""Bytes of one answer. A JSON text of that size takes some 100 MB while it is read, at worst."""
-STREAM_LIMIT = 64 * 1024 * 1024
-"""Bytes of a stream of many answers: the one that the SSE transport of before 2025 keeps open for a session."""
+"""Bytes of one answer."""
+VALUES_LIMIT = 400_000
+"""Commas and opening brackets of one answer, those within texts too. A JSON value has one or two, and takes up to 350
+bytes while it is read: so no answer takes more than some 70 MB and 0.3 s, where 4 MiB of ``[],`` take 470 and 1.6."""
+_LONGER = 16
+"""How much more the stream of many answers may hold that the SSE transport of before 2025 keeps open for a session."""
 CONNECT_TIMEOUT = 10.0
 _IDLE = 4.0
 """Seconds a connection is kept for the next turn: less than the 5 that many servers keep theirs."""
@@ -135,8 +138,8 @@ class Transport(httpx2.AsyncBaseTransport):
         if headers.get("content-encoding", "identity") != "identity":
             exchange.trouble = "It sent a compressed answer, which was not asked for."
         assert isinstance(answer.stream, AsyncIterable)
-        limit = STREAM_LIMIT if request.method == "GET" else BODY_LIMIT
-        stream = _Body(answer.stream, 0 if exchange.trouble else limit, exchange)
+        times = 0 if exchange.trouble else _LONGER if request.method == "GET" else 1
+        stream = _Body(answer.stream, times, exchange)
         return httpx2.Response(answer.status, headers=headers, stream=stream, request=request)
 
     async def aclose(self) -> None:
@@ -175,20 +178,22 @@ def _certificates() -> ssl.SSLContext:
 
 
 class _Body(httpx2.AsyncByteStream):
-    """An answer's body, which ends early, and says so in its exchange, where it fails or is larger than ``limit``."""
+    """An answer's body, which ends early, and says so in its exchange, where it fails or is too large.
 
-    def __init__(self, stream: AsyncIterable[bytes], limit: int, exchange: Exchange) -> None:
-        self._stream, self._limit, self._exchange = stream, limit, exchange
+    ``times``: how many times the limits of one answer it may hold.
+    """
+
+    def __init__(self, stream: AsyncIterable[bytes], times: int, exchange: Exchange) -> None:
+        self._stream, self._times, self._exchange = stream, times, exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self._limit
+        left, values_left = self._times * BODY_LIMIT, self._times * VALUES_LIMIT
         try:
             async for part in self._stream:
                 left -= len(part)
-                if left < 0:
-                    self._exchange.trouble = self._exchange.trouble or (
-                        f"It sent more than {self._limit // 1024 // 1024} MiB for one answer."
-                    )
+                values_left -= part.count(b",") + part.count(b"[") + part.count(b"{")
+                if left < 0 or values_left < 0:
+                    self._exchange.trouble = self._exchange.trouble or _TOO_LARGE
                     return
                 yield part
         except _TROUBLES as exc:
@@ -200,6 +205,7 @@ class _Body(httpx2.AsyncByteStream):
             await close()
 
 
+_TOO_LARGE = f"Its answer has more than {BODY_LIMIT // 1024 // 1024} MiB or more than {VALUES_LIMIT} values."
 _TROUBLES = (
     httpcore2.TimeoutException,
     httpcore2.NetworkError,

@@ -184,35 +184,53 @@ async def test_a_server_that_dies_in_mid_call_fails_that_call_and_is_asked_again
 # -- how large, and how long
 
 
-@asynccontextmanager
-async def flooding(kind):
-    """A server whose answer to a call never ends. ``sent``: how many bytes it has sent."""
+TOO_LARGE = error(502, "Its answer has more than 4 MiB or more than 400000 values.")
+BEGUN = b'{"jsonrpc":"2.0","id":3,"result":{"content":[],"structuredContent":{"a":['
+FLOODS = {
+    "spaces": ("application/json", BEGUN, b" "),
+    "small values": ("application/json", BEGUN, b"{},"),
+    "one event": ("text/event-stream", b"data: " + BEGUN, b"x"),
+    "small values of an event": ("text/event-stream", b"data: " + BEGUN, b"[],"),
+    "no lines": ("text/event-stream", b"", b"x"),
+}
+
+
+@pytest.mark.parametrize(("kind", "begun", "more"), FLOODS.values(), ids=FLOODS)
+async def test_an_answer_without_end_is_cut_off_and_takes_bounded_memory(kind, begun, more):
     sent = [0]
 
-    async def flood():
-        yield b'{"jsonrpc":"2.0","id":2,"result":{"content":[' if kind == "application/json" else b"data: "
+    async def flood(_=None):
+        yield begun
         while True:
-            sent[0] += 65536
-            yield b"[],".ljust(65536, b" ")
+            sent[0] += 1
+            yield more * (65536 // len(more))
             await asyncio.sleep(0)
 
-    said = {"tools/call": lambda _: StreamingResponse(flood(), media_type=kind)}
-    async with Liar(said) as server:
-        yield server, sent
-
-
-@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
-async def test_an_answer_without_end_is_cut_off_and_takes_bounded_memory(kind):
-    async with flooding(kind) as (server, sent), box() as turn:
+    said = {"tools/list": tools(), "tools/call": lambda _: StreamingResponse(flood(), media_type=kind)}
+    async with Liar(said) as server, box() as turn:
+        await turn.list(at(server.url))
         tracemalloc.start()
         try:
             failed = (await turn.call(at(server.url), "x", "{}"))["error"]
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert failed == error(502, "It sent more than 4 MiB for one answer.")
-        assert sent[0] < 16 * 1024 * 1024
+        assert failed == TOO_LARGE
+        assert sent[0] * 65536 < 16 * 1024 * 1024
         assert peak < 40 * 1024 * 1024
+
+
+async def test_the_densest_answer_that_is_taken_takes_bounded_memory():
+    body = BEGUN + b"{}" + b",{}" * 199_000 + b"]}}}"
+    said = {"tools/list": tools(), "tools/call": lambda _: Response(body, media_type="application/json")}
+    async with Liar(said) as server, box() as turn:
+        await turn.list(at(server.url))
+        tracemalloc.start()
+        try:
+            assert (await turn.call(at(server.url), "x", "{}"))["error"] is None
+            assert tracemalloc.get_traced_memory()[1] < 100 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
 
 
 async def test_messages_without_end_are_cut_off():
@@ -227,7 +245,7 @@ async def test_messages_without_end_are_cut_off():
     said = {"tools/call": lambda _: StreamingResponse(chatter(), media_type="text/event-stream")}
     async with Liar(said) as server, box() as turn:
         failed = (await turn.call(at(server.url), "x", "{}"))["error"]
-        assert failed == error(502, "It sent more than 4 MiB for one answer.")
+        assert failed == TOO_LARGE
 
 
 @pytest.fixture
