@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from proxy.translate.items import Event
 
@@ -39,22 +39,16 @@ class Outlet:
 
         The only place that counts.
         """
-        numbered = []
-        for event in self._in_order(events):
-            event["sequence_number"] = self.sequence
-            self.sequence += 1
-            numbered.append(event)
-        return numbered
-
-    def _in_order(self, events: Iterable[Event]) -> Iterator[Event]:
-        for event in events:
-            if not (self._held or self._waiting) or self._may_pass(event):
-                yield event
+        passing = [event for event in events if not (self._held or self._waiting) or self._may_pass(event)]
         while waiting := self._waiting:
             self._waiting = []
-            yield from filter(self._may_pass, waiting)
+            passing += filter(self._may_pass, waiting)
             if len(self._waiting) == len(waiting):
-                return
+                break
+        for event in passing:
+            event["sequence_number"] = self.sequence
+            self.sequence += 1
+        return passing
 
     def _may_pass(self, event: Event) -> bool:
         """Whether nothing before it has still to be told; else it waits."""
