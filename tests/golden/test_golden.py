@@ -138,5 +138,5 @@ async def test_each_golden_request_reaches_the_backend_as_chat(name, caller, bac
 
 def test_every_golden_stream_has_a_script():
     made_as_runs = {"background", "cancelled"}  # tests/routes/test_background.py
-    made_in_rounds = {"mcp", "web_search"}  # tests/routes/test_hosted.py
+    made_in_rounds = {"mcp", "mcp_approval", "mcp_approved", "web_search"}  # test_hosted.py, tests/routes
     assert {path.stem for path in FOLDER.glob("*.jsonl")} == SCRIPTS.keys() | made_as_runs | made_in_rounds

@@ -1,6 +1,7 @@
 """What becomes of an upstream's stream that ends at some byte, worked out in process, without sockets.
 
-``python -m tests.replay.cuts FOLDER`` writes what clients would read, one file an outcome, for check_node.mjs.
+``python -m tests.replay.cuts FOLDER`` writes what clients would read, one file an outcome, and the golden streams, for
+check_node.mjs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ SHAPES = (
     "transformers/tool_broken_json_stream",
 )
 """One recording of every shape of stream."""
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 ENDS = {"ended": None, "broken off": httpx.ReadError("reset by peer")}
 
@@ -162,6 +165,10 @@ def main(folder: Path) -> None:
     for name in SHAPES:
         for number, body in enumerate(framed(name)):
             (folder / f"{name.replace('/', '-')}-{number}.sse").write_bytes(body)
+    for path in GOLDEN.glob("*.jsonl"):
+        if path.stem != "cancelled":  # which a client that waits for an answer does not see
+            frames = [sse.encode(codec.loads(line)) for line in path.read_bytes().splitlines()]
+            (folder / f"golden-{path.stem}.sse").write_bytes(b"".join([*frames, sse.DONE]))
 
 
 if __name__ == "__main__":
