@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from mcp.client.session import ClientSession
@@ -15,6 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
+    HEADER_MISMATCH,
     METHOD_NOT_FOUND,
     UNSUPPORTED_PROTOCOL_VERSION,
     CallToolRequest,
@@ -34,6 +36,8 @@ from proxy.hosted.outcomes import execution_error, protocol_error
 from proxy.hosted.results import images_of, text_of
 from proxy.hosted.servers import MODERN, SSE, STREAMABLE, Server
 from proxy.hosted.transport import BODY_LIMIT, CONNECT_TIMEOUT, EXCHANGE, Exchange, Transport, guarded, trusted
+
+T = TypeVar("T")
 
 _ABOUT = Implementation(name="statecar", version=__version__)
 _GOODBYE = 3.0
@@ -109,6 +113,7 @@ class McpSession:
         self._server, self._sessions = server, sessions
         self._ready: asyncio.Future[ClientSession] = loop.create_future()
         self._leave = asyncio.Event()
+        self._way = STREAMABLE
         self.task = loop.create_task(self._live())
         self.task.add_done_callback(self._ended)
 
@@ -132,7 +137,7 @@ class McpSession:
         while more:
             params = PaginatedRequestParams(cursor=listing.cursor) if listing.cursor is not None else None
             try:
-                page = await session.list_tools(params=params)
+                page = await self._answer(session.list_tools(params=params), exchange)
             except (MCPError, ValidationError, RuntimeError) as exc:
                 raise self._failure(exc, exchange) from None
             more = listing.add(page.model_dump(by_alias=True, mode="json", exclude_none=True))
@@ -143,10 +148,8 @@ class McpSession:
         session = await asyncio.shield(self._ready)
         exchange = Exchange()
         EXCHANGE.set(exchange)
-        request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
         try:
-            # Not session.call_tool: it lists all tools anew to check the output by a schema of the server's own.
-            result = await session.send_request(request, CallToolResult)
+            result = await self._called(session, name, arguments, exchange)
         except MCPError as exc:
             if exchange.failed() is None and exchange.status != _FORGOTTEN and not _broke(exc):
                 return Answer(error=protocol_error(exc.code, exc.message))
@@ -157,6 +160,35 @@ class McpSession:
         if result.is_error:
             return Answer(error=execution_error(text))
         return Answer(text, result.structured_content, images_of(result))
+
+    async def _called(
+        self, session: ClientSession, name: str, arguments: dict[str, Any], exchange: Exchange
+    ) -> CallToolResult:
+        """Not by the session's own call_tool, which lists all tools anew to check the result by the server's schema."""
+        request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
+        try:
+            return await self._answer(session.send_request(request, CallToolResult), exchange)
+        except MCPError as exc:
+            if exc.code != HEADER_MISMATCH:
+                raise
+        await self.list()  # it says which arguments travel as headers too (MCP 2026-07-28, Transports)
+        EXCHANGE.set(exchange)
+        return await self._answer(session.send_request(request, CallToolResult), exchange)
+
+    async def _answer(self, work: Coroutine[Any, Any, T], exchange: Exchange) -> T:
+        """What ``work`` gives. Over SSE the SDK would wait for the answer to a message that did not arrive."""
+        if self._way != SSE:
+            return await work
+        answered, failed = asyncio.create_task(work), asyncio.create_task(exchange.over.wait())
+        try:
+            await asyncio.wait({answered, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                self.close()  # nor does it send anything afterwards
+                raise RuntimeError
+            return answered.result()
+        finally:
+            answered.cancel()
+            failed.cancel()
 
     async def _live(self) -> None:
         """Connects, waits for the end, says goodbye. A failure is told to those who wait for it to be ready."""
@@ -180,8 +212,8 @@ class McpSession:
     async def _live_by(self, way: str) -> None:
         clock = asyncio.timeout(self._sessions.timeout)
         async with clock, AsyncExitStack() as stack:
-            session, way = await self._enter(stack, way)
-            self._sessions.speaks(self._server, way)
+            session, self._way = await self._enter(stack, way)
+            self._sessions.speaks(self._server, self._way)
             clock.reschedule(None)
             self._ready.set_result(session)
             await self._leave.wait()

@@ -11,7 +11,7 @@ import functools
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -41,13 +41,15 @@ class Exchange:
     """What became of one message, beside what the server says in its answer.
 
     ``status``: of an HTTP answer that is no success; ``speaks``: whether that answer may hold an error of the
-    protocol's; ``trouble``: what else failed, in words; ``refused``: why the guard did not let it out.
+    protocol's; ``trouble``: what else failed, in words; ``refused``: why the guard did not let it out; ``over``: set
+    once anything of that is known.
     """
 
     status: int | None = None
     speaks: bool = False
     trouble: str | None = None
     refused: str | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def failed(self) -> str | None:
         """What HTTP made of it, in words, without anything secret; None where the server's own words count."""
@@ -128,11 +130,14 @@ class Transport(httpx2.AsyncBaseTransport):
             exchange.trouble = _trouble(exc)
         else:
             return self._bounded(request, answer, exchange)
+        exchange.over.set()
         return httpx2.Response(_FAILED, request=request)
 
     def _bounded(self, request: httpx2.Request, answer: httpcore2.Response, exchange: Exchange) -> httpx2.Response:
         headers = httpx2.Headers(answer.headers)
         exchange.status = answer.status if answer.status >= 300 else None
+        if exchange.status:
+            exchange.over.set()
         json = headers.get("content-type", "").lower().startswith("application/json")
         exchange.speaks = json and answer.status in _ERRORS_OF_MCP
         if headers.get("content-encoding", "identity") != "identity":

@@ -8,6 +8,7 @@ import tracemalloc
 from contextlib import asynccontextmanager
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from proxy.errors import InvalidRequest, ToolServerError
@@ -179,6 +180,39 @@ async def test_a_server_that_dies_in_mid_call_fails_that_call_and_is_asked_again
                 assert failed["type"] == "http_error" and failed["code"] == 502
         with pytest.raises(ToolServerError):
             await turn.list(at(server.url))
+
+
+@asynccontextmanager
+async def deaf(status):
+    """A server of the SSE transport that takes no calls; gives its URL."""
+    said = asyncio.Queue()
+
+    async def app(scope, receive, send):
+        if scope["method"] == "GET":
+            return await StreamingResponse(stream(), media_type="text/event-stream")(scope, receive, send)
+        message = await Request(scope, receive).json()
+        if message["method"] == "initialize":
+            about = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": ABOUT}
+            said.put_nowait({"jsonrpc": "2.0", "id": message["id"], "result": about})
+        taken = status if message["method"] == "tools/call" else 202
+        await Response(status_code=taken)(scope, receive, send)
+
+    async def stream():
+        yield "event: endpoint\ndata: /messages\n\n"
+        while True:
+            yield f"event: message\ndata: {json.dumps(await said.get())}\n\n"
+
+    async with serving(app, interface="asgi3") as root:
+        yield f"{root}/sse"
+
+
+@pytest.mark.parametrize(("status", "words"), [(500, "Http status code: 500"), (404, "It has forgotten the session.")])
+async def test_a_call_that_does_not_arrive_over_sse_is_not_waited_for(status, words):
+    async with deaf(status) as url, box(mcp_allow=(), connector=(f"c=sse+{url}",)) as turn:
+        tool = {"server_label": "docs", "connector_id": "c"}
+        for _ in range(2):
+            failed = (await turn.call(tool, "x", "{}"))["error"]
+            assert failed["code"] == status and words in failed["message"]
 
 
 # -- how large, and how long

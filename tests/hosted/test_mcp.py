@@ -47,7 +47,7 @@ async def test_a_server_is_listed_and_called_over_every_transport(options):
                 "input_schema": {"type": "object", "required": ["a", "b"]},
                 "annotations": {"readOnlyHint": True},
             },
-            {"name": "plain", "description": None, "input_schema": {"type": "object"}, "annotations": None},
+            {"name": "plain", "input_schema": {"type": "object"}},
         ]
         assert await turn.call(at(server.url), "add", '{"a": 1, "b": 2}') == answers("3")
         assert await turn.call(at(server.url), "plain", "") == answers("x")
@@ -175,6 +175,27 @@ async def test_a_session_that_the_server_has_forgotten_is_begun_anew():
         assert await turn.call(at(server.url), "x", "{}") == answers("here")
         greeting = ["initialize", "notifications/initialized"]
         assert [message["method"] for message in server.requests] == [*greeting, "tools/call"] * 2
+
+
+async def test_a_tool_whose_arguments_travel_as_headers_is_looked_up_and_called_again():
+    cache = {"ttlMs": 0, "cacheScope": "private", "resultType": "complete"}
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "region"}}}
+
+    def call(_):
+        if server.requests[-2]["method"] != "tools/list":
+            error = {"code": mcp_types.HEADER_MISMATCH, "message": "Mcp-Param-Region is missing"}
+            return JSONResponse({"jsonrpc": "2.0", "id": server.requests[-1]["id"], "error": error}, 400)
+        return {**result({"type": "text", "text": "here"}), "resultType": "complete"}
+
+    said = {
+        "initialize": None,
+        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {}, **cache},
+        "tools/list": {"tools": [{"name": "x", "inputSchema": schema}], **cache},
+        "tools/call": call,
+    }
+    async with Liar(said) as server, box() as turn:
+        assert await turn.call(at(server.url), "x", '{"region": "eu"}') == answers("here")
+        assert [message["method"] for message in server.requests][-3:] == ["tools/call", "tools/list", "tools/call"]
 
 
 BLOCKS = [
