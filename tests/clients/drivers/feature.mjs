@@ -3,10 +3,15 @@ import { readFileSync } from 'node:fs';
 import assert from 'node:assert/strict';
 
 export const URL = process.env.DRIVE_URL;
+export const MCP = process.env.DRIVE_MCP; // the URL of the MCP server of examples/; statecar may call it
 export const MODEL = 'demo';
 export const SLOW = 'demo-slow'; // writes 20 words a second
 export const WEATHER = 'What is the weather in Paris?';
 export const WEATHER_TWICE = 'What is the weather in Paris and in Rome?';
+export const SEARCH_NOTES = 'Search the notes: how long does the oven take?';
+export const ADD_NOTE = 'Add a note: the lamp is broken.';
+export const SEARCH_WEB = 'Search the web for ovens';
+export const FOUND_URL = 'https://ovens.example/hot';
 export const PERSON = 'I am 36 years old and my name is Ada.';
 export const PNG_DATA =
   'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==';

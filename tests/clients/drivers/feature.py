@@ -12,12 +12,18 @@ URL = os.environ.get("DRIVE_URL", "")
 """The base URL of statecar, ending in /v1."""
 UPSTREAM = os.environ.get("DRIVE_UPSTREAM", "")
 """The base URL of the scripted chat-completions server, without a path."""
+MCP = os.environ.get("DRIVE_MCP", "")
+"""The URL of the MCP server of examples/; statecar may call it."""
 MODEL = "demo"
 SLOW = "demo-slow"
 """Writes 20 words a second."""
 
 WEATHER = "What is the weather in Paris?"
 WEATHER_TWICE = "What is the weather in Paris and in Rome?"
+SEARCH_NOTES = "Search the notes: how long does the oven take?"
+ADD_NOTE = "Add a note: the lamp is broken."
+SEARCH_WEB = "Search the web for ovens"
+FOUND_URL = "https://ovens.example/hot"
 PERSON = "I am 36 years old and my name is Ada."
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"

@@ -1,12 +1,14 @@
 // @openai/agents: its loop, its sessions on our conversations, handoffs.
 import assert from 'node:assert/strict';
 import {
-  Agent, OpenAIConversationsSession, OpenAIResponsesModel, OpenAIResponsesWSModel, run, setTracingDisabled, tool,
+  Agent, OpenAIConversationsSession, OpenAIResponsesModel, OpenAIResponsesWSModel, hostedMcpTool, run, setTracingDisabled, tool,
+  webSearchTool,
 } from '@openai/agents';
 import OpenAI from 'openai';
 import { z } from 'zod';
 import {
-  CUT, LOOK, MODEL, PERSON, PNG, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, steps, version,
+  ADD_NOTE, CUT, FOUND_URL, LOOK, MCP, MODEL, PERSON, PNG, SEARCH_NOTES, SEARCH_WEB, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE,
+  drive, failure, has, refusal, steps, version,
 } from './feature.mjs';
 
 setTracingDisabled(true);
@@ -27,6 +29,7 @@ function agent(options = {}) {
   return new Agent({ name: 'Assistant', instructions: 'Be brief.', model, ...options });
 }
 
+const notes = (options) => [hostedMcpTool({ serverLabel: 'notes', serverUrl: MCP, ...options })];
 const play = (text, options = {}, rest = {}) => run(agent(options), text, { maxTurns: 5, ...rest });
 
 async function streamed(text, options = {}, rest = {}) {
@@ -89,6 +92,28 @@ await drive('openai-agents-node', version('@openai/agents'), {
     } finally {
       await model.close();
     }
+  },
+  async mcp() {
+    has((await play(SEARCH_NOTES, { tools: notes() })).finalOutput, 'eleven minutes');
+    const [said, first] = await streamed(SEARCH_NOTES, { tools: notes() });
+    has(said, 'eleven minutes');
+    const again = [...first.history, { role: 'user', content: 'Repeat what you said' }];
+    has((await play(again, { tools: notes() })).finalOutput, 'eleven minutes');
+  },
+  async 'mcp approval'() {
+    const asked = [];
+    const onApproval = async (context, { name }) => {
+      asked.push(name);
+      return { approve: true };
+    };
+    const tools = notes({ requireApproval: 'always', onApproval });
+    has((await play(ADD_NOTE, { tools })).finalOutput, 'Kept as note');
+    has((await streamed(ADD_NOTE, { tools }))[0], 'Kept as note');
+    assert.equal(asked.length, 2);
+  },
+  async 'web search'() {
+    const made = await play(SEARCH_WEB, { tools: [webSearchTool()] });
+    has(JSON.stringify(made.newItems.at(-1).rawItem), 'url_citation', FOUND_URL);
   },
   async handoff() {
     const other = agent({ name: 'Weather', tools: [weather] });

@@ -10,12 +10,17 @@ import openai
 import pydantic
 from agents.memory import OpenAIConversationsSession, OpenAIResponsesCompactionSession
 from feature import (
+    ADD_NOTE,
     CUT,
+    FOUND_URL,
     LOOK,
+    MCP,
     MODEL,
     PERSON,
     PNG,
     REFUSED,
+    SEARCH_NOTES,
+    SEARCH_WEB,
     THINK,
     URL,
     WEATHER,
@@ -170,6 +175,43 @@ async def websocket():
         await model.close()
 
 
+def notes(approval, **options):
+    config = {"type": "mcp", "server_label": "notes", "server_url": MCP, "require_approval": approval}
+    return agent(tools=[agents.HostedMCPTool(tool_config=config, **options)])
+
+
+async def mcp():
+    has((await run(SEARCH_NOTES, notes("never"))).final_output, "eleven minutes")
+    said, first = await streamed(SEARCH_NOTES, notes("never"))
+    has(said, "eleven minutes")
+    again = [*first.to_input_list(), {"role": "user", "content": "Repeat what you said"}]
+    has((await run(again, notes("never"))).final_output, "eleven minutes")
+    session = OpenAIConversationsSession(openai_client=client)
+    await run(SEARCH_NOTES, notes("never"), session=session)
+    has((await run("Repeat what you said", notes("never"), session=session)).final_output, "eleven minutes")
+
+
+async def mcp_approval():
+    """Answered by a callback, whose answer travels with the whole history; then by a user, between two runs."""
+    for verdict, told in (({"approve": True}, "Kept as note"), ({"approve": False, "reason": "no"}, "did not approve")):
+        for play in (run, streamed):
+            requests = []
+            who = notes("always", on_approval_request=lambda request, v=verdict, r=requests: r.append(request) or v)
+            made = await play(ADD_NOTE, who)
+            has(made.final_output if play is run else made[0], told)
+            assert [request.data.name for request in requests] == ["add_note"]
+    stopped = await run(ADD_NOTE, notes("always"))
+    state = stopped.to_state()
+    state.approve(stopped.interruptions[0])
+    has((await agents.Runner.run(notes("always"), state)).final_output, "Kept as note")
+
+
+async def web_search():
+    made = await run(SEARCH_WEB, agent(tools=[agents.WebSearchTool()]))
+    (cited,) = made.new_items[-1].raw_item.content[0].annotations
+    assert (cited.type, cited.url) == ("url_citation", FOUND_URL)
+
+
 async def handoff():
     other = agent(name="Weather", tools=[get_weather])
     made = await run(
@@ -224,6 +266,9 @@ drive(
         "compact": compact,
         "websocket": websocket,
         "handoff": handoff,
+        "mcp": mcp,
+        "mcp approval": mcp_approval,
+        "web search": web_search,
         "reasoning": reasoning,
         "images": images,
         "errors": errors,

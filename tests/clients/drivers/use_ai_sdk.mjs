@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { createOpenAI } from '@ai-sdk/openai';
 import { Output, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 import {
-  CUT, LOOK, MODEL, PERSON, PNG_DATA, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, steps, version,
+  ADD_NOTE, CUT, FOUND_URL, LOOK, MCP, MODEL, PERSON, PNG_DATA, SEARCH_NOTES, SEARCH_WEB, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE,
+  drive, failure, has, refusal, steps, version,
 } from './feature.mjs';
 
 const sent = [];
@@ -39,6 +40,7 @@ async function streamed(options) {
   return [said, result, errors];
 }
 
+const notes = (requireApproval) => ({ notes: openai.tools.mcp({ serverLabel: 'notes', serverUrl: MCP, requireApproval }) });
 const user = (content) => ({ role: 'user', content });
 const stored = (openai) => ({ providerOptions: { openai } });
 const major = version('ai').split('.')[0];
@@ -109,6 +111,33 @@ await drive(`ai-sdk-${major}`, `${version('ai')} (@ai-sdk/openai ${version('@ai-
     messages.push(...(await play({ messages, tools, ...stored({ store: false }) })).response.messages);
     messages.push(user('Repeat what you said'));
     has((await play({ messages, ...stored({ store: false }) })).text, '21 degrees in Paris');
+  },
+  async mcp() {
+    const tools = notes('never');
+    has((await play({ prompt: SEARCH_NOTES, tools })).text, 'eleven minutes');
+    for (const store of [true, false]) {
+      const messages = [user(SEARCH_NOTES)];
+      const [said, result] = await streamed({ messages, tools, ...stored({ store }) });
+      has(said, 'eleven minutes');
+      messages.push(...(await result.response).messages, user('Repeat what you said'));
+      has((await play({ messages, tools, ...stored({ store }) })).text, 'eleven minutes');
+    }
+  },
+  async 'mcp approval'() {
+    const tools = notes('always');
+    const messages = [user(ADD_NOTE)];
+    const asked = await play({ messages, tools });
+    const { approvalId } = asked.content.find((part) => part.type === 'tool-approval-request');
+    const approval = { type: 'tool-approval-response', approvalId, approved: true, providerExecuted: true };
+    messages.push(...asked.response.messages, { role: 'tool', content: [approval] });
+    has((await streamed({ messages, tools }))[0], 'Kept as note');
+  },
+  async 'web search'() {
+    const tools = { web_search: openai.tools.webSearch({}) };
+    const made = await play({ prompt: SEARCH_WEB, tools });
+    assert(made.sources.some((source) => source.url === FOUND_URL), JSON.stringify(made.sources));
+    const [, result] = await streamed({ prompt: SEARCH_WEB, tools });
+    assert((await result.sources).some((source) => source.url === FOUND_URL));
   },
   async reasoning() {
     for (const store of [true, false]) {

@@ -5,12 +5,17 @@ from importlib.metadata import version
 import openai
 import pydantic
 from feature import (
+    ADD_NOTE,
     CUT,
+    FOUND_URL,
     LOOK,
+    MCP,
     MODEL,
     PERSON,
     PNG,
     REFUSED,
+    SEARCH_NOTES,
+    SEARCH_WEB,
     THINK,
     URL,
     WEATHER,
@@ -102,6 +107,33 @@ def replayed_history():
         loop([*talk, AIMessage("seashell"), HumanMessage(WEATHER)], llm.bind_tools([get_weather]))
 
 
+def mcp():
+    tool = {"type": "mcp", "server_label": "notes", "server_url": MCP, "require_approval": "never"}
+    for shape in ("responses/v1", "v1"):
+        llm = model(output_version=shape).bind_tools([tool])
+        has(llm.invoke(SEARCH_NOTES).text, "eleven minutes")
+        said, again = None, HumanMessage("Repeat what you said")
+        for piece in llm.stream(SEARCH_NOTES):
+            said = piece if said is None else said + piece
+        has(llm.invoke([HumanMessage(SEARCH_NOTES), said, again]).text, "eleven minutes")
+
+
+def mcp_approval():
+    llm = model(output_version="responses/v1").bind_tools([{"type": "mcp", "server_label": "notes", "server_url": MCP}])
+    asked = llm.invoke(ADD_NOTE)
+    request = asked.content[-1]
+    told = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": True}
+    answer = HumanMessage([told])
+    has(llm.invoke([answer], previous_response_id=asked.response_metadata["id"]).text, "Kept as note")
+    has(llm.invoke([HumanMessage(ADD_NOTE), asked, answer]).text, "Kept as note")
+
+
+def web_search():
+    made = model(output_version="responses/v1").bind_tools([{"type": "web_search"}]).invoke(SEARCH_WEB)
+    (cited,) = made.content[-1]["annotations"]
+    assert (cited["type"], cited["url"]) == ("url_citation", FOUND_URL)
+
+
 def reasoning():
     talk = [HumanMessage(THINK)]
     llm = model(output_version="responses/v1", reasoning={"summary": "auto"})
@@ -140,6 +172,9 @@ drive(
         "structured output": structured_output,
         "previous_response_id": previous_response_id,
         "replayed history": replayed_history,
+        "mcp": mcp,
+        "mcp approval": mcp_approval,
+        "web search": web_search,
         "reasoning": reasoning,
         "images": images,
         "errors": errors,

@@ -5,7 +5,8 @@ import { zodTextFormat } from 'openai/helpers/zod';
 import { ResponsesWS } from 'openai/resources/responses/ws';
 import { z } from 'zod';
 import {
-  CUT, LOOK, MODEL, PERSON, PNG, SLOW, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE, drive, failure, has, refusal, version,
+  ADD_NOTE, CUT, FOUND_URL, LOOK, MCP, MODEL, PERSON, PNG, SEARCH_NOTES, SEARCH_WEB, SLOW, STATUSES, THINK, URL, WEATHER, WEATHER_TWICE,
+  drive, failure, has, refusal, version,
 } from './feature.mjs';
 
 const client = new OpenAI({ baseURL: URL, apiKey: 'none', maxRetries: 0 });
@@ -15,6 +16,8 @@ const TOOL = {
   parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
   strict: false,
 };
+const NOTES = { type: 'mcp', server_label: 'notes', server_url: MCP };
+const kinds = (made) => made.output.map((item) => item.type);
 const create = (input, options = {}) => client.responses.create({ model: MODEL, input, ...options });
 
 // A background response that takes its time.
@@ -116,6 +119,27 @@ await drive('openai-node', version('openai'), {
     } finally {
       socket.close();
     }
+  },
+  async mcp() {
+    const tools = [{ ...NOTES, require_approval: 'never' }];
+    const made = await create(SEARCH_NOTES, { tools });
+    assert.deepEqual(kinds(made), ['mcp_list_tools', 'mcp_call', 'message']);
+    has(made.output_text, 'eleven minutes');
+    const again = await client.responses.stream({ model: MODEL, input: SEARCH_NOTES, tools }).finalResponse();
+    assert.deepEqual(kinds(again), kinds(made));
+    has(again.output_text, 'eleven minutes');
+  },
+  async 'mcp approval'() {
+    const asked = await client.responses.stream({ model: MODEL, input: ADD_NOTE, tools: [NOTES] }).finalResponse();
+    assert.deepEqual(kinds(asked), ['mcp_list_tools', 'mcp_approval_request']);
+    const told = { type: 'mcp_approval_response', approval_request_id: asked.output[1].id, approve: true };
+    const made = await create([told], { previous_response_id: asked.id, tools: [NOTES] });
+    has(made.output_text, 'Kept as note');
+  },
+  async 'web search'() {
+    const made = await client.responses.stream({ model: MODEL, input: SEARCH_WEB, tools: [{ type: 'web_search' }] }).finalResponse();
+    assert.deepEqual(kinds(made), ['web_search_call', 'message']);
+    assert.equal(made.output[1].content[0].annotations[0].url, FOUND_URL);
   },
   async background() {
     let made = await create('Say later', { background: true });

@@ -7,12 +7,17 @@ from importlib.metadata import version
 import openai
 import pydantic
 from feature import (
+    ADD_NOTE,
     CUT,
+    FOUND_URL,
     LOOK,
+    MCP,
     MODEL,
     PERSON,
     PNG,
     REFUSED,
+    SEARCH_NOTES,
+    SEARCH_WEB,
     SLOW,
     THINK,
     URL,
@@ -30,6 +35,7 @@ TOOL = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     "strict": False,
 }
+NOTES = {"type": "mcp", "server_label": "notes", "server_url": MCP}
 
 
 class Person(pydantic.BaseModel):
@@ -170,6 +176,41 @@ def cancel():
     assert client.responses.retrieve(made.id).status == "cancelled"
 
 
+def kinds(made):
+    return [item.type for item in made.output]
+
+
+def mcp():
+    tools = [NOTES | {"require_approval": "never"}]
+    made = create(SEARCH_NOTES, tools=tools)
+    assert kinds(made) == ["mcp_list_tools", "mcp_call", "message"], made.output
+    has(made.output_text, "eleven minutes")
+    options = {"input": SEARCH_NOTES, "tools": tools, "previous_response_id": made.id}
+    with client.responses.stream(model=MODEL, **options) as stream:
+        said = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        again = stream.get_final_response()
+    assert (kinds(again), again.output_text) == (["mcp_call", "message"], said)
+    has(said, "eleven minutes")
+
+
+def mcp_approval():
+    asked = create(ADD_NOTE, tools=[NOTES])
+    assert kinds(asked) == ["mcp_list_tools", "mcp_approval_request"], asked.output
+    request = asked.output[-1]
+    for approve, said in ((False, "did not approve"), (True, "Kept as note")):
+        told = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": approve}
+        has(create([told], previous_response_id=asked.id, tools=[NOTES]).output_text, said)
+
+
+def web_search():
+    include = ["web_search_call.action.sources"]
+    made = create(SEARCH_WEB, tools=[{"type": "web_search"}], include=include)
+    assert kinds(made) == ["web_search_call", "message"], made.output
+    assert FOUND_URL in [source.url for source in made.output[0].action.sources]
+    (cited,) = made.output[1].content[0].annotations
+    assert (cited.type, cited.url) == ("url_citation", FOUND_URL)
+
+
 def websocket():
     with client.responses.connect() as connection:
         connection.send({"type": "response.create", "model": MODEL, "input": "Say hello there"})
@@ -200,5 +241,8 @@ drive(
         "resumed stream": resumed_stream,
         "cancel": cancel,
         "websocket": websocket,
+        "mcp": mcp,
+        "mcp approval": mcp_approval,
+        "web search": web_search,
     },
 )

@@ -7,10 +7,13 @@ import pydantic
 from feature import (
     CUT,
     LOOK,
+    MCP,
     MODEL,
     PERSON,
     PNG,
     REFUSED,
+    SEARCH_NOTES,
+    SEARCH_WEB,
     THINK,
     URL,
     WEATHER,
@@ -20,7 +23,9 @@ from feature import (
     refused,
 )
 from pydantic_ai import Agent, BinaryContent, ModelHTTPError, NativeOutput, ThinkingPart
+from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
+from pydantic_ai.native_tools import MCPServerTool, WebSearchTool
 from pydantic_ai.providers.openai import OpenAIProvider
 
 
@@ -85,6 +90,25 @@ async def replayed_history():
     has(again.output, "21 degrees in Paris")
 
 
+async def mcp():
+    notes = [NativeTool(MCPServerTool(id="notes", url=MCP))]
+    first = await agent(capabilities=notes).run(SEARCH_NOTES)
+    has(first.output, "eleven minutes")
+    async with agent(capabilities=notes).run_stream(SEARCH_NOTES) as result:
+        has(await result.get_output(), "eleven minutes")
+    for with_ids in (False, True):  # with them the items of tools go along, without what they hold
+        settings = OpenAIResponsesModelSettings(openai_send_reasoning_ids=with_ids)
+        history = {"message_history": first.all_messages(), "model_settings": settings}
+        again = await agent(capabilities=notes).run(SEARCH_NOTES, **history)
+        has(again.output, "The tool answered", "eleven minutes")
+
+
+async def web_search():
+    async with agent(capabilities=[NativeTool(WebSearchTool())]).run_stream(SEARCH_WEB) as result:
+        has(await result.get_output(), "ovens get hot")
+        has(result.all_messages(), "web_search")
+
+
 async def reasoning():
     settings = OpenAIResponsesModelSettings(openai_reasoning_summary="auto")
     first = await agent().run(THINK, model_settings=settings)
@@ -123,6 +147,8 @@ drive(
         "structured output": structured_output,
         "previous_response_id": previous_response_id,
         "replayed history": replayed_history,
+        "mcp": mcp,
+        "web search": web_search,
         "reasoning": reasoning,
         "images": images,
         "errors": errors,
