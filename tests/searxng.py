@@ -24,7 +24,9 @@ def page(name: str, **more: Any) -> dict[str, Any]:
 
 
 class SearXNG:
-    """``results``: of each query that finds anything; ``queries``: all that came, ``down``: a status instead."""
+    """``results``: by query, "*" for all others. ``queries``: all that came; ``down``: a status
+    that is answered instead.
+    """
 
     def __init__(self, results: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         self.results = results
@@ -50,6 +52,6 @@ class SearXNG:
             return PlainTextResponse("Sorry", status_code=self.down)
         if request.url.path != "/search" or request.query_params.get("format") != "json":
             return PlainTextResponse("Forbidden", status_code=403)
-        found = list(self.results.get(query, ()))
+        found = list(self.results.get(query) or self.results.get("*") or ())
         rest = {"answers": [], "corrections": [], "infoboxes": [], "suggestions": [], "unresponsive_engines": []}
         return JSONResponse({"query": query, "number_of_results": 0, "results": found, **rest})
