@@ -51,13 +51,7 @@ def _sessions(settings: Settings, guard: Guard | None) -> Sessions | None:
     try:
         mcp = importlib.import_module("proxy.hosted.mcp")
     except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] not in (
-            "mcp",
-            "mcp_types",
-            "httpx2",
-            "httpcore2",
-            "pydantic",
-        ):
+        if (exc.name or "").partition(".")[0] not in _SDK:
             raise
         return None
     sessions: Sessions = mcp.McpSessions(guard, settings.tool_timeout)

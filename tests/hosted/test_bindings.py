@@ -145,7 +145,7 @@ async def test_what_the_operator_bound_wrongly_is_a_failed_outcome_that_says_so(
 
 
 async def test_without_the_sdk_no_mcp_tool_is_bound(monkeypatch):
-    monkeypatch.setitem(sys.modules, "httpcore2", None)  # comes with mcp
+    monkeypatch.setitem(sys.modules, "mcp.client.session", None)
     monkeypatch.delitem(sys.modules, "proxy.hosted.mcp", raising=False)
     options = {"connector": ("lib=http://127.0.0.1/mcp",), "file_search": "mcp:lib/tool"}
     hosted = open_hosted(Settings(upstream="demo", web_search="searxng+http://127.0.0.1", **options))
