@@ -217,7 +217,9 @@ class Door:
         self.opened(not is_about)
         try:
             if is_about or (own and scope["method"] != "OPTIONS"):
-                await self.own({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+                if path != scope["path"]:
+                    scope = {**scope, "path": path, "raw_path": path.encode()}
+                await self.own(scope, receive, send)
             else:
                 await self._pass_on(scope, receive, send)
         finally:

@@ -71,6 +71,7 @@ class Http(_Ended, HttpToolsProtocol):
             self._data, self._again = data, b""
             super().data_received(data)
             data = self._again
+        self._data = b""  # else a stream keeps its whole request
 
     def on_headers_complete(self) -> None:
         if not self._is_read_again():

@@ -1,6 +1,7 @@
 """JSON that orjson refuses although it is legal, and what is no JSON at all."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -79,3 +80,15 @@ def test_what_is_too_deep_to_be_written_is_a_value_error():
         value = [value]
     with pytest.raises(ValueError, match="nested too deeply"):
         codec.dumps(value)
+
+
+def test_what_is_kept_takes_no_more_memory_than_its_length():
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [codec.fitted(codec.dumps({"a": "x" * 900})) for _ in range(100)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept[0] == b'{"a":"' + b"x" * 900 + b'"}'
+    assert (after - before) / 100 < 1100

@@ -29,7 +29,7 @@ class Recent:
     def keep(self, connection: object, id_: str, past: Past) -> None:
         """Remembers the response in the place of the one before; nothing where it is larger than all may be."""
         self.forget(connection)
-        items = codec.dumps(past.items)
+        items = codec.fitted(codec.dumps(past.items))
         if len(items) > self._limit:
             return
         self._kept[connection] = _Kept(id_, Past(past.tag, [], status=past.status), items)

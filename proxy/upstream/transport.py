@@ -69,7 +69,7 @@ class Transport(AiohttpTransport):
         """The answer's head, as soon as it has come; its body is ``response.stream``, one item a socket read."""
         timeouts: Timeouts = request.extensions["timeouts"]
         target = request.extensions.get("target") or request.url.raw_path
-        headers = CIMultiDict((_text(name), _text(value)) for name, value in request.headers.raw)
+        headers = _headers(request)
         body = _body(request)
         sized = "Content-Length" in headers
         delivery = _Delivery(replayable=not isinstance(body, AsyncIterable), sized=sized)
@@ -91,16 +91,15 @@ class Transport(AiohttpTransport):
             raise httpx.TransportError(str(exc)) from exc
         link = delivery.link
         assert link is not None  # there is an answer, so there was a connection
-        if response.connection is not None and response.connection.protocol is not None:
+        if response.connection is not None and (protocol := response.connection.protocol) is not None:
             link.content = response.content
             # a head that comes before the model has read its prompt is no beginning: the idle limit waits for a byte
-            response.connection.protocol.read_timeout = timeouts.first_byte
-            response.connection.protocol.start_timeout()
+            protocol.read_timeout = timeouts.first_byte
+            protocol.start_timeout()
         return httpx.Response(
             response.status,
             headers=list(response.raw_headers),
             stream=Body(response, link, timeouts.idle),
-            request=request,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode("latin-1")},
         )
 
@@ -301,8 +300,16 @@ def _url(url: httpx.URL, target: bytes) -> URL:
     return URL.build(scheme=url.scheme, authority=url.netloc.decode(), path=path, encoded=True)
 
 
+def _headers(request: httpx.Request) -> CIMultiDict[str]:
+    """As aiohttp wants them. It writes UTF-8, so other encodings of the 1990s leave as UTF-8, too."""
+    raw = request.headers.raw
+    try:
+        return CIMultiDict([(name.decode(), value.decode()) for name, value in raw])
+    except UnicodeDecodeError:
+        return CIMultiDict([(_text(name), _text(value)) for name, value in raw])
+
+
 def _text(raw: bytes) -> str:
-    """A header's bytes as aiohttp wants them. It writes UTF-8, so other encodings of the 1990s leave as UTF-8, too."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
