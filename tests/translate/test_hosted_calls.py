@@ -261,6 +261,14 @@ def test_what_was_found_is_cited_and_numbers_run_on():
     assert lines[lines.index("2 output_text.delta 2], and") + 1] == "2 output_text.annotation.added"
 
 
+def test_a_source_that_ends_the_text_is_cited():
+    rounds = [calls(searched()), CALLED], [*texts("See https://a.exam", "ple/"), STOP]
+    _, events = turn(*rounds, outcomes={"web_search": Outcome(found=PAGES)})
+    lines = told(events)
+    at = lines.index("1 output_text.annotation.added")
+    assert lines[at - 1 : at + 2 : 2] == ["1 output_text.delta ple/", "1 output_text.done See https://a.example/"]
+
+
 def test_what_earlier_turns_found_is_cited_too():
     before, _ = turn([calls(searched()), CALLED], [*texts("x"), STOP], outcomes={"web_search": Outcome(found=PAGES)})
     stream = open_stream(tools=PLAN)
@@ -305,6 +313,12 @@ def test_code_is_told_while_it_is_written_and_its_outputs_when_asked():
         item = events[9]["item"]
         assert (item["code"], item["outputs"], item["container_id"]) == ("print(2+2)", outputs, "auto")
         assert stream.stored_output()[0]["x_upstream"]["output"] == "4"
+
+
+def test_code_is_read_wherever_it_stands_in_its_arguments():
+    for arguments in ('{"code":"a"}', '{"lang":"python","code":"a"}', '{ "code" : "a" }'):
+        _, events = turn([calls(asked("code_interpreter", arguments)), CALLED], [*texts("x"), STOP])
+        assert events[-1]["response"]["output"][0]["code"] == "a"
 
 
 @pytest.mark.parametrize("name", ["web_search", "file_search", "code_interpreter"])

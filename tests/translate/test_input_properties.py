@@ -18,6 +18,8 @@ ITEMS = st.one_of(
     *[st.builds(lambda id_: {"type": "function_call_output", "call_id": id_, "output": "o"}, IDS)] * 3,
     st.just({"type": "mcp_call", "id": "mcp_1", "server_label": "s", "name": "n", "arguments": "{}", "output": "x"}),
     st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
+    st.just({"type": "mcp_approval_request", "id": "r", "server_label": "s", "name": "n", "arguments": "{}"}),
+    *[st.just({"type": "mcp_approval_response", "approval_request_id": "r", "approve": yes}) for yes in (True, False)],
 )
 DIALECTS = st.builds(
     Dialect,
@@ -64,13 +66,19 @@ def test_every_history_is_refused_or_in_the_order_that_backends_demand(items, di
     assert_nothing_is_lost(items, sent, dialect)
 
 
+def was_refused(items):
+    answers = [item["approve"] for item in items if item["type"] == "mcp_approval_response"]
+    return answers[-1:] == [False]
+
+
 def assert_nothing_is_lost(items, sent, dialect):
     said = "\n".join(message["content"] or "" for message in sent if message["role"] == "assistant")
     assert [line for line in said.splitlines() if line] == told(items, "assistant")
     asked = [message["content"] for message in sent if message["role"] == "user"]
     assert [text for text in asked if text.startswith("u")] == told(items, "user")
     calls = [call for message in sent for call in message.get("tool_calls", ())]
-    assert len(calls) == sum(item["type"] in ("function_call", "mcp_call") for item in items)
+    made = ("function_call", "mcp_call", *(["mcp_approval_request"] if was_refused(items) else []))
+    assert len(calls) == sum(item["type"] in made for item in items)
     given = {item["output"] for item in items if item["type"] == "function_call_output"}
     outputs = [message["content"] for message in sent if message["role"] == "tool"]
     outputs = [text for text in outputs if text.startswith("o")]
