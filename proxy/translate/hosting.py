@@ -22,6 +22,11 @@ class Hosting:
     withheld: bool = False
     again: bool = False
 
+    @property
+    def names(self) -> dict[str, frozenset[str]]:
+        """The names of each server's tools."""
+        return {label: frozenset(tool["name"] for tool in listed) for label, listed in self.servers.items()}
+
 
 NOTHING = Hosting()
 """No tool runs here."""

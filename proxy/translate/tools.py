@@ -26,7 +26,8 @@ class ToolPlan:
 
     ``tools`` and ``choice``: chat form, None when the key must not be sent. ``allowed``: the only names whose calls may
     pass, None for all. ``dropped``: the tool types left out, each once, in order. ``origins``: chat names, and others
-    that models use for them, to what they stand for, where that is not a function of the same name.
+    that models use for them, to what they stand for, where that is not a function of the same name. ``servers``: the
+    names of all tools of each MCP server that is served.
     """
 
     tools: list[Tool] | None = None
@@ -34,14 +35,22 @@ class ToolPlan:
     allowed: frozenset[str] | None = None
     dropped: list[str] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
+    servers: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def origin(self, name: str, *, custom: bool) -> Origin:
         """What a call of that chat name is a call of. ``custom``: the upstream called it as a custom tool.
 
-        An unknown name is a function's.
+        An unknown name is a function's; one that begins as a server's do is a tool's that the server does not have.
         """
-        origin = self.origins.get(name) or Origin("function_call", name)
+        origin = self.origins.get(name) or self._invented(name) or Origin("function_call", name)
         return replace(origin, item="custom_tool_call") if custom else origin
+
+    def _invented(self, name: str) -> Origin | None:
+        for label, known in self.servers.items():
+            own = name.removeprefix(f"{label}__")
+            if own and own != name and own not in known:
+                return Origin("mcp_call", own, label)
+        return None
 
 
 def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: Hosting = NOTHING) -> ToolPlan:
@@ -58,7 +67,7 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: 
         choice = unforced(choice)
     offered = {name: tool for name, tool in found.items() if not (hosting.withheld and tool.is_hosted)}
     tools = [tool.chat for tool in offered.values()]
-    whole = ToolPlan(tools or None, None, None, dropped, origins)
+    whole = ToolPlan(tools or None, None, None, dropped, origins, hosting.names)
     if choice == "none":
         return replace(whole, tools=None)
     if not tools:

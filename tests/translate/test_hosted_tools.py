@@ -115,6 +115,31 @@ def test_whatever_is_not_said_to_need_no_approval_needs_it(given, asks):
     assert kinds == {name: "mcp_approval_request" if name in asks else "mcp_call" for name in ALL}
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("docs__find", Origin("mcp_call", "find", "docs")),
+        ("docs__", Origin("function_call", "docs__")),
+        ("docs_find", Origin("function_call", "docs_find")),
+        ("gone__search", Origin("function_call", "gone__search")),
+    ],
+)
+def test_a_tool_that_a_server_does_not_have_is_no_function_of_the_clients(name, meant):
+    """So the model is told, and the response does not end with a call that nobody can answer."""
+    assert planned([F, DOCS]).origin(name, custom=False) == meant
+
+
+def test_a_tool_that_needs_approval_needs_it_by_every_name():
+    """Also where a name is too long to go upstream, or two tools have one."""
+    tools = [{"name": "long" * 20}, {"name": "a.b"}, {"name": "a"}]
+    made = planned(
+        [DOCS | {"require_approval": "always"}, OTHER | {"require_approval": "always"}],
+        hosting=Hosting(servers={"docs": tools, "other": tools}, mcp=True),
+    )
+    for name in (f"docs__{'long' * 20}", "docs__a.b", "docs.a", "other__a.b", "a", "a.b", *made.origins):
+        assert made.origin(name, custom=False).item != "mcp_call"
+
+
 def test_servers_that_run_elsewhere_are_refused_as_ever():
     message = "Tool type 'mcp' is not supported by this server."
     assert refusal([DOCS], hosting=NOTHING) == (message, "tools[0].type", "unsupported_parameter")
