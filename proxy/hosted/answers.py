@@ -19,13 +19,19 @@ _FILENAME = ("filename", "file_name", "fileName", "name", "title", "path", "sour
 _SCORE = ("score", "similarity", "relevance", "relevance_score")
 
 _GAP = re.compile(r"\n(?:[ \t]*(?:[-=*_]{3,}[ \t]*)?\n)+")
-_LINK = re.compile(r"\[([^\]\n]{1,300})\]\((https?://[^\s<>()]+(?:\([^\s<>()]*\)[^\s<>()]*)*)[^()\n]*\)")
+_LINK = re.compile(
+    r"\[([^\]\n]{1,300})\]\((https?://[^\s<>()]{1,2000}(?:\([^\s<>()]*\)[^\s<>()]*)*)(?:\s[^()\n]{0,300})?\)"
+)
 _BARE = re.compile(r"https?://[^\s<>\"`|\\^\]]+")
 _LEAD = re.compile(r"[\s\-*#>•]*(?:\[?\d{1,3}[.)\]:]\s+)?")
 _LABEL = re.compile(
     r"\**(?:title|name|url|link|source|description|content|snippet|summary|text|highlights?)\**\s*:\s*\**", re.I
 )
+_SPACE = re.compile(r"\s*")
 _LONGEST_TITLE = 200
+_MOST_TEXT = 512 * 1024
+"""Characters of an answer that are looked through; of JSON texts one behind the other at most ``_MOST_VALUES``."""
+_MOST_VALUES = 1000
 
 
 def pages_in(text: str, structured: Any) -> list[Found]:
@@ -58,13 +64,13 @@ def _values(text: str, structured: Any) -> Iterator[Any]:
     """The JSON values of an answer: its own, then those that its text consists of, as one list."""
     if structured is not None:
         yield structured
-    decoder, at, values = json.JSONDecoder(), 0, []
+    decoder, at, values = json.JSONDecoder(), 0, list[Any]()
     text = text.strip()
     try:
-        while at < len(text):
+        while at < len(text) and len(values) < _MOST_VALUES:
             value, at = decoder.raw_decode(text, at)
             values.append(value)
-            at += len(text[at:]) - len(text[at:].lstrip())
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # matches always
     except (ValueError, RecursionError):
         return
     if len(values) == 1:
@@ -124,7 +130,7 @@ def _file(row: Mapping[str, Any]) -> Found:
 def _pages_in_words(text: str) -> Iterator[Found]:
     """The pages of a text in blocks, one a page; what stands in a block without a URL belongs to the page before it."""
     page: Found | None = None
-    for block in filter(str.strip, _GAP.split(text)):
+    for block in filter(str.strip, _GAP.split(text[:_MOST_TEXT])):
         link, bare = _LINK.search(block), _BARE.search(block)
         if not link and not bare:
             if page:

@@ -76,7 +76,11 @@ class Search:
 
     def _allows(self, url: str) -> bool:
         host = _host(url)
-        return not self.domains or any(host == domain or host.endswith(f".{domain}") for domain in self.domains)
+        return (
+            bool(host)
+            and not self.domains
+            or any(host == domain or host.endswith(f".{domain}") for domain in self.domains)
+        )
 
 
 def _domain(text: str) -> str:

@@ -116,6 +116,15 @@ def test_logs_are_streams_and_result_or_the_text(text, structured, logs):
     assert logs_in(text, structured) == logs
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[]" * 200_000, "1 " * 400_000, "[a](https://" + "x" * 400_000, "[a](https://x " * 30_000, "\n \t" * 200_000],
+    ids=lambda text: text[:12],
+)
+def test_a_long_answer_is_read_in_time_that_grows_with_it(text):
+    pages_in(text, None), files_in(text, None), logs_in(text, None)
+
+
 KEYS = ["results", "data", "url", "title", "content", "text", "file_id", "score", "metadata", "stdout", "result", "x"]
 ANYTHING = st.recursive(
     st.none()

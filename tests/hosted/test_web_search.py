@@ -167,7 +167,11 @@ ODD = [
         "These search engines did not answer: brave: too many requests, bing: timeout.\n\nNo results.",
     ),
     ("searxng", {"results": [], "answers": ["42", {"answer": " 43 "}, {"x": 1}]}, "42\n43\n\nNo results."),
-    ("searxng", {"results": [{"title": "no url"}, {"url": "ftp://x"}, {"url": 5}, {"url": None}]}, "No results."),
+    (
+        "searxng",
+        {"results": [{"title": "no url"}, {"url": "ftp://x"}, {"url": 5}, {"url": None}, {"url": "http://"}]},
+        "No results.",
+    ),
     ("brave", {"type": "search", "query": {}}, "No results."),
     ("brave", {"type": "search", "web": None}, "No results."),
     ("tavily", {"results": [], "answer": "It is cold."}, "It is cold.\n\nNo results."),
