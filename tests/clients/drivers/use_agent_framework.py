@@ -8,12 +8,17 @@ from agent_framework import Agent, Content, Message
 from agent_framework.exceptions import AgentFrameworkException
 from agent_framework.openai import OpenAIChatClient
 from feature import (
+    ADD_NOTE,
     CUT,
+    FOUND_URL,
     LOOK,
+    MCP,
     MODEL,
     PERSON,
     PNG,
     REFUSED,
+    SEARCH_NOTES,
+    SEARCH_WEB,
     SLOW,
     THINK,
     URL,
@@ -95,6 +100,31 @@ async def conversation():
     assert len([item async for item in client.conversations.items.list(talk.id)]) == 8
 
 
+async def mcp():
+    notes = OpenAIChatClient.get_mcp_tool(name="notes", url=MCP, approval_mode="never_require")
+    has((await agent(tools=[notes]).run(SEARCH_NOTES)).text, "eleven minutes")
+    one = agent(tools=[notes])
+    session = one.create_session()
+    said = "".join([update.text async for update in one.run(SEARCH_NOTES, stream=True, session=session)])
+    has(said, "eleven minutes")
+    has((await one.run("Repeat what you said", session=session)).text, "eleven minutes")
+
+
+async def mcp_approval():
+    one = agent(tools=[OpenAIChatClient.get_mcp_tool(name="notes", url=MCP, approval_mode="always_require")])
+    session = one.create_session()
+    asked = await one.run(ADD_NOTE, session=session)
+    (request,) = asked.user_input_requests
+    answer = Message("user", [request.to_function_approval_response(approved=True)])
+    has((await one.run(answer, session=session)).text, "Kept as note")
+
+
+async def web_search():
+    made = await agent(tools=[OpenAIChatClient.get_web_search_tool()]).run(SEARCH_WEB)
+    notes = [note for content in made.messages[-1].contents for note in content.annotations or ()]
+    assert [note["url"] for note in notes] == [FOUND_URL], notes
+
+
 async def reasoning():
     made = await agent(default_options={"reasoning": {"summary": "auto"}}).run(THINK)
     contents = [content for message in made.messages for content in message.contents]
@@ -150,6 +180,9 @@ drive(
         "structured output": structured_output,
         "previous_response_id": previous_response_id,
         "conversation": conversation,
+        "mcp": mcp,
+        "mcp approval": mcp_approval,
+        "web search": web_search,
         "reasoning": reasoning,
         "images": images,
         "errors": errors,

@@ -16,7 +16,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from feature import LOOK, PERSON, PNG, REFUSED, THINK, UPSTREAM, URL, drive, has, steps
+from feature import FOUND_URL, LOOK, PERSON, PNG, REFUSED, THINK, UPSTREAM, URL, drive, has, steps
 
 PACKAGE = Path("node_modules/@openai/codex").absolute()
 HOME = Path(os.environ["HOME"])
@@ -200,6 +200,13 @@ def compaction():
     has(again.sent[0]["messages"][-1]["content"], "CONTEXT CHECKPOINT COMPACTION")
 
 
+def web_search():
+    """Codex asks for it in words of its own: its configuration says whether the web is live."""
+    run = Run(steps({"calls": [["web_search", {"query": "ovens"}]]}, {"say": "Hot [1]."}), "-c", 'web_search="live"')
+    has(run.said, "Hot [1].")
+    has(run.sent[-1]["messages"][-1]["content"], FOUND_URL)
+
+
 def reasoning():
     first = Run(THINK)
     has(first.done.stdout, "A hard one.")
@@ -249,6 +256,7 @@ drive(
         "structured output": structured_output,
         "replayed history": replayed_history,
         "compaction": compaction,
+        "web search": web_search,
         "reasoning": reasoning,
         "images": images,
         "errors": errors,
