@@ -101,6 +101,13 @@ async def test_a_server_that_does_not_list_is_an_error_in_words(said, words):
         )
 
 
+async def test_a_list_that_goes_in_a_circle_is_left_at_once():
+    async with Liar({"tools/list": {**tools(), "nextCursor": "x"}}) as server, box() as turn:
+        with pytest.raises(ToolServerError):
+            await turn.list(at(server.url))
+        assert [message["method"] for message in server.requests].count("tools/list") == 2
+
+
 async def test_what_is_unusable_in_a_list_is_left_out(caplog):
     listed = [
         {"name": "good", "inputSchema": OBJECT},
@@ -267,6 +274,14 @@ async def test_the_densest_answer_that_is_taken_takes_bounded_memory():
             tracemalloc.stop()
 
 
+async def test_an_answer_of_very_many_values_is_not_read():
+    body = BEGUN + b"{}" + b",{}" * 200_000 + b"]}}}"
+    assert len(body) < 1024 * 1024
+    said = {"tools/call": lambda _: Response(body, media_type="application/json")}
+    async with Liar(said) as server, box() as turn:
+        assert (await turn.call(at(server.url), "x", "{}"))["error"] == TOO_LARGE
+
+
 async def test_messages_without_end_are_cut_off():
     """Each is small, and none is the answer."""
 
@@ -338,6 +353,26 @@ async def test_nothing_is_left_of_sessions_that_were_used():
             turns[1].close()
         assert asyncio.all_tasks() == tasks
         assert files() == open_files
+
+
+async def test_a_server_that_has_not_answered_the_greeting_is_left_at_once():
+    connected, left = asyncio.Event(), asyncio.Event()
+
+    async def listen(reader, writer):
+        connected.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with server, box() as turn:
+        port = server.sockets[0].getsockname()[1]
+        call = asyncio.create_task(turn.call(at(f"http://127.0.0.1:{port}/mcp"), "x", "{}"))
+        await connected.wait()
+        turn.close()
+        async with asyncio.timeout(10):
+            await left.wait()
+        assert (await call)["error"] == error(502, "The turn is over.")
 
 
 async def test_closing_a_turn_does_not_wait_for_a_server_that_says_no_goodbye():

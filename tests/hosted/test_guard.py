@@ -96,6 +96,11 @@ def test_a_url_that_two_parsers_may_read_differently_is_refused(url):
         target(url)
 
 
+def test_a_url_with_a_password_is_refused_with_what_to_use_instead():
+    with pytest.raises(Refused, match="use 'authorization' or 'headers'"):
+        target("https://user:password@mcp.example.com/")
+
+
 @pytest.mark.parametrize(
     ("url", "canonical", "host", "port"),
     [
