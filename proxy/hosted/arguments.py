@@ -12,6 +12,7 @@ _QUERY = ("query", "queries", "q", "search_query", "searchQuery", "search_term",
 _CODE = ("code", "source", "source_code", "script", "python", "python_code", "program", "input")
 _COUNT = ("max_num_results", "max_results", "maxResults", "num_results", "numResults", "count", "limit", "top_k", "k")
 _DOMAINS = ("include_domains", "includeDomains", "allowed_domains", "allowedDomains", "domains", "sites")
+_BLOCKED = ("exclude_domains", "excludeDomains", "blocked_domains", "blockedDomains")
 _STORES = ("vector_store_ids", "vectorStoreIds", "store_ids", "collections")
 _STORE = ("vector_store_id", "vectorStoreId", "store_id", "collection")
 _KINDS: dict[type, tuple[str, ...]] = {
@@ -39,6 +40,7 @@ class Wanted:
             (
                 (_COUNT, search.count),
                 (_DOMAINS, list(search.domains)),
+                (_BLOCKED, list(search.blocked)),
                 (("country_code",), search.location.get("country")),
                 (("user_location",), dict(search.location)),
                 (("search_context_size",), tool.get("search_context_size")),

@@ -16,6 +16,7 @@ from proxy.errors import ToolServerError
 from proxy.hosted.answers import files_in, logs_in, pages_in
 from proxy.hosted.arguments import Wanted, fitted
 from proxy.hosted.box import Answer, Binding, Box
+from proxy.hosted.filters import matches
 from proxy.hosted.outcomes import cut, outcome
 from proxy.hosted.search import Failed, Found, Search, bounded
 from proxy.hosted.web_search import PROVIDERS, WebSearch
@@ -55,12 +56,16 @@ class ConnectorTool:
     _schema: Mapping[str, Any] = field(default_factory=dict)
     _until: float = 0.0
 
-    async def ask(self, box: Box, wanted: Wanted) -> list[Answer]:
-        """The answers to the calls that ``wanted`` comes to. Raises Failed where there is nothing to call."""
+    async def ask(self, box: Box, wanted: Wanted) -> tuple[dict[str, Any], list[Answer]]:
+        """(what the tool was asked first, the answers to all the calls that ``wanted`` comes to).
+
+        Raises Failed where there is nothing to call.
+        """
         calls = fitted(await self._described(box), wanted)
         if not calls:
             raise Failed(f"The tool {self.name!r} that is bound here takes no argument for it. Tell the operator.")
-        return await asyncio.gather(*(box.ask_connector(self.connector, self.name, call) for call in calls))
+        asked = (box.ask_connector(self.connector, self.name, call) for call in calls)
+        return calls[0], await asyncio.gather(*asked)
 
     async def _described(self, box: Box) -> Mapping[str, Any]:
         if time.monotonic() > self._until:
@@ -118,7 +123,7 @@ class McpBinding(ABC):
 class McpWebSearch(McpBinding):
     async def _run(self, box: Box, tool: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         search = Search.read(tool, arguments)
-        answers = await self.tool.ask(box, Wanted.web(search, tool))
+        _, answers = await self.tool.ask(box, Wanted.web(search, tool))
         told = [answer for answer in answers if answer.error is None]
         if not told and answers[0].error:
             return self._failed(answers[0].error)
@@ -135,13 +140,15 @@ class McpFileSearch(McpBinding):
         if not queries:
             raise Failed("The search was not made: its arguments must have 'queries', a list of texts.", 400)
         count = tool.get("max_num_results") or _FILE_COUNT
-        answers = await self.tool.ask(box, Wanted.files(queries[:_QUERIES], count, tool))
+        given, answers = await self.tool.ask(box, Wanted.files(queries[:_QUERIES], count, tool))
         told = [answer for answer in answers if answer.error is None]
         if not told and answers[0].error:
             return self._failed(answers[0].error)
         files = [file for answer in told for file in files_in(answer.text, answer.structured)]
         if not files:
             return self._in_words(told)
+        if (filters := tool.get("filters")) and filters not in given.values():
+            files = [file for file in files if matches(filters, file["attributes"])]
         lowest = (tool.get("ranking_options") or {}).get("score_threshold") or 0
         found = bounded(_best(files, lowest), count, _FILE_SIZE, self.limit)
         return outcome("" if found else "No results.", found=found)
@@ -152,7 +159,7 @@ class McpCodeInterpreter(McpBinding):
         code = arguments.get("code")
         if not isinstance(code, str) or not code.strip():
             raise Failed("Nothing was run: the arguments must have 'code', a text that is not empty.", 400)
-        answer, *_ = await self.tool.ask(box, Wanted.code(code, tool))
+        _, (answer, *_) = await self.tool.ask(box, Wanted.code(code, tool))
         if answer.error:
             return self._failed(answer.error)
         logs = cut(logs_in(answer.text, answer.structured), self.limit)

@@ -41,13 +41,13 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Search:
-    """A search as asked for. ``domains``: empty for all; ``location``: of city, region, country, timezone given ones.
-
-    ``count``: most results, ``size``: most characters of the text of each.
+    """A search as asked for. ``domains``: empty for all; ``blocked``: none of these. ``location``: those given of city,
+    region, country, timezone. ``count``: most results; ``size``: most characters of the text of each.
     """
 
     query: str
     domains: tuple[str, ...]
+    blocked: tuple[str, ...]
     location: Mapping[str, str]
     count: int
     size: int
@@ -64,6 +64,7 @@ class Search:
         return cls(
             query=" ".join(query.split()),
             domains=tuple(map(_domain, filters.get("allowed_domains") or ())),
+            blocked=tuple(map(_domain, filters.get("blocked_domains") or ())),
             location={key: text for key in _PLACE if (text := plain(place.get(key))) and text.isprintable()},
             count=count,
             size=size,
@@ -76,11 +77,11 @@ class Search:
 
     def _allows(self, url: str) -> bool:
         host = _host(url)
-        return (
-            bool(host)
-            and not self.domains
-            or any(host == domain or host.endswith(f".{domain}") for domain in self.domains)
-        )
+        return bool(host) and (not self.domains or _under(host, self.domains)) and not _under(host, self.blocked)
+
+
+def _under(host: str, domains: Iterable[str]) -> bool:
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
 
 
 def _domain(text: str) -> str:

@@ -80,7 +80,7 @@ class Brave:
         country = search.location.get("country", "").upper()
         params: dict[str, str | int] = {
             "q": _within_sites(search),
-            "count": min(_MOST, search.count * 2 if search.domains else search.count),
+            "count": min(_MOST, search.count * 2 if search.domains or search.blocked else search.count),
             "text_decorations": "false",
             "result_filter": "web",
         }
@@ -119,6 +119,8 @@ class Tavily:
         }
         if search.domains:
             body["include_domains"] = list(search.domains)
+        if search.blocked:
+            body["exclude_domains"] = list(search.blocked)
         if country := ENGLISH_NAMES.get(search.location.get("country", "").upper()):
             body["country"] = country
         return httpx.Request("POST", self._url, content=codec.dumps(body), headers=_encoded(self._headers))

@@ -13,6 +13,7 @@ from proxy.wire import check, mcp
 
 _TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # types are told in a header
 _FORMATS = ("text", "json_object", "json_schema")
+_COMPARISONS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin")
 _MODES = ("none", "auto", "required")
 _HOSTED_CHOICES = (
     "file_search",
@@ -75,6 +76,8 @@ def _declaration(given: Any, at: str) -> dict[str, Any]:
         mcp.server(tool, at)
     elif type_.startswith("web_search"):
         check.fields(tool, at, _WEB_SEARCH)
+    elif type_ == "file_search":
+        check.fields(tool, at, _FILE_SEARCH)
     return tool
 
 
@@ -181,6 +184,27 @@ def _filters(value: Any, at: str) -> dict[str, Any]:
     return check.fields(check.without_nulls(value, at), at, _DOMAINS)
 
 
+def _file_filters(value: Any, at: str, deepest: int = 8) -> dict[str, Any]:
+    """A comparison of an attribute, or several of them under ``and`` or ``or``."""
+    given = check.without_nulls(value, at)
+    type_ = check.one_of(*_COMPARISONS, "and", "or")(check.required(given.get("type"), f"{at}.type"), f"{at}.type")
+    if type_ in _COMPARISONS:
+        check.required(given.get("key"), f"{at}.key")
+        if "value" not in given:
+            raise check.missing(f"{at}.value")
+        return given
+    if not deepest:
+        raise check.unsupported(at, f"'{at}' is nested too deeply: at most 8 filters may lie in each other.")
+    if "filters" not in given:
+        raise check.missing(f"{at}.filters")
+    inner = enumerate(check.array(given["filters"], f"{at}.filters"))
+    return {**given, "filters": [_file_filters(one, f"{at}.filters[{i}]", deepest - 1) for i, one in inner]}
+
+
+def _ranking(value: Any, at: str) -> dict[str, Any]:
+    return check.fields(check.without_nulls(value, at), at, {"score_threshold": check.decimal(0, 1)})
+
+
 def _location(value: Any, at: str) -> dict[str, Any]:
     return check.fields(check.without_nulls(value, at), at, _LOCATION)
 
@@ -195,6 +219,12 @@ _WEB_SEARCH: dict[str, check.Check] = {
     "user_location": _location,
     "search_context_size": check.one_of("low", "medium", "high"),
     "external_web_access": check.boolean,
+}
+_FILE_SEARCH: dict[str, check.Check] = {
+    "vector_store_ids": check.strings,
+    "max_num_results": check.integer(1, 50),
+    "filters": _file_filters,
+    "ranking_options": _ranking,
 }
 _DECLARED: dict[str, dict[str, check.Check]] = {
     "function": {"description": check.string, "parameters": check.mapping, "strict": check.boolean},

@@ -90,6 +90,18 @@ async def test_a_file_search_by_an_mcp_tool():
         assert "'queries'" in (await call({}, queries=[]))["error"]["message"]
 
 
+@pytest.mark.parametrize("has_filters", [True, False])
+async def test_files_are_filtered_here_where_the_tool_cannot(has_filters):
+    passages = [{**passage, "attributes": {"n": n}} for n, passage in enumerate(PASSAGES[:2])]
+    properties = {"query": {"type": "string"}} | ({"filters": {"type": "object"}} if has_filters else {})
+    schema = {"type": "object", "properties": properties}
+    filters = {"type": "eq", "key": "n", "value": 0}
+    async with bound("file_search", lambda _: json.dumps(passages), schema=schema) as (server, call):
+        outcome = await call({"filters": filters}, queries=["use"])
+        assert server.calls == [("tool", {"query": "use"} | ({"filters": filters} if has_filters else {}))]
+        assert [f["file_id"] for f in outcome["found"]] == (["file-2", "file-1"] if has_filters else ["file-1"])
+
+
 async def test_one_search_of_several_may_fail():
     def run(arguments):
         return broken() if arguments["query"] == "bad" else json.dumps(PASSAGES)

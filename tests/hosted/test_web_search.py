@@ -129,6 +129,15 @@ async def test_domains_are_asked_for_and_what_comes_of_others_is_left_out():
             assert asked(backend)["q"] == "oslo (site:a.example OR site:b.example)"
         assert [page["url"] for page in outcome["found"]] == [urls[0], urls[1], urls[5]]
 
+    blocked = {"filters": {"allowed_domains": ["a.example"], "blocked_domains": ["www.a.example"]}}
+    for service, answer in (("searxng", {"results": results}), ("tavily", {"results": results})):
+        async with Backend() as backend:
+            backend.script(json_reply(answer))
+            outcome = await search(backend, service, blocked)
+            assert [page["url"] for page in outcome["found"]] == [urls[0]]
+            if service == "tavily":
+                assert backend.requests[0].json["exclude_domains"] == ["www.a.example"]
+
     async with Backend() as backend:
         backend.script(json_reply({"results": results}))
         many = {"filters": {"allowed_domains": [f"{n}.example" for n in range(100)]}}

@@ -164,3 +164,36 @@ def test_what_a_search_is_to_heed_passes_as_it_came():
 def test_a_faulty_search_is_refused(more, code, place):
     for type_ in ("web_search", "web_search_preview"):
         assert refused({**SEARCH, "type": type_} | more)[:2] == (code, f"tools[0].{place}")
+
+
+EQUALS = {"type": "eq", "key": "lang", "value": "en"}
+
+
+def nested(depth):
+    return {"type": "or", "filters": [nested(depth - 1)]} if depth else EQUALS
+
+
+@pytest.mark.parametrize("filters", [EQUALS, {"type": "in", "key": "n", "value": [1]}, nested(8)])
+def test_what_a_file_search_is_to_heed_passes_as_it_came(filters):
+    tool = {"type": "file_search", "vector_store_ids": ["vs_1"], "max_num_results": 50, "filters": filters}
+    tool["ranking_options"] = {"ranker": "auto", "score_threshold": 0.5}
+    assert create(tool)["tools"] == [tool]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "place"),
+    [
+        ({"vector_store_ids": "vs_1"}, "invalid_type", "vector_store_ids"),
+        ({"max_num_results": 0}, "integer_below_min_value", "max_num_results"),
+        ({"max_num_results": "5"}, "invalid_type", "max_num_results"),
+        ({"ranking_options": {"score_threshold": 2}}, "decimal_above_max_value", "ranking_options.score_threshold"),
+        ({"filters": {"type": "like", "key": "a", "value": 1}}, "invalid_value", "filters.type"),
+        ({"filters": {"type": "eq", "value": 1}}, "missing_required_parameter", "filters.key"),
+        ({"filters": {"type": "eq", "key": "a"}}, "missing_required_parameter", "filters.value"),
+        ({"filters": {"type": "and"}}, "missing_required_parameter", "filters.filters"),
+        ({"filters": {"type": "and", "filters": [{}]}}, "missing_required_parameter", "filters.filters[0].type"),
+        ({"filters": nested(9)}, "unsupported_parameter", "filters" + ".filters[0]" * 8),
+    ],
+)
+def test_a_faulty_file_search_is_refused(more, code, place):
+    assert refused({"type": "file_search"} | more)[:2] == (code, f"tools[0].{place}")
