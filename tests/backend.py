@@ -319,6 +319,9 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
+            asyncio.get_running_loop().remove_reader(listener)
+            for _ in range(3):  # a connection that was just accepted becomes one of the server's
+                await asyncio.sleep(0)
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
             for task in list(server.server_state.tasks):
