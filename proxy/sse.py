@@ -70,7 +70,7 @@ class Decoder:
     def _payloads(self, lines: list[bytes]) -> list[bytes]:
         """Those that these lines complete."""
         out: list[bytes] = []
-        alone: bytes | None = None  # a data line that may be all of its event, as nearly always: 0.3 us instead of 0.9
+        alone: bytes | None = None  # a data line that may be all of its event, as nearly always: 0.3 us instead of 0.5
         for line in lines:
             if alone is not None:
                 if not line:

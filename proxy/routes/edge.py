@@ -174,7 +174,7 @@ class attended:
     A handler is never told that its client left, and ``send`` never raises: somebody must wait on ``receive``. The same
     task keeps the time for ``ticking``, so that a request costs one task beside its own and no token costs any.
 
-    What ``asyncio.timeout`` does, without the clock: as a generator over one it took 15 us more.
+    What ``asyncio.timeout`` does, without the clock: as a generator over one it took 12 us a request, not 6.
     """
 
     def __init__(self, receive: Receive, ticking: Ticking | None = None) -> None:

@@ -1,6 +1,6 @@
 """Our own endpoints by their paths, and what a request is answered with when one of them raises.
 
-Not Starlette's routes: fifteen coroutines of its middlewares and wrappers were resumed for every token.
+Not Starlette's routes: eleven coroutines of its middlewares and wrappers were resumed for every token, 16 us of 147.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Upstream:
         timeouts: Timeouts,
     ) -> httpx.Request:
         # "timeout" keeps httpx from setting its own; ours are read by the transport. Given a stream it adds no headers,
-        # whose place is taken by those given here: 20 us less
+        # to those given here: 4 us instead of 11
         stream = httpx.ByteStream(body or b"") if body is None or isinstance(body, bytes) else _Parts(body)
         extensions = {"timeout": {}, "timeouts": timeouts}
         request = httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)
@@ -221,7 +221,7 @@ class _Client(httpx.AsyncClient):
     """Requests of all callers go through it: none may get another's cookies."""
 
     async def answered(self, request: httpx.Request) -> httpx.Response:
-        """The answer as the transport gives it: ``send`` asks for redirects, cookies and credentials first, 60 us."""
+        """What the transport answers; ``send`` asks for redirects, cookies and credentials too: 10 us, not 2."""
         return await self._transport_for_url(request.url).handle_async_request(request)
 
 

@@ -128,8 +128,8 @@ class Reply:
 
 
 def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
-    """What gives the next bytes of an answer, b"" at its end: the body itself, without httpx's four generators about
-    it (8 us a token), where nothing is to be decoded.
+    """What gives the next bytes of an answer, b"" at its end: the body itself, without httpx's generators about it,
+    nine calls for every token, where nothing is to be decoded.
     """
     if isinstance(response.stream, Body) and "content-encoding" not in response.headers:
         return response.stream.read
