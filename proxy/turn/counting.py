@@ -14,12 +14,14 @@ from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout, from_upstream
 from proxy.state import Past
 from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
 from proxy.translate.dialects import Dialect
+from proxy.translate.hosting import Hosting
 from proxy.translate.request import to_chat
 from proxy.translate.response import restore
 from proxy.translate.stream import ResponseStream
-from proxy.translate.tools import plan
+from proxy.translate.tools import ToolPlan, plan
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_of
+from proxy.turn.listings import offered
 from proxy.turn.services import Caller, Services
 
 log = logging.getLogger("statecar.turn")
@@ -38,15 +40,16 @@ async def input_tokens(request: Request, services: Services, caller: Caller) -> 
     """
     async with AsyncExitStack() as stack:
         context = await context_of(request, services, caller, stack, storing=False)
+    hosting = await offered(request, services.hosted, [*context.past.items, *context.given], context.dialect)
     refused: UpstreamError | None = None
     try:
-        counted = await tokenized(request, context, caller)
+        counted = await tokenized(request, hosting, context, caller)
     except UpstreamError as exc:
         if not _is_missing(exc, context.model, context.dialect.kind):
             raise
         counted, refused = None, exc
     if counted is None and services.count_by_generation:
-        return await _by_generation(request, services, caller, context)
+        return await _by_generation(request, hosting, services, caller, context)
     if counted is None:
         told = f" Its tokenizer said: {refused.message}" if refused else ""
         raise NotBuilt(
@@ -63,12 +66,12 @@ def _is_missing(refusal: UpstreamError, model: str, kind: str) -> bool:
     return kind == "sglang" and refusal.status in (400, 422)
 
 
-async def tokenized(request: Request, context: Context, caller: Caller) -> int | None:
+async def tokenized(request: Request, hosting: Hosting, context: Context, caller: Caller) -> int | None:
     """By the upstream's own tokenizer; None for a kind of upstream that has none. Raises as ``Upstream.ask`` does."""
     items, dialect = context.sent, context.dialect
     if dialect.kind not in TOKENIZERS:
         return None
-    chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
+    chat = to_chat(request, items, plan(request, items, dialect, hosting), dialect, stream=False)
     return (await _asked(chat, caller, context)).number
 
 
@@ -99,10 +102,11 @@ async def _asked(chat: dict[str, Any], caller: Caller, context: Context) -> Coun
         answer = await context.upstream.ask("POST", path, body, caller.headers)
 
 
-async def size_of(request: Request, services: Services, caller: Caller, context: Context) -> int | None:
+async def size_of(
+    request: Request, tools: ToolPlan, services: Services, caller: Caller, context: Context
+) -> int | None:
     """About how many tokens the model would see: counted, else as recorded with the past; None when nothing tells."""
-    items, dialect = context.sent, context.dialect
-    chat = to_chat(request, items, plan(request, items, dialect), dialect, stream=False)
+    chat = to_chat(request, context.sent, tools, context.dialect, stream=False)
     told = await tokens_of(chat, services, caller, context)
     counted = told.number if told else None
     if counted is None:
@@ -146,11 +150,14 @@ def _responses_of(past: Past) -> list[str]:
     return list(dict.fromkeys(f"resp_{one.tag}{one.turn}0000" for one in minted if one.tag == past.tag))
 
 
-async def _by_generation(request: Request, services: Services, caller: Caller, context: Context) -> int:
+async def _by_generation(
+    request: Request, hosting: Hosting, services: Services, caller: Caller, context: Context
+) -> int:
     shortest = {**request, "max_output_tokens": 1}
 
     def written(dialect: Dialect) -> dict[str, Any]:
-        return to_chat(shortest, context.sent, plan(request, context.sent, dialect), dialect, stream=False)
+        tools = plan(request, context.sent, dialect, hosting)
+        return to_chat(shortest, context.sent, tools, dialect, stream=False)
 
     async with AsyncExitStack() as stack:
         reply = await asked(stack, services, caller, context, written)

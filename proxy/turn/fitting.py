@@ -51,7 +51,7 @@ class Fitting:
         thresholds = [entry["compact_threshold"] for entry in entries if "compact_threshold" in entry]
         if not thresholds or not holds_more(self._context.sent):
             return False
-        size = await size_of(self._request, self._services, self._caller, self._context)
+        size = await size_of(self._request, self._stream.tools, self._services, self._caller, self._context)
         return size is not None and size > min(thresholds)
 
     async def compact(self) -> list[Event]:

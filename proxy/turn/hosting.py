@@ -24,7 +24,7 @@ from proxy.translate.stream import ResponseStream
 from proxy.translate.tool_names import Tool, family
 from proxy.turn.approvals import RESPONSE, approved, check_approvals
 from proxy.turn.context import Context, minted_id
-from proxy.turn.listings import chosen_labels, listing_of, source_of
+from proxy.turn.listings import check_servers, chosen_labels, listing_of, source_of
 from proxy.turn.services import Services
 from proxy.waits import Waiting
 
@@ -76,10 +76,7 @@ class HostedTools:
 
     def check(self) -> None:
         """Raises InvalidRequest for what cannot be served, before anything is asked."""
-        left_out = not self._hosted.serves_mcp and self._context.dialect.unsupported_tools == "drop"
-        for at, tool in enumerate(self._request.get("tools") or ()):
-            if tool["type"] == "mcp" and not left_out:
-                self._hosted.check(tool, f"tools[{at}]")
+        check_servers(self._request, self._hosted, self._context.dialect)
         check_approvals(self._context.given, self._context.past.items, self._servers)
 
     def facts(self) -> dict[str, int]:

@@ -125,6 +125,7 @@ class Rounds:
                 async for events in opening:
                     yield events
             work.grow()
+            self.plan(work, work.context.dialect)  # with what is known now, for whoever counts
         while True:
             async with aclosing(self.one(work, end, starts=starts, asks=asks)) as answer:
                 async for events in answer:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.backend import CLOSE, json_reply
-from tests.callers import refusal
+from tests.backend import CLOSE, completion, json_reply
+from tests.callers import ok, refusal
 from tests.golden.test_golden import golden, renamed
 from tests.live import strict
 from tests.mcp_servers import SEARCH, McpServer, Tool, broken
@@ -263,3 +263,34 @@ async def test_the_rounds_share_one_limit_of_tokens(serve, backend):
         assert [request.json["max_tokens"] for request in backend.requests] == [50, 20]
         assert (last["status"], last["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
         assert types(last["output"]) == ["mcp_list_tools", "mcp_call", "mcp_call", "message"]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "generic"])
+async def test_what_tools_take_of_the_context_is_counted_with_it(serve, backend, kind):
+    async with at(serve, options=("--count-by-generation", f"--upstream-kind={kind}")) as (caller, server):
+        fields = {"model": "m", "input": "Hi", "tools": [docs(server)]}
+        counts = {"count": 50} if kind == "vllm" else completion() | {"usage": {"prompt_tokens": 50}}
+        backend.script(json_reply(counts))
+        answer = await caller.http.post("/responses/input_tokens", json=fields)
+        assert ok(answer)["input_tokens"] == 50 and offered(backend) == ["docs__search"]
+        await server.die()
+        backend.script(json_reply(counts))
+        assert ok(await caller.http.post("/responses/input_tokens", json=fields))["input_tokens"] == 50
+        assert offered(backend) == []
+        fields["tools"] = [docs(server, server_url="http://10.0.0.1/")]
+        refused = refusal(await caller.http.post("/responses/input_tokens", json=fields))
+        assert refused[0] == 400 and "tools[0].server_url" in refused
+
+
+async def test_a_context_with_tools_that_run_here_is_compacted_when_it_is_due(serve, backend):
+    async with at(serve, options=("--upstream-kind=vllm",)) as (caller, server):
+        first = await caller.create("Hi", tools=[docs(server)])
+        backend.script(json_reply({"count": 50}))
+        backend.script(said("A greeting."))
+        backend.script(called(FIND))
+        compacted = [{"type": "compaction", "compact_threshold": 10}]
+        fields = {"tools": [docs(server)], "context_management": compacted, "previous_response_id": first["id"]}
+        last = strict.stream(await caller.events("Look", **fields))
+        assert types(last["output"]) == ["compaction", "mcp_call", "message"]
+        counted = backend.requests[1].json
+        assert [tool["function"]["name"] for tool in counted["tools"]] == ["docs__search"]
