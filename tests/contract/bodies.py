@@ -170,10 +170,10 @@ web_search = st.builds(
         search_context_size=st.sampled_from(["low", "high"]),
     ),
 )
+hosted = st.lists(st.one_of(mcp, web_search), min_size=1, max_size=2, unique_by=lambda one: one.get("server_label", 0))
+asks = st.sampled_from(["search the notes for an oven", "add a note", "search the web", "search all of it, add a note"])
 tool = st.one_of(
     function,
-    mcp,
-    web_search,
     custom,
     st.fixed_dictionaries({"type": st.just("function"), "function": st.fixed_dictionaries({"name": name})}),
     typed("namespace", {"name": name, "tools": st.lists(st.one_of(function, custom), max_size=2)}, description=text),
@@ -294,6 +294,11 @@ def create(draw: st.DrawFn) -> dict[str, Any]:
         body["input"] = draw(st.one_of(text, items()))
     for key in draw(st.lists(st.sampled_from(list(OPTIONS)), max_size=5, unique=True)):
         body[key] = draw(OPTIONS[key])
+    if not draw(st.integers(0, 3)):
+        body["tools"] = [one for one in body.get("tools", []) if one["type"] != "web_search"] + draw(hosted)
+        body["input"] = draw(
+            st.one_of(asks, st.builds(lambda rows, ask: [*rows, {"role": "user", "content": ask}], items(), asks))
+        )
     if "tools" in body and draw(st.booleans()):
         body["tool_choice"] = draw(tool_choice)
     if draw(st.booleans()):
