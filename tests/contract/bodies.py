@@ -150,15 +150,13 @@ grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
 custom = typed("custom", {"name": name}, description=text, format=st.sampled_from([{"type": "text"}, grammar]))
 names = st.lists(st.sampled_from(["search_notes", "add_note", "f"]), max_size=2)
 tool_filter = some({}, tool_names=names, read_only=st.booleans())
+approval = st.one_of(st.just("never"), st.none(), some({}, always=tool_filter, never=tool_filter))
 mcp = typed(
     "mcp",
-    {"server_label": label, "connector_id": st.just("notes")},
+    {"server_label": label, "connector_id": st.just("notes"), "require_approval": approval},
     server_description=text,
     authorization=st.sampled_from([None, "t"]),
     allowed_tools=st.one_of(st.none(), names, tool_filter),
-    require_approval=st.one_of(
-        st.sampled_from(["always", "never", None]), some({}, always=tool_filter, never=tool_filter)
-    ),
 )
 web_search = st.builds(
     lambda type_, more: {"type": type_} | more,

@@ -23,6 +23,7 @@ def test_no_request_finds_a_fault(start):
     assert report.cases.keys() == {operation.name for operation in operations()}
     assert report.existing.total() * 2 > report.named.total()
     assert report.streams and report.foreign
+    assert ", search_notes: completed in " in process.stderr
 
 
 # -- the verdicts, on answers of a server that is none
