@@ -68,7 +68,10 @@ def listing(item: dict[str, Any], at: str) -> dict[str, Any]:
     if item.get("tools") is None:
         raise check.missing(f"{at}.tools")
     for i, tool in enumerate(check.array(item["tools"], f"{at}.tools")):
-        check.required(check.mapping(tool, f"{at}.tools[{i}]").get("name"), f"{at}.tools[{i}].name")
+        place = f"{at}.tools[{i}]"
+        check.required(check.mapping(tool, place).get("name"), f"{place}.name")
+        if tool.get("description") is not None:
+            check.string(tool["description"], f"{place}.description")
     return {"server_label": label, "tools": item["tools"]}
 
 

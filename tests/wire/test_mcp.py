@@ -128,6 +128,7 @@ def test_an_item_about_a_server_is_kept_as_it_is(item):
         (LISTING | {"tools": None}, "missing_required_parameter", "tools"),
         (LISTING | {"tools": [{}]}, "missing_required_parameter", "tools[0].name"),
         (LISTING | {"tools": ["search"]}, "invalid_type", "tools[0]"),
+        (LISTING | {"tools": [{"name": "a", "description": 5}]}, "invalid_type", "tools[0].description"),
     ],
 )
 def test_a_faulty_item_about_a_server_is_refused(item, code, place):
