@@ -131,6 +131,7 @@ class Liar:
     """A server that speaks just enough of streamable HTTP to be listened to, and says what it is told to.
 
     ``answers``: by method, the result of it, or a function of the message's params that gives a result or a Response;
+    of HTTP's own methods a function of the request that gives a Response;
     ``requests``: every message that came. What is not answered here is answered as a decent server would.
     """
 
@@ -150,7 +151,8 @@ class Liar:
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         if request.method != "POST":
-            return await Response(status_code=405)(scope, receive, send)
+            other = self._answers.get(request.method, lambda _: Response(status_code=405))
+            return await other(request)(scope, receive, send)
         message = json.loads(await request.body())
         self.requests.append(message)
         if "id" not in message:

@@ -26,6 +26,9 @@ BODY_LIMIT = 4 * 1024 * 1024
 VALUES_LIMIT = 400_000
 """Commas and opening brackets of one answer, those within texts too. A JSON value has one or two, and takes up to 350
 bytes while it is read: so no answer takes more than some 70 MB and 0.3 s, where 4 MiB of ``[],`` take 470 and 1.6."""
+_RESUMED = 100
+"""How often the answer to one message may break off and go on (MCP 2025-11-25, Transports)."""
+_LAST_EVENT = "last-event-id"
 _LONGER = 16
 """How much more the stream of many answers may hold that the SSE transport of before 2025 keeps open for a session."""
 CONNECT_TIMEOUT = 10.0
@@ -42,14 +45,23 @@ class Exchange:
 
     ``status``: of an HTTP answer that is no success; ``speaks``: whether that answer may hold an error of the
     protocol's; ``trouble``: what else failed, in words; ``refused``: why the guard did not let it out; ``over``: set
-    once anything of that is known.
+    once anything of that is known. ``resumed``: how often the answer was asked to go on.
     """
 
     status: int | None = None
     speaks: bool = False
     trouble: str | None = None
     refused: str | None = None
+    resumed: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def may_resume(self) -> bool:
+        """Counts one more try to have the rest of an answer; whether it may be made."""
+        self.resumed += 1
+        if self.resumed > _RESUMED:
+            self.trouble = "Its answer breaks off again and again."
+            self.over.set()
+        return self.resumed <= _RESUMED
 
     def failed(self) -> str | None:
         """What HTTP made of it, in words, without anything secret; None where the server's own words count."""
@@ -109,6 +121,8 @@ class Transport(httpx2.AsyncBaseTransport):
         exchange = EXCHANGE.get()
         if _is_standing_stream(request):
             return httpx2.Response(405, request=request)
+        if _LAST_EVENT in request.headers and not exchange.may_resume():
+            return httpx2.Response(_FAILED, request=request)
         try:
             answer = await self._pool.handle_async_request(
                 httpcore2.Request(
@@ -143,7 +157,8 @@ class Transport(httpx2.AsyncBaseTransport):
         if headers.get("content-encoding", "identity") != "identity":
             exchange.trouble = "It sent a compressed answer, which was not asked for."
         assert isinstance(answer.stream, AsyncIterable)
-        times = 0 if exchange.trouble else _LONGER if request.method == "GET" else 1
+        session = request.method == "GET" and _LAST_EVENT not in request.headers
+        times = 0 if exchange.trouble else _LONGER if session else 1
         stream = _Body(answer.stream, times, exchange)
         return httpx2.Response(answer.status, headers=headers, stream=stream, request=request)
 
@@ -234,4 +249,4 @@ def _trouble(exc: Exception) -> str:
 def _is_standing_stream(request: httpx2.Request) -> bool:
     """The stream that a session opens for what a server says unasked; there is nothing here that wants to hear it."""
     headers = request.headers
-    return request.method == "GET" and "mcp-session-id" in headers and "last-event-id" not in headers
+    return request.method == "GET" and "mcp-session-id" in headers and _LAST_EVENT not in headers

@@ -297,6 +297,20 @@ async def test_messages_without_end_are_cut_off():
         assert failed == TOO_LARGE
 
 
+async def test_an_answer_that_always_breaks_off_is_not_asked_for_without_end():
+    asked = []
+
+    def more(request):
+        asked.append(request.headers["last-event-id"])
+        return Response(f"id: {len(asked)}\nretry: 0\ndata:\n\n", media_type="text/event-stream")
+
+    first = Response("id: 0\nretry: 0\ndata:\n\n", media_type="text/event-stream")
+    async with Liar({"tools/call": lambda _: first, "GET": more}) as server, box() as turn:
+        failed = (await turn.call(at(server.url), "x", "{}"))["error"]
+    assert failed["message"] == "MCP server 'docs': Its answer breaks off again and again."
+    assert asked == [str(number) for number in range(100)]
+
+
 @pytest.fixture
 def silent():
     """A server that takes connections and never says a word."""
