@@ -8,7 +8,8 @@ from ipaddress import ip_network
 
 from proxy.hosted.bindings import McpBinding, open_bindings
 from proxy.hosted.box import Answer, Binding, Box, Hosted, Sessions
-from proxy.hosted.guard import Allowed, Guard, Resolver, system_resolver
+from proxy.hosted.guard import Allowed, Guard, Resolver
+from proxy.hosted.resolver import SystemResolver
 from proxy.hosted.servers import Servers
 from proxy.settings import Settings
 
@@ -20,12 +21,12 @@ _SDK = ("mcp", "mcp_types", "httpx2", "httpcore2", "pydantic")
 _EXTRA = "it needs the extra statecar[mcp]: pip install 'statecar[mcp]'"
 
 
-def open_hosted(settings: Settings, resolve: Resolver = system_resolver) -> Hosted:
+def open_hosted(settings: Settings, resolve: Resolver | None = None) -> Hosted:
     """What the settings ask for. The MCP SDK, half a second and 35 MB, is loaded only where a server may be asked."""
     guard = None
     if settings.mcp_allow:
         private = tuple(map(ip_network, settings.mcp_private))
-        guard = Guard(tuple(map(Allowed.read, settings.mcp_allow)), private, resolve)
+        guard = Guard(tuple(map(Allowed.read, settings.mcp_allow)), private, resolve or SystemResolver())
     servers = Servers(_pairs(settings.connector), _pairs(settings.connector_authorization), guard)
     sessions = _sessions(settings, guard) if servers else None
     missing = _EXTRA if servers and sessions is None else None

@@ -9,9 +9,7 @@ are judged by what they stand for.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -218,10 +216,3 @@ def _faces(address: Address) -> list[Address]:
     if number >> 32 & 0xFFFFFFFF in _ISATAP:
         return [address, IPv4Address(number & 0xFFFFFFFF)]
     return [address]
-
-
-async def system_resolver(host: str, port: int) -> list[str]:
-    """The system's answer, in the order it prefers."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]

@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.hosted import Box, Hosted, open_hosted
-from proxy.hosted.guard import system_resolver
 from proxy.settings import Settings
 
 
 @asynccontextmanager
-async def hosted(resolve: Any = system_resolver, **options: Any) -> AsyncIterator[Hosted]:
+async def hosted(resolve: Any = None, **options: Any) -> AsyncIterator[Hosted]:
     """What the options ask for; requests may name 127.0.0.1 unless they say otherwise."""
     settings = Settings(upstream="demo", **{"mcp_allow": ("127.0.0.1",), "tool_timeout": 20.0} | options)
     served = open_hosted(settings, resolve)
@@ -23,7 +22,7 @@ async def hosted(resolve: Any = system_resolver, **options: Any) -> AsyncIterato
 
 
 @asynccontextmanager
-async def box(resolve: Any = system_resolver, **options: Any) -> AsyncIterator[Box]:
+async def box(resolve: Any = None, **options: Any) -> AsyncIterator[Box]:
     """The tools of a turn."""
     async with hosted(resolve, **options) as served:
         turn = served.box("caller")
