@@ -14,6 +14,7 @@ log = logging.getLogger("statecar.hosted")
 MOST_TOOLS = 1000
 MOST_PAGES = 100
 MOST_BYTES = 1024 * 1024
+_KEYS = ("name", "description", "input_schema", "annotations")
 _NAME = re.compile(r"[^\x00-\x20\x7f]{1,128}")
 
 
@@ -59,5 +60,5 @@ class Listing:
         if name in self._names or not _NAME.fullmatch(name) or schema.get("type", "object") != "object":
             return None
         self._names.add(name)
-        usable = {"name": name, "input_schema": {"type": "object", **schema}}
-        return usable | {key: tool[key] for key in ("description", "annotations") if tool.get(key) is not None}
+        given = {**tool, "input_schema": {"type": "object", **schema}}
+        return {key: given[key] for key in _KEYS if given.get(key) is not None}

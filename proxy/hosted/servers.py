@@ -59,12 +59,13 @@ class Servers:
                 "MCP servers cannot be named by URL here: the operator allows hosts with --mcp-allow."
                 + (f" Use a 'connector_id': {', '.join(sorted(self.connectors))}." if self.connectors else ""),
                 param=f"{place}.server_url",
+                code="unsupported_parameter",
             )
         try:
             at = target(str(tool.get("server_url")))
             self.guard.permit(at.host, at.port)
         except Refused as exc:
-            raise InvalidRequest(f"'server_url' {exc}.", param=f"{place}.server_url") from None
+            raise InvalidRequest(f"'server_url' {exc}.", param=f"{place}.server_url", code="invalid_value") from None
         given = {str(name).lower(): str(value) for name, value in (tool.get("headers") or {}).items()}
         headers = given | _authorization(tool.get("authorization"))
         return Server(label, at.url, tuple(sorted(headers.items())), None, guarded=True)
@@ -79,12 +80,15 @@ class Servers:
     def _check_connector(self, name: Any, tool: Mapping[str, Any], place: str) -> None:
         if name not in self.connectors:
             known = f"It has {', '.join(sorted(self.connectors))}." if self.connectors else "It has none."
-            raise InvalidRequest(f"This server has no connector {name!r}. {known}", param=f"{place}.connector_id")
+            raise InvalidRequest(
+                f"This server has no connector {name!r}. {known}", param=f"{place}.connector_id", code="invalid_value"
+            )
         if tool.get("headers"):
             raise InvalidRequest(
                 "'headers' cannot be given with 'connector_id': what a connector is sent is the operator's. Use"
                 " 'authorization' for a token of your own.",
                 param=f"{place}.headers",
+                code="unsupported_parameter",
             )
 
 

@@ -1,8 +1,8 @@
 """Input items as clients send them, and the one form in which they are kept (wire §3.5, §6.1, §6.2).
 
-The stored form has a type and no nulls (but one: a shell's output has every key), messages hold lists of typed parts,
-messages and calls a status. An item in stored form comes out as it went in. Ids stay as they came: whether one may be
-kept is for the state to say.
+The stored form has a type and no nulls (but in a shell's output and in calls of hosted tools, which have every key),
+messages hold lists of typed parts, messages and calls a status. An item in stored form comes out as it went in. Ids
+stay as they came: whether one may be kept is for the state to say.
 """
 
 from __future__ import annotations
@@ -86,12 +86,16 @@ def _call(item: Item, at: str) -> Item:
 
 
 def _function_call(item: Item, at: str) -> Item:
+    return {**_call(item, at), "arguments": _arguments(item, at)}
+
+
+def _arguments(item: Item, at: str) -> str:
     if "arguments" not in item:
         raise check.missing(f"{at}.arguments")
     arguments = item["arguments"]
     if arguments is None or isinstance(arguments, dict):  # some clients send the parsed object back
         arguments = _as_json(arguments or {}, f"{at}.arguments")
-    return {**_call(item, at), "arguments": check.string(arguments, f"{at}.arguments")}
+    return check.string(arguments, f"{at}.arguments")
 
 
 def _as_json(value: Item, at: str) -> str:
@@ -192,6 +196,48 @@ def _apply_patch_output(item: Item, at: str) -> Item:
     return made
 
 
+# Calls of tools that ran where the response was made. Descriptions of them want some keys also where they are null.
+
+
+def _mcp_call(item: Item, at: str) -> Item:
+    made = {key: check.required(item.get(key), f"{at}.{key}") for key in ("server_label", "name")}
+    made["arguments"] = _arguments(item, at)
+    error = item.get("error")
+    if error is not None and not isinstance(error, str):
+        check.mapping(error, f"{at}.error")
+    told = {key: _string_or_null(item, at, key) for key in ("approval_request_id", "output")}
+    return {**made, "approval_request_id": told["approval_request_id"], "error": error, "output": told["output"]}
+
+
+def _web_search_call(item: Item, at: str) -> Item:
+    if item.get("action") is None:  # as those of 2025 are
+        return {}
+    return {"action": check.fields(check.without_nulls(item["action"], f"{at}.action"), f"{at}.action", _ACTION)}
+
+
+def _file_search_call(item: Item, at: str) -> Item:
+    queries = check.strings(item.get("queries") or [], f"{at}.queries")
+    return {"queries": queries, "results": _objects_or_null(item, at, "results")}
+
+
+def _code_interpreter_call(item: Item, at: str) -> Item:
+    made = {"code": _string_or_null(item, at, "code")}
+    if item.get("container_id") is not None:
+        made["container_id"] = check.string(item["container_id"], f"{at}.container_id")
+    return {**made, "outputs": _objects_or_null(item, at, "outputs")}
+
+
+def _string_or_null(item: Item, at: str, key: str) -> str | None:
+    return None if item.get(key) is None else check.string(item[key], f"{at}.{key}")
+
+
+def _objects_or_null(item: Item, at: str, key: str) -> list[Item] | None:
+    if item.get(key) is None:
+        return None
+    given = enumerate(check.array(item[key], f"{at}.{key}"))
+    return [check.without_nulls(one, f"{at}.{key}[{i}]") for i, one in given]
+
+
 def _given_string(item: Item, at: str, key: str) -> str:
     if key not in item:
         raise check.missing(f"{at}.{key}")
@@ -199,6 +245,11 @@ def _given_string(item: Item, at: str, key: str) -> str:
 
 
 _TEXT: dict[str, check.Check] = {"text": check.string}
+_ACTION: dict[str, check.Check] = {
+    **dict.fromkeys(("type", "query", "url", "pattern"), check.string),
+    "queries": check.strings,
+    "sources": check.array,
+}
 _SHAPES: dict[str, Callable[[Item, str], Item]] = {
     "message": _message,
     "function_call": _function_call,
@@ -215,7 +266,11 @@ _SHAPES: dict[str, Callable[[Item, str], Item]] = {
     "shell_call_output": _shell_output,
     "apply_patch_call": _apply_patch_call,
     "apply_patch_call_output": _apply_patch_output,
+    "web_search_call": _web_search_call,
+    "file_search_call": _file_search_call,
+    "code_interpreter_call": _code_interpreter_call,
     "mcp_list_tools": mcp.listing,
+    "mcp_call": _mcp_call,
     "mcp_approval_request": mcp.approval_request,
     "mcp_approval_response": mcp.approval_response,
 }

@@ -67,12 +67,14 @@ def listing(item: dict[str, Any], at: str) -> dict[str, Any]:
     label = check.required(item.get("server_label"), f"{at}.server_label")
     if item.get("tools") is None:
         raise check.missing(f"{at}.tools")
-    for i, tool in enumerate(check.array(item["tools"], f"{at}.tools")):
-        place = f"{at}.tools[{i}]"
-        check.required(check.mapping(tool, place).get("name"), f"{place}.name")
-        if tool.get("description") is not None:
-            check.string(tool["description"], f"{place}.description")
-    return {"server_label": label, "tools": item["tools"]}
+    tools = [_listed(tool, f"{at}.tools[{i}]") for i, tool in enumerate(check.array(item["tools"], f"{at}.tools"))]
+    return {"server_label": label, "tools": tools}
+
+
+def _listed(value: Any, at: str) -> dict[str, Any]:
+    tool = check.without_nulls(value, at)
+    check.required(tool.get("name"), f"{at}.name")
+    return check.fields(tool, at, _LISTED)
 
 
 def _url(value: Any, at: str) -> str:
@@ -137,6 +139,11 @@ def _invalid(at: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid '{at}': {why}.", param=at, code="invalid_value")
 
 
+_LISTED: dict[str, check.Check] = {
+    "description": check.string,
+    "input_schema": check.mapping,
+    "annotations": check.mapping,
+}
 _FILTER: dict[str, check.Check] = {"tool_names": check.strings, "read_only": check.boolean}
 _APPROVAL: dict[str, check.Check] = {"always": _filter, "never": _filter}
 _SERVER: dict[str, check.Check] = {

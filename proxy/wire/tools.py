@@ -76,8 +76,8 @@ def _declaration(given: Any, at: str) -> dict[str, Any]:
         mcp.server(tool, at)
     elif type_.startswith("web_search"):
         check.fields(tool, at, _WEB_SEARCH)
-    elif type_ == "file_search":
-        check.fields(tool, at, _FILE_SEARCH)
+    elif type_ in _BOUND:
+        check.fields(tool, at, _BOUND[type_])
     return tool
 
 
@@ -202,7 +202,18 @@ def _file_filters(value: Any, at: str, deepest: int = 8) -> dict[str, Any]:
 
 
 def _ranking(value: Any, at: str) -> dict[str, Any]:
-    return check.fields(check.without_nulls(value, at), at, {"score_threshold": check.decimal(0, 1)})
+    return check.fields(check.without_nulls(value, at), at, _RANKING)
+
+
+def _container(value: Any, at: str) -> str | dict[str, Any]:
+    """The id of a container, or what one is made of."""
+    if isinstance(value, str):
+        return check.required(value, at)
+    if not isinstance(value, dict):
+        raise check.wrong_type(at, "one of a string or object", value)
+    given = check.without_nulls(value, at)
+    check.one_of("auto")(check.required(given.get("type"), f"{at}.type"), f"{at}.type")
+    return check.fields(given, at, {"file_ids": check.strings})
 
 
 def _location(value: Any, at: str) -> dict[str, Any]:
@@ -220,11 +231,19 @@ _WEB_SEARCH: dict[str, check.Check] = {
     "search_context_size": check.one_of("low", "medium", "high"),
     "external_web_access": check.boolean,
 }
-_FILE_SEARCH: dict[str, check.Check] = {
-    "vector_store_ids": check.strings,
-    "max_num_results": check.integer(1, 50),
-    "filters": _file_filters,
-    "ranking_options": _ranking,
+_RANKING: dict[str, check.Check] = {
+    "ranker": check.string,
+    "score_threshold": check.decimal(0, 1),
+    "hybrid_search": check.mapping,
+}
+_BOUND: dict[str, dict[str, check.Check]] = {
+    "file_search": {
+        "vector_store_ids": check.strings,
+        "max_num_results": check.integer(1, 50),
+        "filters": _file_filters,
+        "ranking_options": _ranking,
+    },
+    "code_interpreter": {"container": _container},
 }
 _DECLARED: dict[str, dict[str, check.Check]] = {
     "function": {"description": check.string, "parameters": check.mapping, "strict": check.boolean},

@@ -424,6 +424,7 @@ def test_hosted_tools_of_another_servers_history_are_told_as_far_as_chat_can():
 @pytest.mark.parametrize("key", ["name", "arguments", "output", "server_label"])
 @pytest.mark.parametrize("odd", [None, 5, [], {}, [5], "x"])
 def test_a_foreign_call_may_hold_anything(key, odd):
+    """Such were stored before they were checked."""
     mcp = {
         "type": "mcp_call",
         "id": "mcp_1",
@@ -433,7 +434,8 @@ def test_a_foreign_call_may_hold_anything(key, odd):
         "output": "x",
         key: odd,
     }
-    assert [message["role"] for message in messages(user(), mcp)] == ["user", "assistant", "tool"]
+    written = to_messages(None, [*wire.create_response({"model": "m", "input": "q"})["input"], mcp], Dialect())
+    assert [message["role"] for message in written] == ["user", "assistant", "tool"]
 
 
 def test_extras_of_a_call_go_back_and_strange_ones_do_no_harm():

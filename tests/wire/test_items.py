@@ -103,6 +103,13 @@ LOCAL_SHELL = {"type": "local_shell_call", "call_id": "c", "action": {"type": "e
 LOCAL_SHELL_OUTPUT = {"type": "local_shell_call_output", "id": "c", "output": "{}"}
 PATCH = {"type": "apply_patch_call", "call_id": "c", "operation": {"type": "delete_file", "path": "a"}}
 PATCH_OUTPUT = {"type": "apply_patch_call_output", "call_id": "c", "status": "failed"}
+LISTED = {"name": "n", "input_schema": {"type": "object"}}
+TOOLS = {"type": "mcp_list_tools", "server_label": "s", "tools": [LISTED]}
+MCP = {"type": "mcp_call", "server_label": "s", "name": "n", "arguments": '{"a":1}'}
+MCP_FAILED = {**MCP, "status": "failed", "approval_request_id": None, "output": None}
+SEARCH = {"type": "web_search_call", "action": {"type": "search", "query": "x", "queries": ["x"]}}
+FILES = {"type": "file_search_call", "queries": ["x"]}
+CODE = {"type": "code_interpreter_call", "code": "1", "container_id": "c"}
 
 ITEMS = [
     (CALL, {**CALL, **DONE}),
@@ -157,6 +164,19 @@ ITEMS = [
     ),
     ({**PATCH_OUTPUT, "output": None}, PATCH_OUTPUT),
     ({**PATCH_OUTPUT, "output": "x"}, {**PATCH_OUTPUT, "output": "x"}),
+    ({"type": "mcp_list_tools", "server_label": "s", "tools": [{**LISTED, "annotations": None}], "error": None}, TOOLS),
+    ({**MCP, "arguments": {"a": 1}}, {**MCP, **DONE, "approval_request_id": None, "error": None, "output": None}),
+    ({**MCP, "error": {"type": "x"}, "status": "failed"}, {**MCP_FAILED, "error": {"type": "x"}}),
+    ({**MCP, "error": "x", "status": "failed"}, {**MCP_FAILED, "error": "x"}),
+    ({"type": "web_search_call"}, {"type": "web_search_call", **DONE}),
+    ({**SEARCH, "action": {**SEARCH["action"], "queries": ["x"], "sources": None}}, {**SEARCH, **DONE}),
+    ({"type": "file_search_call"}, {"type": "file_search_call", **DONE, "queries": [], "results": None}),
+    ({**FILES, "results": [{"text": "t", "attributes": None}]}, {**FILES, **DONE, "results": [{"text": "t"}]}),
+    ({**CODE, "outputs": None}, {**CODE, **DONE, "outputs": None}),
+    (
+        {"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "4"}]},
+        {"type": "code_interpreter_call", **DONE, "code": None, "outputs": [{"type": "logs", "logs": "4"}]},
+    ),
     ({"role": "user", "content": None}, user()),
     ({"role": "user", "content": []}, user()),
     ({"role": "user", "content": "a", "phase": None, "id": None}, user(TEXT)),
@@ -171,9 +191,7 @@ def test_an_item_is_kept_in_its_stored_form(given, kept):
 
 
 FOREIGN = [
-    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": None}},
-    {"type": "mcp_call", "id": "mcp_1", "server_label": "s", "name": "n", "arguments": "{}", "output": "o"},
-    {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": [{"name": "n", "description": None}]},
+    {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "b"},
     {"type": "of_tomorrow", "role": 3, "content": 4, "call_id": ""},
 ]
 
@@ -210,7 +228,23 @@ REFUSALS = [
     ({"id": "x", "content": "hi"}, "missing_required_parameter", ".type"),
     ({"type": 1}, "invalid_type", ".type"),
     ({"type": ""}, "empty_string", ".type"),
-    ({"type": "mcp_call", "call_id": [1]}, "invalid_type", ".call_id"),
+    ({**MCP, "call_id": [1]}, "invalid_type", ".call_id"),
+    ({**MCP, "server_label": None}, "missing_required_parameter", ".server_label"),
+    ({**MCP, "name": ""}, "empty_string", ".name"),
+    ({**MCP, "arguments": 5}, "invalid_type", ".arguments"),
+    ({**MCP, "output": ["a"]}, "invalid_type", ".output"),
+    ({**MCP, "error": 5}, "invalid_type", ".error"),
+    ({**MCP, "approval_request_id": 5}, "invalid_type", ".approval_request_id"),
+    ({**TOOLS, "tools": [LISTED, {**LISTED, "description": 5}]}, "invalid_type", ".tools[1].description"),
+    ({**TOOLS, "tools": [{**LISTED, "input_schema": 5}]}, "invalid_type", ".tools[0].input_schema"),
+    ({**TOOLS, "tools": [{**LISTED, "annotations": [1]}]}, "invalid_type", ".tools[0].annotations"),
+    ({**SEARCH, "action": "x"}, "invalid_type", ".action"),
+    ({**SEARCH, "action": {"type": "search", "query": 5}}, "invalid_type", ".action.query"),
+    ({**FILES, "queries": "x"}, "invalid_type", ".queries"),
+    ({**FILES, "results": ["x"]}, "invalid_type", ".results[0]"),
+    ({**CODE, "code": 5}, "invalid_type", ".code"),
+    ({**CODE, "container_id": 5}, "invalid_type", ".container_id"),
+    ({**CODE, "outputs": "x"}, "invalid_type", ".outputs"),
     ({"type": "of_tomorrow", "call_id": {}}, "invalid_type", ".call_id"),
     ({"type": "message", "content": "hi"}, "missing_required_parameter", ".role"),
     ({"role": "tool", "content": "hi"}, "invalid_value", ".role"),

@@ -8,7 +8,7 @@ from tests.wire.refusals import refusal
 SERVER = {"type": "mcp", "server_label": "docs", "server_url": "https://docs.example/mcp?a=b"}
 REQUEST = {"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "docs", "name": "search", "arguments": "{}"}
 RESPONSE = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": False}
-LISTING = {"type": "mcp_list_tools", "server_label": "docs", "tools": [{"name": "search", "annotations": None}]}
+LISTING = {"type": "mcp_list_tools", "server_label": "docs", "tools": [{"name": "search", "annotations": {}}]}
 
 
 def create(*tools, choice=None, items=({"role": "user", "content": "hi"},)):
