@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "proxy"
 FLOORS = [
     {"codec"},
-    {"errors", "ids", "seal", "sse", "settings", "demo", "waits"},
+    {"errors", "ids", "redact", "seal", "sse", "settings", "demo", "waits"},
     {"translate", "wire"},
     {"state", "upstream", "hosted"},
     {"turn"},

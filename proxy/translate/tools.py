@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from proxy import redact
 from proxy.errors import InvalidRequest
 from proxy.translate import hosted_tools
 from proxy.translate.client_tools import BY_TYPE
@@ -17,7 +18,6 @@ from proxy.translate.tool_names import Declared, Found, Origin, Tool, chat_name,
 Item = dict[str, Any]
 
 _EMPTY_SCHEMA = {"type": "object", "properties": {}}
-_SECRETS = ("authorization", "headers")
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,7 @@ def _function_echo(tool: Tool) -> Tool:
     return {"description": None, "parameters": None, "strict": None, **tool}
 
 
-def _mcp_echo(tool: Tool) -> Tool:
-    """The query of a URL may hold a secret."""
-    told = {key: value for key, value in tool.items() if key not in _SECRETS}
-    if "server_url" in told:
-        address, query, _ = told["server_url"].partition("?")
-        told["server_url"] = f"{address}?<redacted>" if query else address
-    return told
-
-
-_ECHOES: dict[str, Callable[[Tool], Tool]] = {"function": _function_echo, "mcp": _mcp_echo}
+_ECHOES: dict[str, Callable[[Tool], Tool]] = {"function": _function_echo, "mcp": redact.mcp_tool}
 
 
 # -- declarations

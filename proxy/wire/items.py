@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from proxy import codec
+from proxy import codec, redact
 from proxy.errors import InvalidRequest
 from proxy.wire import check, mcp, parts, tools
 
@@ -48,6 +48,8 @@ def input_item(item: Any, at: str) -> Item:
     for key, value in item.items():
         if value is not None and key not in stored and key != _OURS:
             stored[key] = value
+    if isinstance(stored.get("tools"), list):  # no server is asked that an item names
+        stored["tools"] = redact.tools(stored["tools"])
     return stored
 
 

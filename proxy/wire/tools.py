@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from proxy import redact
 from proxy.errors import InvalidRequest
 from proxy.wire import check, mcp
 
+_MOST_SERVERS = 32
+"""Each is a connection for as long as a turn takes."""
 _TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # types are told in a header
 _FORMATS = ("text", "json_object", "json_schema")
 _COMPARISONS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin")
@@ -37,11 +40,12 @@ _HOSTED_CHOICES = (
 def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, Any]]:
     """A list of tools, functions in their flat form. ``inner``: those of a namespace, which holds no namespaces.
 
-    Raises for a function or custom tool without a name or with the name of another one, and the same of MCP servers.
+    Raises for a function or custom tool without a name or with the name of another one, and the same of MCP servers,
+    and for too many of these.
     """
     names: set[str] = set()
     labels: set[str] = set()
-    tools = []
+    tools: list[dict[str, Any]] = []
     for i, given in enumerate(check.array(value, at)):
         place = f"{at}[{i}]"
         tool = _declaration(given, place)
@@ -49,6 +53,12 @@ def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, 
             _once(tool["name"], names, f"{place}.name", "tool is named", "Names of tools")
         elif tool["type"] == "mcp":
             _once(tool["server_label"], labels, f"{place}.server_label", "server is labeled", "Labels of servers")
+            if len(labels) > _MOST_SERVERS:
+                raise InvalidRequest(
+                    f"Invalid '{at}': more than {_MOST_SERVERS} MCP servers.",
+                    code="array_above_max_length",
+                    param=at,
+                )
         elif tool["type"] == "namespace" and not inner:
             check.required(tool.get("name"), f"{place}.name")
             if "tools" not in tool:
@@ -59,7 +69,7 @@ def declarations(value: Any, at: str, *, inner: bool = False) -> list[dict[str, 
             check.required(environment.get("type"), f"{place}.environment.type")
             tool["environment"] = environment
         tools.append(tool)
-    return tools
+    return redact.tools(tools, inner=True) if inner else tools
 
 
 def _declaration(given: Any, at: str) -> dict[str, Any]:

@@ -97,9 +97,30 @@ def test_a_faulty_server_is_refused_by_its_exact_place(more, code, place):
     assert SECRET not in text
 
 
+@pytest.mark.parametrize("type_", ["additional_tools", "tool_search_output"])
+def test_an_item_keeps_no_secret_of_a_server_that_it_names(type_):
+    tool = SERVER | {
+        "authorization": SECRET,
+        "headers": {"x-key": SECRET},
+        "server_url": f"https://docs.example/?{SECRET}",
+    }
+    shown = SERVER | {"server_url": "https://docs.example/?<redacted>"}
+    space = {"type": "namespace", "name": "all", "description": "d"}
+    item = {"type": type_, "role": "developer", "tools": [tool, space | {"tools": [tool]}]}
+    assert wire.input_item(item, "input[0]")["tools"] == [shown, space | {"tools": [shown]}]
+    assert create(space | {"tools": [tool]})["tools"] == [space | {"tools": [shown]}]
+    assert create(tool)["tools"] == [tool]
+
+
 def test_two_servers_have_two_labels():
     message = "Invalid 'tools[1].server_label': another server is labeled 'docs'. Labels of servers must be unique."
     assert refused(SERVER, SERVER) == ("invalid_value", "tools[1].server_label", message)
+
+
+def test_a_request_names_no_more_servers_than_a_turn_may_hold_open():
+    many = [SERVER | {"server_label": f"docs{n}"} for n in range(33)]
+    assert len(create(*many[:32])["tools"]) == 32
+    assert refused(*many) == ("array_above_max_length", "tools", "Invalid 'tools': more than 32 MCP servers.")
 
 
 def test_a_choice_names_its_server():
