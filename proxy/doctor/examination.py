@@ -172,4 +172,4 @@ async def _answer(check: Check, upstream: Upstream, dialect: Dialect, model: str
                     raise stream.failure
         stream.finish(int(time.time()), done=reply.ended)
     deltas = sum(event["type"] == "response.output_text.delta" for event in events)
-    return Answer(stream.response, deltas, not stream.usage_missing, tries.dialect)
+    return Answer(stream.response, deltas, bool(stream.figures.usages), tries.dialect)

@@ -14,7 +14,7 @@ from proxy.errors import NotFound
 from proxy.routes.edge import Access, answer, facts, json_body, listed, page_of
 from proxy.routes.resources import Resource
 from proxy.state import Conversation, State
-from proxy.translate.response import public
+from proxy.translate.items import public
 from proxy.wire import create_conversation, create_items, update_conversation
 
 

@@ -19,7 +19,8 @@ from proxy.routes.resources import Resource
 from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, Pace, RunReply, SseReply, ValueReply
 from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
-from proxy.translate.response import public, restore
+from proxy.translate.items import public
+from proxy.translate.response import restore
 from proxy.turn import Services, Turn, compact, input_tokens, stateless
 from proxy.waits import Waits, begin
 from proxy.wire import (

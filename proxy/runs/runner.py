@@ -17,7 +17,18 @@ from proxy.runs.reading import Reading
 from proxy.runs.running import ENDS, Running
 from proxy.state import Claim, Lease, Run, Runs
 from proxy.translate.items import Event
-from proxy.turn import RESTARTED, Caller, Resumed, Services, ShuttingDown, Turn, caller_of, patiently
+from proxy.turn import (
+    RESTARTED,
+    Caller,
+    Resumed,
+    Services,
+    ShuttingDown,
+    Turn,
+    caller_of,
+    kept_of,
+    patiently,
+    with_credentials,
+)
 
 log = logging.getLogger("statecar.runs")
 
@@ -358,18 +369,24 @@ class Runner:
             else:
                 await self._runs.ended(id_, tenant)
             return
+        await self._take(run, lease)
+
+    async def _take(self, run: Run, lease: Lease) -> None:
+        """Goes on with a run that is held by now, or ends it."""
         telling = await patiently(lambda: self.reading.telling(run))
+        telling.kept, held = kept_of(run), run
         caller, end = None, StatecarError(RESTARTED)
         if run.cancelled:
             end = RunCancelled("The response was cancelled.")
-        elif run.claims <= _TAKEOVERS + 1 and (telling.text or not telling.items):
-            caller = caller_of(run, self._services.sealer)
+        elif run.claims <= _TAKEOVERS + 1 and telling.can_go_on:
+            if whole := with_credentials(run, self._services.sealer):
+                held, caller = whole, caller_of(whole, self._services.sealer)
             if caller is None:
-                log.warning("the key that response %s needs upstream was not kept or cannot be read: --seal-key", id_)
-        resumed = Resumed(run, telling, None if caller else end)
-        turn = Turn(self._services, run.whole_request, caller or Caller(run.tenant), resumed=resumed)
+                log.warning("a key that response %s needs was not kept or cannot be read: --seal-key", run.id)
+        resumed = Resumed(held, telling, None if caller else end)
+        turn = Turn(self._services, held.whole_request, caller or Caller(run.tenant), resumed=resumed)
         turn.lease = lease
-        log.info("response %s is taken up, by process %d of it", id_, run.claims)
+        log.info("response %s is taken up, by process %d of it", run.id, run.claims)
         running = Running(self._runs, turn, run, lease, told=telling.sequence)
         if resumed.end:
             running.go.set()  # to end it there is always room

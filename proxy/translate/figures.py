@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from proxy.translate.response import moved
+from proxy.translate.response import moved, usage
 from proxy.translate.told import Tokens
 
 
 class Figures:
-    """Added up over the upstream calls of a response."""
+    """Added up over the upstream calls of a response. ``usages``: of those that another process has seen to the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, usages: Iterable[dict[str, Any]] = ()) -> None:
         self.model: str | None = None
         self.tier: str | None = None
-        self._rounds: list[dict[str, Any]] = []
+        self._rounds = list(usages)
         self._last: dict[str, Any] | None = None
 
     def read(self, chunk: dict[str, Any], told: Tokens | None) -> None:
@@ -43,3 +44,8 @@ class Figures:
     def usages(self) -> list[dict[str, Any]]:
         """The chat usages, one for each upstream call that told one."""
         return [*self._rounds, self._last] if self._last else self._rounds
+
+    @property
+    def output_tokens(self) -> int:
+        """What all of them have given, as far as they told."""
+        return int(usage(*self.usages)["output_tokens"])

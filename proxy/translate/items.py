@@ -18,6 +18,11 @@ Seal = Callable[[str], str]
 """A whole thought to its opaque form."""
 
 
+def public(item: Item) -> Item:
+    """An item as clients see it: without what only the upstream must get back (wire §11.6 ``x_upstream``)."""
+    return {k: v for k, v in item.items() if k != "x_upstream"} if "x_upstream" in item else item
+
+
 class OutputItem:
     """One entry of ``response.output``. Its index and id are fixed when it opens and never looked up again."""
 

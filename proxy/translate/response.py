@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from proxy.translate.items import public
 from proxy.translate.told import Tokens
 from proxy.translate.tools import echo
 
@@ -148,11 +149,6 @@ def restore(
     if conversation:
         response["conversation"] = {"id": conversation}
     return response
-
-
-def public(item: Item) -> Item:
-    """An item as clients see it: without what only the upstream must get back (wire §11.6 ``x_upstream``)."""
-    return {k: v for k, v in item.items() if k != "x_upstream"} if "x_upstream" in item else item
 
 
 def _is_default(key: str, value: Any) -> bool:

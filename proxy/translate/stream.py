@@ -22,7 +22,7 @@ from proxy.translate.outlet import Outlet
 from proxy.translate.response import Response, snapshot, usage
 from proxy.translate.round import Round
 from proxy.translate.text import ThinkTags
-from proxy.translate.told import Telling, Tokens
+from proxy.translate.told import Telling, Tokens, Told
 from proxy.translate.tool_calls import ToolCall
 from proxy.translate.tools import ToolPlan
 
@@ -68,7 +68,7 @@ class ResponseStream:
         self.tools, self._made = tools or ToolPlan(), MadeCalls(new_item_id, new_call_id, call_ids, include)
         self._seal, self._think_tags, self._logprobs = seal, think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
-        self._figures, self._sources = Figures(), Sources()
+        self.figures, self._sources = Figures(), Sources()
         self._outlet = Outlet()
         self._emit = self._outlet.emit
         self._created = self._ended = False
@@ -86,8 +86,8 @@ class ResponseStream:
     def resume(self, telling: Telling, *, go_on: bool) -> None:
         """Begins where another process stopped. ``go_on``: the text it was writing is written on, if there is one."""
         self._outlet.sequence, self._created = telling.sequence, telling.told
-        self.items = telling.items
-        self.started = telling.began
+        self.items, self.figures = [*telling.items], Figures(telling.kept.usages)
+        self.started, self._round.start = telling.began, len(self.items)
         if go_on and (text := telling.text):
             self.items[-1] = self._text = text
             text.cite(self._sources)
@@ -119,7 +119,7 @@ class ResponseStream:
             self.failure = from_upstream(chunk, 200)
             return []
         self._round.over = False
-        self._figures.read(chunk, self.told)
+        self.figures.read(chunk, self.told)
         choice = reply.first_choice(chunk)
         if choice is None:
             return []
@@ -151,7 +151,7 @@ class ResponseStream:
             return [], []
         events = self._emit(self._wrap_up("completed"))
         calls = [item for item in self._round.calls.values() if item]
-        self._figures.end_round()
+        self.figures.end_round()
         self._begin_round()
         self._round.over = True
         return events, calls
@@ -164,10 +164,14 @@ class ResponseStream:
         """The events of a hosted call's outcome. Its item is done when those of all earlier calls are."""
         return self._tell(answered(self.items, call, outcome, self._sources))
 
+    def end_calls(self, why: str) -> list[Event]:
+        """The events that are missing of calls that another process left without an end; ``why``: they have none."""
+        return self._tell([event for item in self.items if isinstance(item, Told) for event in item.ended(why)])
+
     def again(self) -> None:
         """Forgets a call that failed before it gave anything to tell; the next one may be fed."""
         self.failure = None
-        self._figures.forget_round()
+        self.figures.forget_round()
         self._begin_round()
 
     def finish(self, now: int, *, done: bool) -> list[Event]:
@@ -184,7 +188,7 @@ class ResponseStream:
         self._settle(status)
         self.response["incomplete_details"] = {"reason": reason} if reason else None
         self.response["completed_at"] = None if reason else now
-        self.response["usage"] = usage(*self._figures.usages)
+        self.response["usage"] = usage(*self.figures.usages)
         return events
 
     def fail(self, error: StatecarError | None) -> None:
@@ -197,7 +201,7 @@ class ResponseStream:
             if not item.closed:
                 item.cut()
         self._settle("failed" if error else "cancelled")
-        figures = self._figures.usages
+        figures = self.figures.usages
         self.response.update(
             error=error.as_response_error() if error else None,
             incomplete_details=None,
@@ -224,7 +228,7 @@ class ResponseStream:
 
     def place(self, item: OutputItem, made_by: ResponseStream) -> list[Event]:
         """``host`` for an item that a model made; the usage of ``made_by``, the stream of that call, counts."""
-        self._figures.add(made_by._figures)
+        self.figures.add(made_by.figures)
         return self.host(item)
 
     def host(self, item: OutputItem) -> list[Event]:
@@ -236,16 +240,6 @@ class ResponseStream:
     def stored_output(self) -> list[Item]:
         """The output items as they are kept."""
         return [item.stored() for item in self.items]
-
-    @property
-    def output_tokens(self) -> int:
-        """What the upstream calls have given until now, as far as they told."""
-        return int(usage(*self._figures.usages)["output_tokens"])
-
-    @property
-    def usage_missing(self) -> bool:
-        """Whether no upstream call gave figures."""
-        return not self._figures.usages
 
     # -- one chunk
 
@@ -386,8 +380,8 @@ class ResponseStream:
     def _settle(self, status: str) -> None:
         self.response["status"] = status
         self.response["output"] = [dict(item.item) for item in self.items]
-        self.response["service_tier"] = self._figures.tier or "default"
-        self.response["model"] = self._figures.model or self.response["model"]
+        self.response["service_tier"] = self.figures.tier or "default"
+        self.response["model"] = self.figures.model or self.response["model"]
 
     def _tell(self, events: Iterable[Event]) -> list[Event]:
         return self._emit(events) if self.started else self._outlet.place(events)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from proxy.translate.items import Event, Item, Message, OutputItem
+from proxy.translate.items import Event, Item, Message, OutputItem, public
+from proxy.translate.tool_names import HOSTED_ITEMS
 
 _PIECES = {
     "response.output_text.delta": ("content", "content_index", "text"),
@@ -14,6 +17,8 @@ _PIECES = {
     "response.reasoning_summary_text.delta": ("summary", "summary_index", "text"),
     "response.function_call_arguments.delta": (None, None, "arguments"),
     "response.custom_tool_call_input.delta": (None, None, "input"),
+    "response.mcp_call_arguments.delta": (None, None, "arguments"),
+    "response.code_interpreter_call_code.delta": (None, None, "code"),
 }
 """Delta events: the list and the index of the part they extend, None for the item itself, and the field."""
 
@@ -23,6 +28,15 @@ _PARTS = {
 }
 
 
+_RUN_HERE = ("mcp_call", *HOSTED_ITEMS.values())
+"""Types of items whose calls are answered here."""
+
+_WRITTEN = {
+    "mcp_call": ("mcp_call_arguments", "arguments"),
+    "code_interpreter_call": ("code_interpreter_call_code", "code"),
+}
+"""What of a call is told as it is written: its events, and the field."""
+
 _Place = tuple[int, int, str | None, str]
 """Index of the item, of the part in it, the list of parts, the field."""
 
@@ -30,14 +44,62 @@ _Place = tuple[int, int, str | None, str]
 class Told(OutputItem):
     """An item that somebody else has written so far."""
 
-    def __init__(self, index: int, item: Item, *, closed: bool) -> None:
+    def __init__(
+        self, index: int, item: Item, *, closed: bool, kinds: Collection[str] = (), kept: Item | None = None
+    ) -> None:
+        """Of a call that runs here ``kinds``: the types of events that have told of it, ``kept``: it as it is stored,
+        if it has its outcome.
+        """
         super().__init__(index, item)
-        self.closed = closed
+        self.closed, self._kinds, self._kept = closed, kinds, kept
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it is a call that is answered here."""
+        return self.item["type"] in _RUN_HERE
+
+    def stored(self) -> Item:
+        return self._kept or self.item
+
+    def ended(self, why: str) -> Iterator[Event]:
+        """The events that are missing of a call that runs here: with its outcome, or with ``why`` it has none."""
+        if self.closed or not self.runs_here:
+            return
+        kind, prefix = self.item["type"], f"response.{self.item['type']}"
+        if kind in _WRITTEN:
+            yield from self._written(*_WRITTEN[kind])
+        if not self._kept:
+            error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": why}]}
+            read = {"error": error} if kind == "mcp_call" else {"x_upstream": {"output": why}}
+            self._kept = {**self.item, "status": "failed", **read}
+        self.item, self.closed = public(self._kept), True
+        failed = self.item["status"] == "failed"
+        last = f"{prefix}.{'failed' if failed else 'completed'}"
+        if last not in self._kinds and (kind == "mcp_call" or not failed):
+            yield self.at(last)
+        yield self._whole("response.output_item.done")
+
+    def _written(self, name: str, field: str) -> Iterator[Event]:
+        if f"response.{name}.done" not in self._kinds:
+            if not self.item[field] and field == "arguments":
+                self.item[field] = "{}"
+                yield self.at(f"response.{name}.delta", delta="{}")
+            yield self.at(f"response.{name}.done", **{field: self.item[field]})
 
     def cut(self) -> None:
         super().cut()
         if self.item["type"] == "apply_patch_call":
             self.item["status"] = "in_progress"  # its status knows no "incomplete"
+
+
+class Kept(NamedTuple):
+    """What nobody was told and only who goes on needs. ``items``: by index, as they are stored, calls that have their
+    outcome; ``rounds``: upstream calls that have ended, ``usages``: what those took that told it.
+    """
+
+    items: Mapping[int, Item] = MappingProxyType({})
+    rounds: int = 0
+    usages: Sequence[dict[str, Any]] = ()
 
 
 class Tokens(NamedTuple):
@@ -48,13 +110,18 @@ class Tokens(NamedTuple):
 
 
 class Telling:
-    """Events, added up. ``sequence``: the number of the next one; ``began``: an upstream had taken the work up."""
+    """Events, added up. ``sequence``: the number of the next one; ``began``: an upstream had taken the work up.
+
+    ``kept``: what is known beside them.
+    """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.sequence = 0
         self.told, self.began, self.ended = False, False, False
+        self.kept = Kept()
         self._items: list[Item] = []
         self._closed: set[int] = set()
+        self._kinds: defaultdict[int, set[str]] = defaultdict(set)
         self._pieces: dict[_Place, list[str]] = {}
         self._thought = self._whole = 0
         self.add(events)
@@ -70,9 +137,29 @@ class Telling:
         self._pieces.clear()
 
     @property
-    def items(self) -> list[OutputItem]:
+    def items(self) -> list[Told]:
         """The output so far, what was unfinished with what had come of it."""
-        return [Told(index, item, closed=index in self._closed) for index, item in enumerate(self._items)]
+        return [
+            Told(at, item, closed=at in self._closed, kinds=self._kinds.get(at, ()), kept=self.kept.items.get(at))
+            for at, item in enumerate(self._items)
+        ]
+
+    @property
+    def round_start(self) -> int:
+        """The index of the first item that the last upstream call gave: what follows tools that ran here."""
+        types = (*_RUN_HERE, "mcp_list_tools")
+        return max((index + 1 for index, item in enumerate(self._items) if item["type"] in types), default=0)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another upstream call can follow: nothing of an answer was told, a plain text, or calls that run
+        here. What the client runs ends a turn, and its end may not have been told.
+        """
+        calls = [item["type"] for item in self._items if item["type"] not in _RUN_HERE]
+        if any(type_.endswith("_call") or type_ == "mcp_approval_request" for type_ in calls):
+            return False
+        opened = self.round_start > 0 and self.round_start == len(self._items)
+        return not self._items or opened or self.text is not None
 
     @property
     def text(self) -> Message | None:
@@ -85,7 +172,8 @@ class Telling:
         if last < 0 or self._closed != set(range(last)) or self._items[last]["type"] != "message":
             return None
         item = self._items[last]
-        if len(item["content"]) != 1 or any(item.get("type", "").endswith("_call") for item in self._items):
+        before = self._items[self.round_start :]
+        if len(item["content"]) != 1 or any(item.get("type", "").endswith("_call") for item in before):
             return None
         part = item["content"][0]
         plain = (
@@ -95,7 +183,7 @@ class Telling:
 
     @property
     def deltas(self) -> Tokens:
-        """How many pieces it came in; most backends send each token as one."""
+        """How many pieces the last upstream call's came in; most backends send each token as one."""
         return Tokens(self._thought, self._whole)
 
     def _add(self, event: Event) -> None:
@@ -104,9 +192,11 @@ class Telling:
             self._extend(event, *_PIECES[kind])
         elif kind == "response.output_item.added":
             self._items.append(event["item"])
+            self._begin_count(event["item"])
         elif kind == "response.output_item.done":
             self._items[event["output_index"]] = event["item"]
             self._closed.add(event["output_index"])
+            self._begin_count(event["item"])
         elif (place := _PARTS.get(kind.rpartition(".")[0])) and kind.endswith((".added", ".done")):
             self._put(event, *place)
         elif kind == "response.output_text.annotation.added":
@@ -116,6 +206,13 @@ class Telling:
             self.told = True
             self.began = event["response"]["status"] != "queued"
             self.ended = kind in ("response.completed", "response.incomplete", "response.failed")
+        if (index := event.get("output_index")) is not None and self._items[index]["type"] in _RUN_HERE:
+            self._kinds[index].add(kind)
+
+    def _begin_count(self, item: Item) -> None:
+        """What was told before a call that runs here is no part of what comes after it."""
+        if item["type"] in _RUN_HERE:
+            self._thought = self._whole = 0
 
     def _extend(self, event: Event, where: str | None, index: str | None, field: str) -> None:
         at = (event["output_index"], event[index] if index else 0, where, field)

@@ -3,9 +3,10 @@
 from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
+from proxy.turn.credentials import with_credentials
 from proxy.turn.manners import Manners
 from proxy.turn.rest import RESTARTED
-from proxy.turn.resumed import Resumed, caller_of, patiently
+from proxy.turn.resumed import Resumed, caller_of, kept_of, patiently
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.stateless import stateless
 from proxy.turn.turn import Turn
@@ -21,7 +22,9 @@ __all__ = [
     "caller_of",
     "compact",
     "input_tokens",
+    "kept_of",
     "past_of",
     "patiently",
     "stateless",
+    "with_credentials",
 ]

@@ -11,9 +11,9 @@ from proxy.errors import OVERFLOW, InvalidRequest, UpstreamError, passed_on
 from proxy.state import Item
 from proxy.translate.compaction import packed, question
 from proxy.translate.dialects import Dialect
-from proxy.translate.items import Message
+from proxy.translate.items import Message, public
 from proxy.translate.request import to_chat
-from proxy.translate.response import public, skeleton
+from proxy.translate.response import skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import ToolPlan
 from proxy.translate.truncation import SHARES, shorter, speaks_for_all

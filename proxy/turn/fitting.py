@@ -75,6 +75,8 @@ class Fitting:
         is_whole = context.sent is self._whole
         self._grown += len(new)
         self._whole = [*self._whole, *new]
+        if any(item["type"] == "compaction" for item in new):  # of another process: what was before it is in it
+            self._whole = context.followed_by(*self._stream.stored_output()[: self._grown])
         context.sent = self._whole if is_whole else [*context.sent, *new]
 
     async def compact_if_possible(self) -> list[Event] | None:

@@ -21,6 +21,7 @@ from proxy.translate.hosted_tools import allowed
 from proxy.translate.hosting import Hosting, Outcome
 from proxy.translate.items import Event
 from proxy.translate.stream import ResponseStream
+from proxy.translate.told import Kept, Told
 from proxy.translate.tool_names import Tool, family
 from proxy.turn.approvals import RESPONSE, approved, check_approvals
 from proxy.turn.context import Context, minted_id
@@ -28,11 +29,13 @@ from proxy.turn.listings import check_servers, chosen_labels, listing_of, source
 from proxy.turn.services import Services
 from proxy.waits import Waiting
 
-Keep = Callable[[dict[str, Any]], Awaitable[None]]
-"""Keeps values, by names, for whoever goes on with the turn."""
+Keep = Callable[..., Awaitable[None]]
+"""Keeps fields of a ``translate.told.Kept`` for whoever goes on with the turn. Raises RunLost."""
 
 _AT_ONCE = 8
 """Calls of one round that run at a time."""
+
+_LEFT = "The server restarted while this call was running."
 
 _INVALID_PARAMS = -32602
 """What JSON-RPC answers to a call of a tool that is not there."""
@@ -58,17 +61,21 @@ class HostedTools:
         context: Context,
         stream: ResponseStream,
         keep: Keep,
+        kept: Kept | None,
     ) -> None:
-        """``keep``: awaited before anybody hears of what it is given."""
+        """``keep``: awaited before anybody hears of what it is given. ``kept``: by another process."""
         self._hosted, self._services = hosted, services
         self._request, self._context, self._stream, self._keep = request, context, stream, keep
         given = request.get("tools") or () if hosted.serves_mcp else ()
         self._servers = {tool["server_label"]: tool for tool in given if tool["type"] == "mcp"}
         self._box: Box = hosted.box(stream.response["id"])
-        self.hosting = Hosting(types=hosted.types, mcp=hosted.serves_mcp)
+        made = [item for item in stream.items if isinstance(item, Told) and item.runs_here]
+        self.hosting = Hosting(types=hosted.types, mcp=hosted.serves_mcp, again=bool(made))
         self.listed = self.over = False
-        self.rounds = self.calls = 0
-        stream.hosted_left = request.get("max_tool_calls")
+        stream.learn(item.stored() for item in made)
+        self.rounds, self.calls = kept.rounds if kept else 0, len(made)
+        if (most := request.get("max_tool_calls")) is not None:
+            stream.hosted_left = max(0, most - len(made))
 
     def close(self) -> None:
         """The turn is over: the servers are left."""
@@ -86,12 +93,14 @@ class HostedTools:
     # -- before the first round
 
     async def opening(self) -> AsyncGenerator[list[Event], None]:
-        """Lists what is not listed yet, and makes the calls that were approved.
+        """Lists what is not listed yet, ends calls that another process has left, makes those that were approved.
 
         What is listed is told with the beginning of the answer (wire §2.6), which an approved call is. Raises
         ToolServerError for a server that the tool choice needs, InvalidRequest for an address where nobody may go.
         """
         yield await self._list()
+        yield self._stream.end_calls(_LEFT)
+        self._limit()
         items = self._items()
         requests = approved(items, self._servers)
         if not requests:
@@ -154,6 +163,7 @@ class HostedTools:
             self.over = True
             return
         events, calls = stream.end_round(done=done)
+        await self._keep(rounds=self.rounds, usages=stream.figures.usages)
         yield events
         waiting = stream.hosted_calls
         if waiting:
@@ -162,10 +172,14 @@ class HostedTools:
                     yield events
         others = [call for call in calls if not isinstance(call, HostedCall) or isinstance(call, McpApprovalRequest)]
         self.over = bool(others) or not waiting
-        limited = stream.hosted_left == 0 or self.rounds + 1 >= self._services.max_tool_rounds
-        if limited:
-            stream.hosted_left = 0  # also what the model calls unasked
-        self.hosting = replace(self.hosting, again=True, withheld=limited)
+        self.hosting = replace(self.hosting, again=True)
+        self._limit()
+
+    def _limit(self) -> None:
+        """Offers no tools any more, once their calls or the rounds are used up."""
+        if self._stream.hosted_left == 0 or self.rounds + 1 >= self._services.max_tool_rounds:
+            self._stream.hosted_left = 0  # also what the model calls unasked
+            self.hosting = replace(self.hosting, withheld=True)
 
     # -- calls
 
@@ -181,10 +195,10 @@ class HostedTools:
                 with Waiting("tools"):
                     over, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 events: list[Event] = []
-                for task in sorted(over, key=lambda task: tasks[task].index):
-                    call, outcome = tasks[task], task.result()
+                answered = sorted(((tasks[task], task.result()) for task in over), key=lambda pair: pair[0].index)
+                for call, outcome in answered:
                     events += stream.answer(call, outcome)
-                    await self._keep_private(call)
+                await self._keep(items={call.index: call.stored() for call, _ in answered})
                 yield events
         finally:
             for task in pending:
@@ -214,11 +228,6 @@ class HostedTools:
         if not any(each["name"] == name for each in allowed(tool, self.hosting.servers.get(label, []))):
             return _refused(f"There is no tool '{name}' that may be called at '{label}' now.")
         return Outcome(**await self._box.call(tool, name, call.arguments))
-
-    async def _keep_private(self, call: HostedCall) -> None:
-        """What the model reads of a call, and its item does not show, goes to who may take the turn up."""
-        if private := call.stored().get("x_upstream"):
-            await self._keep({str(call.index): private})
 
     def _items(self) -> list[Item]:
         context = self._context

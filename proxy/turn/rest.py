@@ -26,7 +26,7 @@ class Rest:
 
     def __init__(self, telling: Telling) -> None:
         items = [item.item for item in telling.items]
-        self.start, self.told = 0, telling.deltas
+        self.start, self.told = telling.round_start, telling.deltas
         self._items = items[self.start :]
         self._before: int | None = None
 

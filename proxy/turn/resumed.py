@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from proxy import codec
 from proxy.errors import InvalidRequest, RunLost, StatecarError, StoreUnavailable
 from proxy.seal import HEADERS, Sealer
-from proxy.state import Run
-from proxy.translate.told import Telling
+from proxy.state import Item, Run
+from proxy.translate.told import Kept, Telling
 from proxy.turn.context import Context, context_of
 from proxy.turn.services import KEY, Caller, Services
 
@@ -23,6 +24,7 @@ PATIENCE = 60.0
 """Seconds a run waits for a store that is away, before its end is left to another process."""
 
 _PAUSE = 0.25
+_ITEM, _ROUNDS = "item ", "rounds"
 _UNKEPT = "unkept"
 _REQUEST = "x-request-id"
 
@@ -96,3 +98,18 @@ def caller_of(run: Run, sealer: Sealer | None) -> Caller | None:
         else:
             headers.append((name, value))
     return Caller(run.tenant, headers, request_id)
+
+
+def kept_values(
+    items: Mapping[int, Item] = MappingProxyType({}), rounds: int | None = None, usages: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """What is kept beside a run, by the names it is kept under."""
+    values: dict[str, Any] = {f"{_ITEM}{index}": item for index, item in items.items()}
+    return values if rounds is None else {**values, _ROUNDS: [rounds, *usages]}
+
+
+def kept_of(run: Run) -> Kept:
+    """The same, as it was kept."""
+    rounds, *usages = run.kept.get(_ROUNDS, [0])
+    items = {int(name.removeprefix(_ITEM)): item for name, item in run.kept.items() if name.startswith(_ITEM)}
+    return Kept(items, rounds, usages)

@@ -143,10 +143,11 @@ class Rounds:
         repaired: list[str] = []
         request = self._request
         if work.hosted and work.hosted.rounds and (limit := request.get("max_output_tokens")) is not None:
-            request = {**request, "max_output_tokens": limit - work.stream.output_tokens}  # one limit for all rounds
-            if request["max_output_tokens"] <= 0:
+            left = limit - work.stream.figures.output_tokens  # one limit for all rounds
+            if left <= 0:
                 yield work.stream.feed(reached_limit())
                 return
+            request = {**request, "max_output_tokens": left}
 
         def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
             if dialect != work.dialect:

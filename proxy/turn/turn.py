@@ -30,7 +30,7 @@ from proxy.turn.credentials import kept_credentials
 from proxy.turn.fitting import Fitting
 from proxy.turn.hosting import HostedTools, runs_here
 from proxy.turn.rest import Rest
-from proxy.turn.resumed import Resumed, context_again, kept_headers, patiently
+from proxy.turn.resumed import Resumed, context_again, kept_headers, kept_values, patiently
 from proxy.turn.rounds import Rounds
 from proxy.turn.services import Caller, Services, ShuttingDown
 from proxy.turn.stateless import HEADER
@@ -209,16 +209,17 @@ class Turn:
         rest = Rest(resumed.telling) if resumed and stream.told else None
         work = Work(context, stream, fitting, rest=rest)
         if services.hosted and runs_here(request, services.hosted):
-            work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep)
+            kept = resumed.telling.kept if resumed else None
+            work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep, kept)
             stack.callback(work.hosted.close)
         if not resumed:  # else what refuses its tools here is told in the response
             self._rounds.check(work)
         return work
 
-    async def _keep(self, values: dict[str, Any]) -> None:
+    async def _keep(self, **kept: Any) -> None:
         """Keeps what only who goes on with the run needs."""
         if lease := self.lease:
-            await patiently(lambda: self._services.state.runs.keep(lease, values))
+            await patiently(lambda: self._services.state.runs.keep(lease, kept_values(**kept)))
 
     async def _context(self, stack: AsyncExitStack) -> Context:
         request, services, resumed = self._request, self._services, self._resumed

@@ -61,5 +61,5 @@ class Work:
             "output_tokens": usage.get("output_tokens"),
             **(self.hosted.facts() if self.hosted else {}),
             "reasoning_tokens": usage.get("output_tokens_details", {}).get("reasoning_tokens"),
-            "usage_missing": asked and self.stream.usage_missing and response["status"] != "failed",
+            "usage_missing": asked and not self.stream.figures.usages and response["status"] != "failed",
         }

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import codec, wire
-from proxy.translate.response import public, restore, shorten, skeleton, snapshot, usage
+from proxy.translate.items import public
+from proxy.translate.response import restore, shorten, skeleton, snapshot, usage
 
 DEFAULTS = {
     "id": "resp_1",

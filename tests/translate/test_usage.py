@@ -22,4 +22,4 @@ def test_missing_figures_are_zeros_and_are_known_to_be_missing(chunks, figures):
     usage = result.response["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == figures
     assert usage["total_tokens"] == sum(figures)
-    assert result.stream.usage_missing == (figures == (0, 0))
+    assert bool(result.stream.figures.usages) == (figures != (0, 0))
