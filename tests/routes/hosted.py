@@ -1,11 +1,13 @@
 """What tests of tools that run here share: requests, what a model says to call them, servers of one test."""
 
+import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.backend import DONE, chunk, stream
 from tests.callers import Caller
 from tests.mcp_servers import McpServer
+from tests.routes.test_background import eventually
 
 ALLOWED = "--mcp-allow=127.0.0.1"
 FIND = ("docs__search", '{"q":"x"}')
@@ -42,7 +44,15 @@ async def at(serve, *tools, options=(), **rest):
     """(a caller of a server that may use it, an MCP server with these tools)."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(McpServer(*tools))
-        yield await stack.enter_async_context(Caller(await serve(ALLOWED, *options, **rest))), server
+        caller = await stack.enter_async_context(Caller(await serve(ALLOWED, *options, **rest)))
+        yield caller, server
+        await eventually(lambda: asyncio.sleep(0, _is_left(server)))
+
+
+def _is_left(server):
+    """Whether every session with a server has said goodbye, so that none is cut by the server's end."""
+    opened = sum(method == "POST" and "mcp-session-id" not in headers for method, headers in server.requests)
+    return sum(method == "DELETE" for method, _ in server.requests) >= opened
 
 
 def types(items):
