@@ -111,6 +111,19 @@ async def test_a_call_that_needs_leave_waits_for_it_and_is_made_in_a_later_turn(
         assert (len(server.calls), server.listings) == (1, 1)
 
 
+async def test_a_call_that_is_denied_is_not_made_and_the_model_reads_why(serve, backend):
+    async with at(serve) as (caller, server):
+        tool = docs(server, require_approval="always")
+        backend.script(called(FIND))
+        first = await caller.create("Look", tools=[tool])
+        answer = {"type": "mcp_approval_response", "approval_request_id": first["output"][1]["id"], "approve": False}
+        last = await caller.create([answer | {"reason": "Too dear."}], tools=[tool], previous_response_id=first["id"])
+        assert types(last["output"]) == ["message"]
+        role, text = messages(backend)[-1]
+        assert role == "tool" and "did not approve" in text and "Too dear." in text
+    assert not server.calls
+
+
 async def test_an_answer_to_no_request_and_leave_for_no_server_are_refused(serve, backend):
     async with at(serve) as (caller, server):
         tool = docs(server, require_approval="always")
