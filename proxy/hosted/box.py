@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from proxy import codec
 from proxy.errors import InvalidRequest, ToolServerError, ToolSessionLost
-from proxy.hosted.outcomes import cut, execution_error, http_error, outcome
+from proxy.hosted.outcomes import cut, cut_error, execution_error, http_error, outcome
 from proxy.hosted.servers import Server, Servers
 
 log = logging.getLogger("statecar.hosted")
@@ -213,7 +213,7 @@ class Box:
         except InvalidRequest as exc:
             answer = Answer(error=http_error(exc.status, exc.message))
         self._told(server, name, answer.error["type"] if answer.error else "completed", began)
-        return answer
+        return replace(answer, error=cut_error(answer.error, self.hosted.limit))
 
     async def _with(self, server: Server, what: Callable[[Session], Awaitable[T]]) -> T:
         """``what`` of the session with a server; once more with a new one, if the server has forgotten the first."""

@@ -18,6 +18,7 @@ from mcp_types import (
     CONNECTION_CLOSED,
     HEADER_MISMATCH,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     UNSUPPORTED_PROTOCOL_VERSION,
     CallToolRequest,
     CallToolRequestParams,
@@ -45,6 +46,7 @@ _GOODBYE = 3.0
 _REMEMBERED = 1000
 _OLD_TRANSPORT = (400, 404, 405)
 """What a server of the SSE transport answers to a POST of its URL (MCP 2025-06-18, Transports)."""
+_TOLD_FAULTS = 1000
 _FORGOTTEN = 404
 """What a server answers to a message of a session it does not know (MCP 2025-06-18, Transports)."""
 _FOREIGN_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
@@ -151,7 +153,7 @@ class McpSession:
         try:
             result = await self._called(session, name, arguments, exchange)
         except MCPError as exc:
-            if exchange.failed() is None and exchange.status != _FORGOTTEN and not _broke(exc):
+            if exchange.failed() is None and exchange.status != _FORGOTTEN and not (_broke(exc) or _garbled(exc)):
                 return Answer(error=protocol_error(exc.code, exc.message))
             raise self._failure(exc, exchange) from None
         except (ValidationError, RuntimeError) as exc:
@@ -255,6 +257,8 @@ class McpSession:
             why = f"It did not answer within {self._sessions.timeout:g} seconds."
         elif (failed := exchange.failed()) is not None:
             why = failed
+        elif isinstance(exc, MCPError) and _garbled(exc):
+            why = "Its answer is no message of JSON-RPC."
         elif isinstance(exc, MCPError):
             why = "The connection broke." if _broke(exc) else f"It answered with error {exc.code}: {exc.message[:500]}"
         elif isinstance(exc, ValidationError):
@@ -298,6 +302,14 @@ def _broke(exc: MCPError) -> bool:
     return exc.code == CONNECTION_CLOSED and exc.message.startswith(("Connection closed", "SSE stream "))
 
 
+def _garbled(exc: MCPError) -> bool:
+    """Whether the SDK says that it cannot read an answer, of which it repeats some."""
+    return exc.code == PARSE_ERROR and exc.message.startswith("Failed to parse ")
+
+
 def _first_fault(exc: ValidationError) -> str:
+    """Where there are very many, telling one takes seconds, as pydantic tells all or none."""
+    if (count := exc.error_count()) > _TOLD_FAULTS:
+        return f"it has {count} faults."
     fault = exc.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"[:300]

@@ -33,3 +33,12 @@ def cut(text: str, limit: int) -> str:
     kept = whole[:limit].decode("utf-8", "ignore")
     missing = len(whole) - len(kept.encode())
     return f"{kept}\n[cut here: {missing} of {len(whole)} bytes are above this server's limit]"
+
+
+def cut_error(error: dict[str, Any] | None, limit: int) -> dict[str, Any] | None:
+    """``error``, of whose words there are ``limit`` bytes at most."""
+    if error is None:
+        return None
+    if "content" in error:
+        return {**error, "content": [{**part, "text": cut(part["text"], limit)} for part in error["content"]]}
+    return {**error, "message": cut(error["message"], limit)}

@@ -42,7 +42,7 @@ LISTING_FAULTS = {
     "a page": ({"initialize": lambda _: HTML}, "It answered with error -32600: Unexpected content type"),
     "no JSON": (
         {"initialize": lambda _: Response("{", media_type="application/json")},
-        "It answered with error -32700: Failed to parse JSON response",
+        "Its answer is no message of JSON-RPC.",
     ),
     "another version": (
         {"initialize": {"protocolVersion": "1999-01-01", "capabilities": {}, "serverInfo": ABOUT}},
@@ -81,7 +81,7 @@ LISTING_FAULTS = {
     ),
     "nonsense in a stream": (
         {"tools/list": lambda _: Response("data: {\n\n", media_type="text/event-stream")},
-        "It answered with error -32700",
+        "Its answer is no message of JSON-RPC.",
     ),
 }  # fmt: skip
 
@@ -142,6 +142,11 @@ CALL_FAULTS = {
         error(307, "Http status code: 307 (Temporary Redirect)."),
     ),
     "lying": ({"content": "canary"}, error(502, "Its answer is not as MCP has it: ")),
+    "lying at length": ({"content": [{"type": "canary"}] * 500}, error(502, "Its answer is not as MCP has it: it has")),
+    "half a letter": (
+        lambda _: Response('{"jsonrpc": "2.0", "id": 2, "result": "canary \\ud800"}', media_type="application/json"),
+        error(502, "Its answer is no message of JSON-RPC."),
+    ),
 }
 
 

@@ -227,6 +227,23 @@ async def test_output_above_the_limit_is_cut_and_says_so():
         assert output == "ü" * 50 + "\n[cut here: 1100 of 1200 bytes are above this server's limit]"
 
 
+@pytest.mark.parametrize(
+    ("said", "cut"),
+    [
+        (result({"type": "text", "text": "x" * 600}, isError=True), lambda error: error["content"][0]["text"]),
+        (
+            lambda _: JSONResponse({"jsonrpc": "2.0", "id": 2, "error": {"code": -32001, "message": "x" * 600}}),
+            lambda error: error["message"],
+        ),
+    ],
+    ids=["of the tool", "of the protocol"],
+)
+async def test_so_is_an_error(said, cut):
+    async with Liar({"tools/call": said}) as server, box(tool_output_limit=101) as turn:
+        told = (await turn.call(at(server.url), "x", "{}"))["error"]
+        assert cut(told) == "x" * 101 + "\n[cut here: 499 of 600 bytes are above this server's limit]"
+
+
 @pytest.mark.parametrize("sse", [False, True])
 async def test_a_call_that_takes_too_long_is_an_outcome_and_the_server_is_told_to_stop(sse):
     stopped = asyncio.Event()
