@@ -83,8 +83,10 @@ def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
         fields += ["k", draft.past.lock.conversation]
     elif made_in := ids.of_kind(draft.conversation, "conv"):
         fields += ["k", made_in.turn]
-    if draft.end and draft.end.events:
-        fields += ["o", 1]
+    if draft.end:
+        fields += ["w", draft.end.lease.token]
+        if draft.end.events:
+            fields += ["o", 1]
     body, texts = dict(draft.body), list[bytes]()
     previous = ids.of_kind(body.get("previous_response_id"), "resp")
     if previous and previous.tag == draft.past.tag:

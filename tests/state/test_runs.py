@@ -202,6 +202,20 @@ async def test_only_the_holder_ends_a_run(talk):
     await talk.state.responses.save(draft)
 
 
+@pytest.mark.parametrize("events", [[b"x"], []], ids=["logged", "plain"])
+async def test_who_lost_a_run_learns_it_also_after_another_has_ended_it(brief, events):
+    run, draft, lease = await made(brief)
+    await asyncio.sleep(BRIEF.lease + 0.1)
+    taken = Lease(run.id)
+    assert await brief.state.runs.claim(run.id, brief.tenant, taken)
+    draft.end = End(taken, 0, events)
+    for _ in "sent", "again":
+        await brief.state.responses.save(draft)
+    with pytest.raises(RunLost):
+        await brief.state.responses.save(replace(draft, status="failed", append=False, end=End(lease, 0, events)))
+    assert (await brief.state.responses.load(run.id, brief.tenant)).status == "completed"
+
+
 @pytest.mark.parametrize("held", [True, False])
 async def test_a_cancelled_run_can_only_be_saved_as_that(talk, held):
     run, draft, lease = await made(talk, held=held)

@@ -1,7 +1,8 @@
 -- Saves a finished response in one step: items, record, texts, TTLs, and in a conversation its index and its lock.
 -- Where its items go is decided here: onto the log it continues when that still has the length it was read with, or in
 -- a conversation always onto the conversation's end; else into a log of its own that points back at what was read.
--- Nothing is written unless all of it is. Sent twice it is applied once: a record that is there is the earlier answer.
+-- Nothing is written unless all of it is. Sent twice it is applied once: a record that is there is the earlier answer,
+-- but for a run only where the same lease wrote it (`w`); else another process has ended it.
 -- KEYS 1 record, 2 the log it continues (its own for a new lineage), 3 its own log, 4 meta, 5 texts;
 --      in a conversation then conversation, index, lock; at the end of a run then run, lease, events
 -- ARGV 1 turn, 2 name of the log it continues or '', 3 the length that had, 4 gone of what was read, 5 '1' to append, 'x' for a
@@ -13,7 +14,6 @@
 -- Answers SAVED; LOST: the lock is not ours any more; ORPHAN: what it continues has expired; {ids taken, from 0};
 -- for a run TAKEN: it is not ours any more, or events that we told before are not there; or CANCELLED: it can only be
 -- saved as that
-if redis.call('EXISTS', KEYS[1]) == 1 then return redis.status_reply('SAVED') end
 local turn, parent, length, gone = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local before, input, output = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local texts_at = 19 + tonumber(ARGV[13])
@@ -22,6 +22,10 @@ local items_at = events_at + tonumber(ARGV[18])
 local ids_at = items_at + before + input + output
 local locked = ARGV[9] ~= ''
 local run = locked and 9 or 6
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  if KEYS[run] and redis.call('HGET', KEYS[1], 'w') ~= ARGV[15] then return redis.status_reply('TAKEN') end
+  return redis.status_reply('SAVED')
+end
 local here = redis.call('LLEN', KEYS[2])
 if KEYS[run] then
   if not held(KEYS[run], KEYS[run + 1], ARGV[15]) then return redis.status_reply('TAKEN') end
