@@ -44,6 +44,8 @@ _ABOUT = Implementation(name="statecar", version=__version__)
 _GOODBYE = 3.0
 """Seconds the end of a session may take."""
 _REMEMBERED = 1000
+_MOST_OPEN = 1000
+"""Sessions of a process with servers that requests name: each takes a socket and some 70 KB, however slow it is."""
 _OLD_TRANSPORT = (400, 404, 405)
 """What a server of the SSE transport answers to a POST of its URL (MCP 2025-06-18, Transports)."""
 _TOLD_FAULTS = 1000
@@ -66,6 +68,9 @@ class McpSessions:
         self._open: set[McpSession] = set()
 
     def open(self, server: Server) -> McpSession:
+        """Raises ToolServerError where too many are open; never for one of the operator's servers."""
+        if server.guarded and len(self._open) >= _MOST_OPEN:
+            raise ToolServerError(server.label, "Too many servers are being asked here at once.", http_status=503)
         session = McpSession(server, self)
         self._open.add(session)
         session.task.add_done_callback(lambda _: self._open.discard(session))

@@ -22,9 +22,9 @@ import httpx2
 from proxy.hosted.guard import Guard, Refused
 
 BODY_LIMIT = 4 * 1024 * 1024
-"""Bytes of one answer."""
+"""Bytes of one answer, or of all pages of a list."""
 VALUES_LIMIT = 400_000
-"""Commas and opening brackets of one answer, those within texts too. A JSON value has one or two, and takes up to 350
+"""Commas and opening brackets of the same, those within texts too. A JSON value has one or two, and takes up to 350
 bytes while it is read: so no answer takes more than some 70 MB and 0.3 s, where 4 MiB of ``[],`` take 470 and 1.6."""
 _RESUMED = 100
 """How often the answer to one message may break off and go on (MCP 2025-11-25, Transports)."""
@@ -45,7 +45,8 @@ class Exchange:
 
     ``status``: of an HTTP answer that is no success; ``speaks``: whether that answer may hold an error of the
     protocol's; ``trouble``: what else failed, in words; ``refused``: why the guard did not let it out; ``over``: set
-    once anything of that is known. ``resumed``: how often the answer was asked to go on.
+    once anything of that is known. ``resumed``: how often the answer was asked to go on. ``left``, ``values_left``:
+    bytes and values that the server may still send in answer.
     """
 
     status: int | None = None
@@ -53,6 +54,8 @@ class Exchange:
     trouble: str | None = None
     refused: str | None = None
     resumed: int = 0
+    left: int = BODY_LIMIT
+    values_left: int = VALUES_LIMIT
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def may_resume(self) -> bool:
@@ -62,6 +65,15 @@ class Exchange:
             self.trouble = "Its answer breaks off again and again."
             self.over.set()
         return self.resumed <= _RESUMED
+
+    def takes(self, part: bytes) -> bool:
+        """Whether the answer may hold this too."""
+        self.left -= len(part)
+        self.values_left -= part.count(b",") + part.count(b"[") + part.count(b"{")
+        if self.left < 0 or self.values_left < 0:
+            self.trouble = self.trouble or _TOO_LARGE
+            return False
+        return True
 
     def failed(self) -> str | None:
         """What HTTP made of it, in words, without anything secret; None where the server's own words count."""
@@ -154,12 +166,13 @@ class Transport(httpx2.AsyncBaseTransport):
             exchange.over.set()
         json = headers.get("content-type", "").lower().startswith("application/json")
         exchange.speaks = json and answer.status in _ERRORS_OF_MCP
+        if request.method == "GET" and _LAST_EVENT not in request.headers:
+            exchange.left, exchange.values_left = _LONGER * BODY_LIMIT, _LONGER * VALUES_LIMIT
         if headers.get("content-encoding", "identity") != "identity":
             exchange.trouble = "It sent a compressed answer, which was not asked for."
+            exchange.left = 0
         assert isinstance(answer.stream, AsyncIterable)
-        session = request.method == "GET" and _LAST_EVENT not in request.headers
-        times = 0 if exchange.trouble else _LONGER if session else 1
-        stream = _Body(answer.stream, times, exchange)
+        stream = _Body(answer.stream, exchange)
         return httpx2.Response(answer.status, headers=headers, stream=stream, request=request)
 
     async def aclose(self) -> None:
@@ -198,22 +211,15 @@ def _certificates() -> ssl.SSLContext:
 
 
 class _Body(httpx2.AsyncByteStream):
-    """An answer's body, which ends early, and says so in its exchange, where it fails or is too large.
+    """An answer's body, which ends early, and says so in its exchange, where it fails or is too large."""
 
-    ``times``: how many times the limits of one answer it may hold.
-    """
-
-    def __init__(self, stream: AsyncIterable[bytes], times: int, exchange: Exchange) -> None:
-        self._stream, self._times, self._exchange = stream, times, exchange
+    def __init__(self, stream: AsyncIterable[bytes], exchange: Exchange) -> None:
+        self._stream, self._exchange = stream, exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left, values_left = self._times * BODY_LIMIT, self._times * VALUES_LIMIT
         try:
             async for part in self._stream:
-                left -= len(part)
-                values_left -= part.count(b",") + part.count(b"[") + part.count(b"{")
-                if left < 0 or values_left < 0:
-                    self._exchange.trouble = self._exchange.trouble or _TOO_LARGE
+                if not self._exchange.takes(part):
                     return
                 yield part
         except _TROUBLES as exc:

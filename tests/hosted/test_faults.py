@@ -108,6 +108,19 @@ async def test_a_list_that_goes_in_a_circle_is_left_at_once():
         assert [message["method"] for message in server.requests].count("tools/list") == 2
 
 
+async def test_all_pages_of_a_list_together_are_held_to_what_one_answer_may_hold():
+    pages = iter(range(10))
+    junk = tools("x" * 200_000)["tools"] * 10
+
+    def page(_):
+        return {"tools": junk, "nextCursor": str(next(pages))}
+
+    async with Liar({"tools/list": page}) as server, box() as turn:
+        with pytest.raises(ToolServerError, match="more than 4 MiB"):
+            await turn.list(at(server.url))
+    assert next(pages) == 3
+
+
 async def test_what_is_unusable_in_a_list_is_left_out(caplog):
     listed = [
         {"name": "good", "inputSchema": OBJECT},
@@ -329,6 +342,15 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_the_limit
             await turn.list(at(silent))
         failed = await turn.call(at(silent), "x", "{}")
         assert failed["error"]["code"] == 504
+
+
+async def test_servers_that_requests_name_have_so_many_sessions_and_the_operators_more(silent, monkeypatch):
+    monkeypatch.setattr("proxy.hosted.mcp._MOST_OPEN", 1)
+    async with McpServer() as server, box(connector=(f"own={server.url}",)) as turn:
+        turn.hosted.sessions.open(turn.hosted.servers.of(at(silent), "tools"))
+        with pytest.raises(ToolServerError, match="Too many servers are being asked here at once"):
+            await turn.list(at(server.url))
+        assert await turn.connector_tools("own")
 
 
 def files():
