@@ -136,7 +136,7 @@ class McpWebSearch(McpBinding):
 
 class McpFileSearch(McpBinding):
     async def _run(self, box: Box, tool: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        queries = [query for query in _texts(arguments.get("queries") or arguments.get("query")) if query.strip()]
+        queries = [query for query in _texts(arguments.get("queries")) if query.strip()]
         if not queries:
             raise Failed("The search was not made: its arguments must have 'queries', a list of texts.", 400)
         count = tool.get("max_num_results") or _FILE_COUNT

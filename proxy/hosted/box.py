@@ -99,7 +99,7 @@ class Hosted:
         if not self.servers:
             raise InvalidRequest(
                 "MCP tools are not served here: the operator configures servers with --connector, or allows hosts with"
-                " --mcp-allow.",
+                " --mcp-allow; both need the extra statecar[mcp].",
                 param=f"{place}.type",
                 code="unsupported_parameter",
             )

@@ -44,9 +44,14 @@ class TypedCall(HostedCall):
             return super().kept()
         return {"output": self.shown, **({"found": self.known} if self.known else {}), **super().kept()}
 
-    def given(self) -> dict[str, Any]:
-        """The arguments as an object; empty for a broken call."""
+    def asked(self) -> dict[str, Any]:
+        """What is to be run: the arguments as the item tells them. Nothing for a broken call."""
         return {} if self.broken else dict(codec.loads(self.arguments))
+
+    def texts(self, *keys: str) -> list[str]:
+        """What the arguments hold under the first of these names that has any text: models mix them up."""
+        given = TypedCall.asked(self)
+        return next((texts for key in keys if (texts := _texts(given.get(key)))), [])
 
 
 class WebSearchCall(TypedCall):
@@ -64,10 +69,13 @@ class WebSearchCall(TypedCall):
         yield from ()
 
     def write(self) -> Iterator[Event]:
-        query = _texts(self.given().get("query"))[:1] or [""]
+        query = self.texts("query", "queries", "q")[:1] or [""]
         self.item["action"] = {"type": "search", "query": query[0], "queries": query}
         yield from super().open()
         yield self.at("response.web_search_call.in_progress")
+
+    def asked(self) -> dict[str, Any]:
+        return {"query": self.item["action"]["query"]}
 
     def begin(self) -> Iterator[Event]:
         yield self.at("response.web_search_call.searching")
@@ -94,9 +102,12 @@ class FileSearchCall(TypedCall):
         yield from ()
 
     def write(self) -> Iterator[Event]:
-        self.item["queries"] = _texts(self.given().get("queries"))
+        self.item["queries"] = self.texts("queries", "query", "q")
         yield from super().open()
         yield self.at("response.file_search_call.in_progress")
+
+    def asked(self) -> dict[str, Any]:
+        return {"queries": self.item["queries"]}
 
     def begin(self) -> Iterator[Event]:
         yield self.at("response.file_search_call.searching")

@@ -12,7 +12,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from proxy import codec
 from proxy.errors import InvalidRequest, ToolServerError
 from proxy.hosted import Box, Hosted
 from proxy.state import Item
@@ -23,6 +22,7 @@ from proxy.translate.items import Event
 from proxy.translate.stream import ResponseStream
 from proxy.translate.told import Kept, Told
 from proxy.translate.tool_names import Tool, family
+from proxy.translate.typed_calls import TypedCall
 from proxy.turn.approvals import RESPONSE, approved, check_approvals
 from proxy.turn.context import Context, minted_id
 from proxy.turn.listings import check_servers, chosen_labels, listing_of, source_of
@@ -221,8 +221,8 @@ class HostedTools:
         tool, name = call.origin.tool or {}, call.origin.name
         if call.broken:
             return _refused("The arguments of the call are no JSON object: write them again.")
-        if not isinstance(call, McpCall):
-            return Outcome(**await self._box.run(family_of(call), tool, codec.loads(call.arguments)))
+        if isinstance(call, TypedCall):
+            return Outcome(**await self._box.run(family_of(call), tool, call.asked()))
         label = str(call.origin.namespace)
         tool = tool or self._servers[label]
         if not any(each["name"] == name for each in allowed(tool, self.hosting.servers.get(label, []))):

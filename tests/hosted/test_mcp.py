@@ -10,6 +10,8 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import InvalidRequest
+from proxy.hosted import open_hosted
+from proxy.settings import Settings
 from tests.hosted.serving import at, box, hosted
 from tests.mcp_servers import Liar, McpServer, Tool, broken
 
@@ -330,6 +332,8 @@ async def test_without_the_extra_a_tool_is_refused_with_its_name(monkeypatch):
         assert served.serves_mcp
         with pytest.raises(InvalidRequest, match=r"pip install 'statecar\[mcp\]'"):
             served.check(at("http://127.0.0.1/"), "tools[0]")
+    with pytest.raises(InvalidRequest, match=r"--mcp-allow; both need the extra statecar\[mcp\]"):
+        open_hosted(Settings(upstream="demo")).check(at("http://127.0.0.1/"), "tools[0]")
 
 
 def test_the_sdk_is_loaded_only_where_a_server_may_be_asked():

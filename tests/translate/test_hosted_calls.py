@@ -295,6 +295,32 @@ def test_a_file_search_shows_its_results_when_asked():
         assert (annotation["type"], annotation["file_id"], annotation["index"]) == ("file_citation", "file_1", 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "run"),
+    [
+        ("web_search", '{"query":"a","lang":"en"}', {"query": "a"}),
+        ("web_search", '{"query":["a","b"]}', {"query": "a"}),
+        ("web_search", '{"queries":["a"]}', {"query": "a"}),
+        ("web_search", '{"q":"a"}', {"query": "a"}),
+        ("web_search", '{"query":5}', {"query": ""}),
+        ("web_search", "[]", {"query": ""}),
+        ("file_search", '{"queries":["a","b"]}', {"queries": ["a", "b"]}),
+        ("file_search", '{"queries":"a"}', {"queries": ["a"]}),
+        ("file_search", '{"query":"a","queries":[]}', {"queries": ["a"]}),
+        ("file_search", '{"queries":[5]}', {"queries": []}),
+    ],
+)
+def test_what_is_searched_for_is_what_the_item_tells(name, arguments, run):
+    stream = open_stream(tools=PLAN)
+    for one in calls(asked(name, arguments)), CALLED:
+        stream.feed(one)
+    stream.end_round(done=True)
+    (call,) = stream.hosted_calls
+    assert call.asked() == run
+    told_ = call.item.get("action", call.item)
+    assert {key: told_[key] for key in run} == run
+
+
 def test_code_is_told_while_it_is_written_and_its_outputs_when_asked():
     outcomes = {"code_interpreter": LOGS}
     written = [calls(asked("code_interpreter", '{"code":"pri')), calls(entry(0, arguments='nt(2+2)"}')), CALLED]
