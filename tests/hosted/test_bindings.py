@@ -84,7 +84,7 @@ async def test_a_file_search_by_an_mcp_tool():
         await call({}, queries=[str(n) for n in range(20)])
         assert sorted(arguments["query"] for _, arguments in server.calls) == [str(n) for n in range(8)]
         tool = {"vector_store_ids": [], "max_num_results": 1}
-        assert [f["file_id"] for f in (await call(tool, query="use"))["found"]] == ["file-2"]
+        assert [f["file_id"] for f in (await call(tool, queries="use"))["found"]] == ["file-2"]
         tool = {"ranking_options": {"score_threshold": 0.95}}
         assert (await call(tool, queries=["use"]))["output"] == "No results."
         assert "'queries'" in (await call({}, queries=[]))["error"]["message"]

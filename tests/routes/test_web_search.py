@@ -191,7 +191,7 @@ async def test_a_failed_search_is_a_failed_item_and_the_model_goes_on(serve, bac
 
         searxng.down = 0
         backend.script(called(("web_search", "{broken")))
-        backend.script(called(("web_search", {"q": "news"})))
+        backend.script(called(("web_search", {"about": "news"})))
         backend.script(said("Well."))
         response = await caller.create("Go on", tools=[SEARCH])
         assert [item["status"] for item in response["output"]] == ["failed", "failed", "completed"]
