@@ -36,6 +36,14 @@ def dumps(value: Any) -> bytes:
             raise ValueError("the value is nested too deeply for JSON") from None
 
 
+def without_surrogates(value: Any) -> Any:
+    """The same value with a question mark for each lone surrogate, for readers of UTF-8. Raises ValueError as dumps."""
+    try:
+        return loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("the value is nested too deeply for JSON") from None
+
+
 def fitted(data: bytes) -> bytes:
     """The same, for what is kept: ``orjson``'s bytes occupy 4 KB at least, and up to ten times their length."""
     return b"".join((data, b""))

@@ -204,7 +204,10 @@ class Box:
     async def _ask(self, server: Server, name: str, arguments: dict[str, Any]) -> Answer:
         began = time.monotonic()
         try:
-            answer = await self._within_limit(self._with(server, lambda session: session.call(name, arguments)))
+            given = codec.without_surrogates(arguments)  # a session ends over what cannot be written
+            answer = await self._within_limit(self._with(server, lambda session: session.call(name, given)))
+        except ValueError:
+            answer = Answer(error=execution_error("The arguments are nested too deeply: write them again."))
         except TimeoutError:
             seconds = f"{self.hosted.timeout:g} seconds"
             answer = Answer(error=http_error(504, f"The tool did not answer within {seconds}."))

@@ -151,7 +151,9 @@ class McpSession:
         return listing.tools
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Answer:
-        """Raises ToolServerError, InvalidRequest where the server could not be asked."""
+        """Raises ToolServerError, InvalidRequest where the server could not be asked; ValueError for arguments that are
+        nested too deeply.
+        """
         session = await asyncio.shield(self._ready)
         exchange = Exchange()
         EXCHANGE.set(exchange)

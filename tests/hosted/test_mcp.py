@@ -91,6 +91,16 @@ async def test_arguments_that_are_no_object_are_an_outcome_that_the_model_can_me
         assert server.requests == []
 
 
+@kinds
+async def test_arguments_that_cannot_be_written_harm_no_other_call(options):
+    async with McpServer(Tool("plain", lambda given: given["q"]), **options) as server, box() as turn:
+        assert await turn.call(at(server.url), "plain", '{"q": "a\\ud800b\\ud83d\\ude00"}') == answers("a?b😀")
+        failed = await turn.call(at(server.url), "plain", '{"q": ' + "[" * 300 + "]" * 300 + "}")
+        assert failed["error"]["content"][0]["text"] == "The arguments are nested too deeply: write them again."
+        assert await turn.call(at(server.url), "plain", '{"q": "x"}') == answers("x")
+        assert [given for _, given in server.calls] == [{"q": "a?b😀"}, {"q": "x"}]
+
+
 async def test_a_session_costs_as_few_messages_as_the_protocol_allows():
     async with McpServer(ADD) as server, hosted() as served:
         for _ in range(2):
