@@ -53,6 +53,10 @@ def test_pages_are_found_in_words(text):
     assert pages_in(text, {"result": text}) == PAGES, "what servers make of a function that gives a text"
 
 
+def test_the_title_of_a_link_begins_at_its_own_bracket():
+    assert pages_in(f"[see [Page A]({A})\nAbout a.", None)[0]["title"] == "Page A"
+
+
 @pytest.mark.parametrize("text", ["", "Nothing was found.", "See example.com", "{broken", "[1, 2", "null", "{}", "[]"])
 def test_where_no_url_is_told_there_is_no_page(text):
     assert pages_in(text, None) == []
@@ -118,7 +122,14 @@ def test_logs_are_streams_and_result_or_the_text(text, structured, logs):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]" * 200_000, "1 " * 400_000, "[a](https://" + "x" * 400_000, "[a](https://x " * 30_000, "\n \t" * 200_000],
+    [
+        "[" * 400_000,
+        "[]" * 200_000,
+        "1 " * 400_000,
+        "[a](https://" + "x" * 400_000,
+        "[a](https://x " * 30_000,
+        "\n \t" * 200_000,
+    ],
     ids=lambda text: text[:12],
 )
 def test_a_long_answer_is_read_in_time_that_grows_with_it(text):
