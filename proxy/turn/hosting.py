@@ -49,8 +49,9 @@ def runs_here(request: dict[str, Any], hosted: Hosted) -> bool:
 
 
 class HostedTools:
-    """``hosting``: what of them the model is offered next; ``listed``: it is known what servers offer. ``over``: no
-    other round follows. ``rounds``: upstream calls that are over, ``calls``: of tools that were made.
+    """``hosting``: what of them the model is offered next; ``listed``: it is known what servers offer, ``failure``: why
+    one could not be asked. ``over``: no other round follows. ``rounds``: upstream calls that are over, ``calls``: of
+    tools that were made.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class HostedTools:
         made = [item for item in stream.items if isinstance(item, Told) and item.runs_here]
         self.hosting = Hosting(types=hosted.types, mcp=hosted.serves_mcp, again=bool(made))
         self.listed = self.over = False
+        self.failure: ToolServerError | None = None
         stream.learn(item.stored() for item in made)
         self.rounds, self.calls = kept.rounds if kept else 0, len(made)
         if (most := request.get("max_tool_calls")) is not None:
@@ -130,9 +132,10 @@ class HostedTools:
                 if isinstance(listed, InvalidRequest):
                     raise listed
                 events += self._told_listing(tool, listed)
-                known[tool["server_label"]] = None if isinstance(listed, ToolServerError) else listed
+                known[tool["server_label"]] = [] if isinstance(listed, ToolServerError) else listed
         self.listed = True
-        self.hosting = replace(self.hosting, servers={label: tools for label, tools in known.items() if tools})
+        servers = {label: allowed(self._servers[label], tools or []) for label, tools in known.items()}
+        self.hosting = replace(self.hosting, servers=servers)
         return events
 
     async def _listed(self, tool: Tool) -> list[Tool] | ToolServerError | InvalidRequest:
@@ -147,6 +150,7 @@ class HostedTools:
         if isinstance(listed, ToolServerError):
             if label in chosen_labels(self._request.get("tool_choice")):
                 raise listed
+            self.failure = listed
             return self._stream.host(McpListTools(at, id_, label, [], listed.message))
         return self._stream.host(McpListTools(at, id_, label, listed, source=source_of(tool)))
 
@@ -225,7 +229,7 @@ class HostedTools:
             return Outcome(**await self._box.run(family_of(call), tool, call.asked()))
         label = str(call.origin.namespace)
         tool = tool or self._servers[label]
-        if not any(each["name"] == name for each in allowed(tool, self.hosting.servers.get(label, []))):
+        if not any(each["name"] == name for each in self.hosting.servers.get(label, ())):
             return _refused(f"There is no tool '{name}' that may be called at '{label}' now.")
         return Outcome(**await self._box.call(tool, name, call.arguments))
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from proxy.errors import OVERFLOW, StatecarError, UpstreamError, passed_on
+from proxy.errors import OVERFLOW, InvalidRequest, StatecarError, UpstreamError, passed_on
 from proxy.translate.dialects import Dialect
 from proxy.translate.hosting import NOTHING
 from proxy.translate.items import Event
@@ -125,7 +125,10 @@ class Rounds:
                 async for events in opening:
                     yield events
             work.grow()
-            self.plan(work, work.context.dialect)  # with what is known now, for whoever counts
+            try:
+                self.plan(work, work.context.dialect)  # with what is known now
+            except InvalidRequest as exc:
+                raise hosted.failure or exc from None
         while True:
             async with aclosing(self.one(work, end, starts=starts, asks=asks)) as answer:
                 async for events in answer:

@@ -11,6 +11,7 @@ from tests.golden.test_golden import golden, renamed
 from tests.live import strict
 from tests.mcp_servers import SEARCH, McpServer, Tool, broken
 from tests.routes.hosted import FIND, at, called, docs, messages, offered, said, types
+from tests.servers import free_port
 
 FUNCTION = {"type": "function", "name": "mine", "parameters": {"type": "object", "properties": {}}}
 FIGURES = {"prompt_tokens": 90, "completion_tokens": 8}, {"prompt_tokens": 110, "completion_tokens": 4}
@@ -168,9 +169,50 @@ async def test_a_server_that_is_down_is_told_and_the_turn_goes_on_unless_it_was_
         for fields in ({}, {"stream": True}):
             choice = {"type": "mcp", "server_label": "down"}
             assert refusal(await caller.ask(tools=tools, tool_choice=choice, **fields)) == (424, "http_error", "tools")
+            forced = {"tools": tools[1:], "tool_choice": "required"}
+            assert refusal(await caller.ask(**forced, **fields)) == (424, "http_error", "tools")
         assert len(backend.requests) == 1
         last = await caller.create(tools=tools, previous_response_id=last["id"])
         assert types(last["output"]) == ["mcp_list_tools", "message"]
+
+
+async def test_a_choice_of_a_server_that_offers_nothing_is_refused(serve, backend):
+    async with at(serve) as (caller, server):
+        tools = [docs(server, allowed_tools=["another"])]
+        for choice in ("required", {"type": "mcp", "server_label": "docs"}):
+            assert refusal(await caller.ask(tools=tools, tool_choice=choice)) == (400, None, "tool_choice")
+    assert not backend.requests
+
+
+@pytest.mark.parametrize("approval", ["always", "never"])
+@pytest.mark.parametrize(
+    "way", ["unknown", "not allowed", "not allowed any more", "listed by the client", "gone", "down"]
+)
+async def test_a_call_of_a_tool_that_is_not_offered_is_told_as_failed_and_not_made(serve, backend, approval, way):
+    async with at(serve, SEARCH, Tool("other", lambda _: "")) as (caller, server):
+        tool, fields, name = docs(server, require_approval=approval), {}, "search"
+        if way == "unknown":
+            name = "nothing"
+        elif way == "not allowed":
+            tool["allowed_tools"] = ["other"]
+        elif way == "not allowed any more":
+            before = await caller.create(tools=[tool])
+            tool["allowed_tools"], fields["previous_response_id"] = ["other"], before["id"]
+        elif way == "listed by the client":
+            listing = (await caller.create(tools=[tool], store=False))["output"][0]
+            fields, tool["allowed_tools"] = {"store": False}, ["other"]
+            fields["input"] = [listing | {"id": "mcpl_1"}, {"role": "user", "content": "Hi"}]
+        elif way == "gone":
+            server.tools.pop("search")
+        else:
+            tool["server_url"] = f"http://127.0.0.1:{free_port()}/mcp"
+        backend.script(called((f"docs__{name}", '{"q":"x"}')))
+        last = strict.stream(await caller.events(**{"tools": [tool], **fields}))
+        call = last["output"][-2]
+        assert (last["status"], call["type"], call["name"]) == ("completed", "mcp_call", name)
+        assert call["status"] == "failed" and f"no tool '{name}'" in json.dumps(call["error"])
+        assert f"no tool '{name}'" in messages(backend)[-1][1]
+    assert not server.calls
 
 
 async def test_a_call_that_fails_is_a_failed_item_and_the_model_goes_on(serve, backend):
