@@ -6,7 +6,7 @@ What a tool gives back is data for the model: nothing here looks into it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from time import perf_counter
@@ -41,9 +41,11 @@ _INVALID_PARAMS = -32602
 """What JSON-RPC answers to a call of a tool that is not there."""
 
 
-def runs_here(request: dict[str, Any], hosted: Hosted) -> bool:
-    """Whether a request brings tools that run here, or answers for calls of them."""
-    if any(tool["type"] == "mcp" or family(tool["type"]) in hosted.types for tool in request.get("tools") or ()):
+def runs_here(request: dict[str, Any], items: Iterable[Item], hosted: Hosted) -> bool:
+    """Whether a request, or its context of these items, brings tools that run here; or it answers for calls of them."""
+    lists = [item["tools"] for item in items if item["type"] == "additional_tools"]
+    brought = (tool["type"] for tools in (request.get("tools") or (), *lists) for tool in tools)
+    if any(type_ == "mcp" or family(type_) in hosted.types for type_ in brought):
         return True
     return hosted.serves_mcp and any(item["type"] == RESPONSE for item in request["input"])
 

@@ -189,26 +189,27 @@ class Turn:
         created_at = resumed.run.created_at if resumed else int(services.now())
         response = skeleton(request, context.minter.own("resp"), created_at)
         self.facts["response"] = response["id"]
+        items = (*context.past.items, *context.given)
         sealing = services.sealer is not None and _ENCRYPTED in request.get("include", ())
         stream = ResponseStream(
             response,
             lambda type_: minted_id(context.minter, type_),
             ids.new_call_id,
-            call_ids=[item["call_id"] for item in (*context.past.items, *context.given) if "call_id" in item],
+            call_ids=[item["call_id"] for item in items if "call_id" in item],
             think_tags=context.dialect.think_tags,
             logprobs=wants_logprobs(request),
             seal=context.seals.thought if sealing else None,
             include=request.get("include", ()),
         )
         if services.hosted and services.hosted.types:  # also where this request brings no tool
-            stream.learn((*context.past.items, *context.given))
+            stream.learn(items)
         if resumed:
             stream.resume(resumed.telling, go_on=not resumed.end)
             context.minter.skip(len(stream.items))
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
         rest = Rest(resumed.telling) if resumed and stream.told else None
         work = Work(context, stream, fitting, rest=rest)
-        if services.hosted and runs_here(request, services.hosted):
+        if services.hosted and runs_here(request, items, services.hosted):
             kept = resumed.telling.kept if resumed else None
             work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep, kept)
             stack.callback(work.hosted.close)

@@ -349,3 +349,11 @@ async def test_a_context_with_tools_that_run_here_is_compacted_when_it_is_due(se
         assert types(last["output"]) == ["compaction", "mcp_call", "message"]
         counted = backend.requests[1].json
         assert [tool["function"]["name"] for tool in counted["tools"]] == ["docs__search"]
+
+
+async def test_servers_cannot_come_as_an_item(serve):
+    async with at(serve) as (caller, server):
+        given = [{"type": "additional_tools", "tools": [docs(server)]}, {"role": "user", "content": "x"}]
+        answer = await caller.ask(given)
+        assert refusal(answer) == (400, "unsupported_parameter", "input[0].tools[0].type")
+        assert "can only be declared in 'tools' itself" in answer.json()["error"]["message"]

@@ -312,3 +312,15 @@ async def test_a_background_response_searches_and_its_result_is_the_same(serve, 
         later = await caller.create("Sure?", previous_response_id=response["id"])
         assert [a["url"] for a in annotations(later)] == [A]
         assert messages(backend)[2] == ("tool", f"[1] {SHOWN['a']}")
+
+
+async def test_tools_may_come_as_an_item_and_stay_for_later_turns(serve, backend):
+    item = {"type": "additional_tools", "tools": [SEARCH]}
+    async with searching(serve, oslo=[page("a")]) as (caller, searxng):
+        last = {}
+        for given in [item, {"role": "user", "content": "Weather?"}], "And now?":
+            backend.script(called(search("oslo")))
+            backend.script(said("Wet."))
+            last = await caller.create(given, previous_response_id=last.get("id"))
+            assert [one["type"] for one in last["output"]] == ["web_search_call", "message"]
+        assert searxng.queries == ["oslo", "oslo"]
