@@ -118,7 +118,6 @@ class ResponseStream:
         if self.is_error(chunk):
             self.failure = from_upstream(chunk, 200)
             return []
-        self._round.over = False
         self.figures.read(chunk, self.told)
         choice = reply.first_choice(chunk)
         if choice is None:
@@ -169,7 +168,7 @@ class ResponseStream:
         return self._tell([event for item in self.items if isinstance(item, Told) for event in item.ended(why)])
 
     def again(self) -> None:
-        """Forgets a call that failed before it gave anything to tell; the next one may be fed."""
+        """Another call follows, which may be fed: one that failed before it gave anything to tell is forgotten."""
         self.failure = None
         self.figures.forget_round()
         self._begin_round()

@@ -139,6 +139,7 @@ class Rounds:
             if hosted.over:
                 return
             work.rest, work.done = None, False
+            stream.again()
             work.grow()
 
     async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.backend import CLOSE, completion, json_reply
+from tests.backend import CLOSE, DONE, STREAM_HEAD, chunk, chunked, completion, json_reply, sse, stream
 from tests.callers import ok, refusal
 from tests.golden.test_golden import golden, renamed
 from tests.live import strict
@@ -278,6 +278,35 @@ async def test_a_reply_that_was_cut_off_runs_nothing(serve, backend):
         failed = await caller.create(tools=[docs(server)])
         assert failed["status"] == "failed"
     assert not server.calls and len(backend.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (stream(DONE), "returned no choices"),
+        (STREAM_HEAD, "closed the stream before it finished"),
+        (STREAM_HEAD + chunked(sse(chunk({"content": "Hel"}))), "closed the stream before it finished"),
+        (json_reply({"error": {"message": "boom"}}, status=500), "boom"),
+        (stream({"error": {"message": "boom", "code": 500}}), "boom"),
+    ],
+    ids=["nothing", "cut at once", "cut", "refused", "error"],
+)
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+async def test_a_later_round_that_fails_fails_the_response_and_can_be_gone_on_from(
+    serve, backend, second, why, streamed
+):
+    async with at(serve) as (caller, server):
+        backend.script(called(FIND))
+        backend.script(second, CLOSE)
+        tools = [docs(server)]
+        last = strict.stream(await caller.events(tools=tools)) if streamed else await caller.create(tools=tools)
+        assert last["status"] == "failed" and why in last["error"]["message"]
+        assert types(last["output"])[:2] == ["mcp_list_tools", "mcp_call"]
+        assert last["output"][1]["status"] == "completed"
+        after = await caller.create("Next", tools=tools, previous_response_id=last["id"])
+        assert types(after["output"]) == ["message"]
+        assert [role for role, _ in messages(backend)][:3] == ["user", "assistant", "tool"]
+    assert len(server.calls) == 1
 
 
 async def test_a_later_round_that_is_too_long_is_made_shorter(serve, backend):

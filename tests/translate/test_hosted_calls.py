@@ -471,6 +471,8 @@ def test_every_turn_of_several_rounds_keeps_every_rule(first, second, left, back
             waiting = range(len(stream.hosted_calls))
             found = {"web_search": Outcome(found=PAGES)}
             events += run(stream, found, list(reversed(waiting)) if backwards else None)
+            if chunks is first:
+                stream.again()
         events += stream.finish(NOW, done=True)
     except StatecarError as exc:
         stream.fail(exc)
