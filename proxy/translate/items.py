@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from proxy.translate.citations import Citations, Sources
+from proxy.translate.reply import CONTENT, THOUGHTS
 from proxy.translate.text import Halves
 
 Event = dict[str, Any]
@@ -71,6 +72,8 @@ class OutputItem:
 class Message(OutputItem):
     """An assistant message: text parts, refusal parts, in the order they came."""
 
+    spelled = CONTENT
+
     def __init__(self, index: int, id_: str) -> None:
         shell = {"id": id_, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
         super().__init__(index, shell)
@@ -97,14 +100,27 @@ class Message(OutputItem):
         message._kind, message._pieces = "output_text", [text]
         return message
 
+    def more(self, piece: str) -> Iterator[Event]:
+        return self.text(piece, [])
+
     def text(self, delta: str, logprobs: list[Item]) -> Iterator[Event]:
-        yield from self._switch("output_text")
+        if self._kind != "output_text":
+            yield from self._switch("output_text")
         self._logprobs += logprobs
         if delta := self._halves.feed(delta):
             self._pieces.append(delta)
-            yield self._in_part("response.output_text.delta", delta=delta, logprobs=logprobs)
-            for annotation in self._citations.feed(delta) if self._citations else ():
-                yield from self.annotation(annotation)
+            yield {  # as ``_in_part`` would: 0.3 us instead of 0.9
+                "type": "response.output_text.delta",
+                "sequence_number": 0,
+                "item_id": self.item["id"],
+                "output_index": self.index,
+                "content_index": len(self._parts),
+                "delta": delta,
+                "logprobs": logprobs,
+            }
+            if self._citations:
+                for annotation in self._citations.feed(delta):
+                    yield from self.annotation(annotation)
 
     def refusal(self, delta: str) -> Iterator[Event]:
         yield from self._switch("refusal")
@@ -178,6 +194,8 @@ class Message(OutputItem):
 class Reasoning(OutputItem):
     """The model's thought, shown raw: one ``reasoning_text`` part."""
 
+    spelled = THOUGHTS
+
     def __init__(self, index: int, id_: str, seal: Seal | None = None) -> None:
         shell = {"id": id_, "type": "reasoning", "status": "in_progress", "summary": [], "content": []}
         super().__init__(index, shell)
@@ -188,6 +206,9 @@ class Reasoning(OutputItem):
     def open(self) -> Iterator[Event]:
         yield from super().open()
         yield self.at("response.content_part.added", content_index=0, part=self._part())
+
+    def more(self, piece: str) -> Iterator[Event]:
+        return self.delta(piece, None)
 
     def delta(self, text: str, part: int | None) -> Iterator[Event]:
         """``part``: the upstream's number of the thought, if it counts them; raw text is one part all the same."""
@@ -219,6 +240,8 @@ class Reasoning(OutputItem):
 class ReasoningSummary(OutputItem):
     """The same thought presented as summary parts, when ``reasoning.summary`` was asked for (wire §8.4)."""
 
+    spelled = THOUGHTS
+
     def __init__(self, index: int, id_: str, seal: Seal | None = None) -> None:
         super().__init__(index, {"id": id_, "type": "reasoning", "status": "in_progress", "summary": []})
         self._seal = seal
@@ -227,6 +250,9 @@ class ReasoningSummary(OutputItem):
         self._open = False
         self._pieces: list[str] = []
         self._halves = Halves()
+
+    def more(self, piece: str) -> Iterator[Event]:
+        return self.delta(piece, None)
 
     def delta(self, text: str, part: int | None) -> Iterator[Event]:
         if self._open and part is not None and self._number is not None and part != self._number:

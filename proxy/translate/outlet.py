@@ -39,15 +39,24 @@ class Outlet:
 
         The only place that counts.
         """
-        passing = [event for event in events if not (self._held or self._waiting) or self._may_pass(event)]
+        passing = list(events)
+        if self._held or self._waiting:
+            passing = self._in_order(passing)
+        sequence = self.sequence
+        for event in passing:
+            event["sequence_number"] = sequence
+            sequence += 1
+        self.sequence = sequence
+        return passing
+
+    def _in_order(self, events: list[Event]) -> list[Event]:
+        """Those of them that may be told now, and those that had waited for them."""
+        passing = list(filter(self._may_pass, events))
         while waiting := self._waiting:
             self._waiting = []
             passing += filter(self._may_pass, waiting)
             if len(self._waiting) == len(waiting):
                 break
-        for event in passing:
-            event["sequence_number"] = self.sequence
-            self.sequence += 1
         return passing
 
     def _may_pass(self, event: Event) -> bool:

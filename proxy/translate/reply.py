@@ -17,6 +17,9 @@ INCOMPLETE = {
 }
 """Finish reasons of an answer that was cut off, as the reason of an incomplete response (wire §8.3)."""
 
+CONTENT, THOUGHTS = ("content",), ("reasoning_content", "reasoning", "thinking")
+"""How text and thoughts are spelled in a delta."""
+
 FAILED = ("error", "abort", "insufficient_system_resource")
 """Finish reasons that are failures."""
 
@@ -40,9 +43,26 @@ def delta_of(choice: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     return delta if isinstance(delta, dict) else {}
 
 
+def only_piece(chunk: dict[str, Any], spelled: tuple[str, ...]) -> str:
+    """The text of a chunk that has a delta of one field, spelled in one of these ways; "" of any other chunk."""
+    choices = chunk.get("choices")
+    if type(choices) is not list or not choices or type(choice := choices[0]) is not dict:
+        return ""
+    if choice.get("index") or choice.get("finish_reason") is not None or type(delta := choice.get("delta")) is not dict:
+        return ""
+    piece = ""
+    for key, value in delta.items():
+        if value is None or key == "role":
+            continue
+        if piece or key not in spelled or type(value) is not str:
+            return ""
+        piece = value
+    return piece
+
+
 def thoughts_of(delta: dict[str, Any]) -> list[tuple[str, int | None]]:
     """(thought, its number if the upstream counts them); the first non-empty spelling, as some send two (§8.4)."""
-    for key in ("reasoning_content", "reasoning", "thinking"):
+    for key in THOUGHTS:
         text = delta.get(key)
         if text and isinstance(text, str):
             return [(text, None)]

@@ -107,3 +107,10 @@ def test_a_tag_in_the_rest_is_text():
     events = begun(texts("<think>Hm</think>One"), think_tags=True)
     stream = resumed(events, go_on=True, think_tags=True)
     assert [event["delta"] for event in stream.feed(chunk({"content": "<think>"}))] == ["<think>"]
+
+
+def test_a_rest_of_one_piece_is_an_answer_though_nothing_says_that_it_is_finished():
+    stream = resumed(begun(texts("One")), go_on=True)
+    stream.feed({"choices": [{"delta": {"content": " two"}}]})
+    stream.finish(NOW, done=True)
+    assert stream.response["output"][0]["content"][0]["text"] == "One two"

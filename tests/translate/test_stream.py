@@ -661,3 +661,66 @@ def test_a_citation_waits_for_its_text_and_makes_no_message_of_its_own():
     assert thought["type"] == "reasoning" and message["content"][0]["annotations"][0]["url"] == "u"
     late = [*texts("x"), calls(entry(0, "c", "f", "{}")), chunk({"annotations": [cited]}), chunk({}, "tool_calls")]
     assert [item["type"] for item in read(late).response["output"]] == ["message", "function_call"]
+
+
+# -- the short way of a chunk that only adds to what is being written
+
+
+def _with(delta, finish=None, **more):
+    """Also a choice's fields, which ``choice`` replaces or adds."""
+    choice = more.pop("choice", {})
+    given = chunk(delta, finish, **more)
+    given["choices"][0] |= choice
+    return given
+
+
+TEXT, THOUGHT = {"content": "b"}, {"reasoning_content": "b"}
+SECOND = {"index": 1, "delta": {"content": "second"}, "finish_reason": None}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options"),
+    [
+        pytest.param([*texts("a"), _with(TEXT)], {}, id="text"),
+        pytest.param(
+            [*texts("a"), _with(TEXT | {"role": "assistant", "refusal": None, "tool_calls": None})], {}, id="nulls"
+        ),
+        pytest.param([*texts("a"), _with(TEXT, "length")], {}, id="a finish reason"),
+        pytest.param([*texts("a"), _with(TEXT, usage=USAGE)], {}, id="usage"),
+        pytest.param([*texts("a"), _with(TEXT, model="other")], {}, id="a model"),
+        pytest.param([*texts("a"), _with(TEXT, service_tier="flex")], {}, id="a tier"),
+        pytest.param([*texts("a"), _with(TEXT, error={"message": "dead"})], {}, id="an error"),
+        pytest.param([*texts("a"), _with(TEXT, object="error", message="dead")], {}, id="an error object"),
+        pytest.param([*texts("a"), _with(TEXT, choice={"index": 1})], {}, id="another choice"),
+        pytest.param([*texts("a"), _with(TEXT, choices=[SECOND, _with(TEXT)["choices"][0]])], {}, id="two choices"),
+        pytest.param([*texts("a"), _with(TEXT | THOUGHT)], {}, id="a thought beside"),
+        pytest.param([*texts("a"), _with(TEXT | {"refusal": "No"})], {}, id="a refusal beside"),
+        pytest.param([*texts("a"), _with(THOUGHT)], {}, id="a thought after"),
+        pytest.param([*texts("a"), _with({"content": ["b"]}), _with({"content": 1})], {}, id="no string"),
+        pytest.param([chunk({"refusal": "No"}), _with(TEXT)], {}, id="after a refusal"),
+        pytest.param([chunk({"refusal": "No"}), _with({"content": "<think>b"})], {"think_tags": True}, id="a tag"),
+        pytest.param([*thoughts("a"), _with(THOUGHT)], {}, id="thought"),
+        pytest.param([*thoughts("a"), _with(THOUGHT | {"reasoning": "c"})], {}, id="a thought spelled twice"),
+        pytest.param([*thoughts("a"), _with(TEXT)], {}, id="text after a thought"),
+        pytest.param(
+            [*texts("\ud83d"), _with({"content": "\ude00 \ud83d"}), _with({"content": "\ude00"})], {}, id="halves"
+        ),
+    ],
+)
+def test_a_chunk_is_read_the_same_whichever_way_it_takes(chunks, options):
+    """An unknown field in the delta is read past, and leads every chunk the long way."""
+    long = copy.deepcopy(chunks)
+    for one in long:
+        for choice in one["choices"]:
+            choice["delta"]["unknown"] = True
+    usual, other = open_stream(**options), open_stream(**options)
+    events = [
+        stream.start() + [event for one in given for event in stream.feed(one)]
+        for stream, given in ((usual, chunks), (other, long))
+    ]
+    assert events[0] == events[1]
+    assert (usual.failure and str(usual.failure)) == (other.failure and str(other.failure))
+    assert usual.finish_reason == other.finish_reason
+    for stream in (usual, other):
+        stream.finish(NOW, done=True)
+    assert usual.end() == other.end()
