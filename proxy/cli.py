@@ -163,6 +163,8 @@ def _serve(args: list[str]) -> int:
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
         log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
+        if hosted := _hosted_in_words(settings):
+            log.info("hosted tools: %s", hosted)
         if settings.workers == 1:
             app = functools.partial(served_app, ready)
             config = _config(app, grace=settings.grace, factory=True, **protocols(settings))
@@ -195,6 +197,18 @@ class _AskedToEnd:
 def _store_in_words(settings: Settings) -> str:
     kept = {EMBEDDED: f"embedded in {settings.data_dir}", MEMORY: f"{MEMORY} (nothing is kept)"}
     return kept.get(settings.store) or redacted(settings.store)
+
+
+def _hosted_in_words(settings: Settings) -> str:
+    """What runs tools here; empty where nothing does."""
+    found = {
+        "connectors": ", ".join(entry.partition("=")[0] for entry in settings.connector),
+        "servers that requests name": ", ".join(settings.mcp_allow),
+        "web_search": redacted(settings.web_search).partition("?")[0],
+        "file_search": settings.file_search,
+        "code_interpreter": settings.code_interpreter,
+    }
+    return "; ".join(f"{what} {how}" for what, how in found.items() if how)
 
 
 def _raise_file_limit() -> None:

@@ -92,15 +92,17 @@ class UpgradeRequired(StatecarError):
 class ToolServerError(StatecarError):
     """A tool server that cannot be reached, or does not list its tools. ``why``: a sentence, without secrets.
 
-    ``http_status``: what it answered, 502 where it gave no answer.
+    ``said``: the server's own words, which end the sentence, but not in logs. ``http_status``: what it answered, 502
+    where it gave no answer.
     """
 
     status, type, code = 424, "external_connector_error", "http_error"
 
-    def __init__(self, label: str, why: str, *, http_status: int = 502) -> None:
-        super().__init__(f"Error retrieving tool list from MCP server: '{label}'. {why}", param="tools")
+    def __init__(self, label: str, why: str, *, said: str = "", http_status: int = 502) -> None:
         self.label = label
-        self.why = why
+        self.for_log = why
+        self.why = f"{why.removesuffix('.')}: {said}" if said else why
+        super().__init__(f"Error retrieving tool list from MCP server: '{label}'. {self.why}", param="tools")
         self.http_status = http_status
 
 

@@ -329,11 +329,15 @@ def _check_bindings(settings: Settings) -> None:
     if service in ("brave", "tavily") and not settings.web_search_key:
         raise SettingsError(f"--web-search={settings.web_search!r}: needs the service's key: give --web-search-key")
     connectors = [entry.partition("=")[0] for entry in settings.connector]
+    known = f"there are {', '.join(connectors)}" if connectors else "there are none"
+    if twice := sorted({name for name in connectors if connectors.count(name) > 1}):
+        raise SettingsError(f"--connector: {twice[0]!r} is named twice")
+    if not {entry.partition("=")[0] for entry in settings.connector_authorization} <= set(connectors):
+        raise SettingsError(f"--connector-authorization: a name is no connector; {known} (--connector NAME=URL)")
     for name in ("web_search", "file_search", "code_interpreter"):
         how = getattr(settings, name)
         named = how.removeprefix("mcp:").partition("/")[0]
         if how.startswith("mcp:") and named not in connectors:
-            known = f"there are {', '.join(connectors)}" if connectors else "there are none"
             raise SettingsError(f"{_flag(name)}={how!r}: {named!r} is no connector; {known} (--connector NAME=URL)")
 
 

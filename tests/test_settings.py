@@ -30,7 +30,12 @@ SAMPLES = {
     "data_dir": ("/a", "/b", "/c"),
 }
 
-NEEDED = {"file_search": ["--connector", "a=http://a/mcp"], "code_interpreter": ["--connector", "a=http://a/mcp"]}
+CONNECTOR = ["--connector", "a=http://a/mcp"]
+NEEDED = {
+    "file_search": CONNECTOR,
+    "code_interpreter": CONNECTOR,
+    "connector_authorization": ["--connector", ",".join(f"{name}=http://{name}/mcp" for name in "abcd")],
+}
 """Flags without which an option is refused."""
 
 
@@ -147,7 +152,9 @@ WRONG_FLAGS = {
     ("--connector", "a b=https://a/mcp"): ["letters, digits"],
     ("--connector", "a=ftp://a"): ["NAME=URL"],
     ("--connector", "a=https://u:p@a/mcp"): ["connector_authorization"],
+    ("--connector", "a=http://a/1", "--connector", "a=http://a/2"): ["--connector: 'a' is named twice"],
     ("--connector-authorization", "token"): ["--connector-authorization:", "NAME=TOKEN"],
+    ("--connector-authorization", "b=x", "--connector", "a=http://a"): ["a name is no connector; there are a"],
     ("--data-dir", ""): ["--data-dir=''", "directory"],
     ("--nonsense", "1"): ["--nonsense"],
     ("--por", "1"): ["--por"],

@@ -18,7 +18,7 @@ __all__ = ["Answer", "Binding", "Box", "Hosted", "open_hosted"]
 log = logging.getLogger("statecar.hosted")
 
 _SDK = ("mcp", "mcp_types", "httpx2", "httpcore2", "pydantic")
-_EXTRA = "the extra statecar[mcp] is not installed: pip install 'statecar[mcp]'"
+_EXTRA = "the extra statecar[mcp] is not installed: pip install '.[mcp]' in its repository"
 
 
 def open_hosted(settings: Settings, resolve: Resolver | None = None) -> Hosted:

@@ -72,7 +72,7 @@ class ConnectorTool:
             try:
                 listed = await box.connector_tools(self.connector)
             except (ToolServerError, TimeoutError) as exc:
-                why = exc.message if isinstance(exc, ToolServerError) else "It took too long."
+                why = exc.for_log if isinstance(exc, ToolServerError) else "It took too long."
                 raise Failed(f"The tool server that is bound here does not answer. {why}", 503) from exc
             schema = next((tool["input_schema"] for tool in listed if tool["name"] == self.name), None)
             if schema is None:

@@ -13,6 +13,7 @@ from proxy import codec
 from proxy.errors import InvalidRequest, ToolServerError, ToolSessionLost
 from proxy.hosted.outcomes import cut, cut_error, execution_error, http_error, outcome
 from proxy.hosted.servers import Server, Servers
+from proxy.translate.hosted_tools import allowed
 
 log = logging.getLogger("statecar.hosted")
 
@@ -153,12 +154,18 @@ class Box:
         try:
             listed = await self._within_limit(self._with(server, _list))
         except TimeoutError:
-            self._told(server, "tools/list", "timeout", began)
-            raise ToolServerError(server.label, f"It did not answer within {self.hosted.timeout:g} seconds.") from None
-        except (InvalidRequest, ToolServerError) as exc:
-            self._told(server, "tools/list", exc.code or "refused", began)
+            late = ToolServerError(server.label, f"It did not answer within {self.hosted.timeout:g} seconds.")
+            self._told(server, "tools/list", "timeout", began, late.for_log)
+            raise late from None
+        except InvalidRequest as exc:
+            self._told(server, "tools/list", "refused", began, exc.message)
             raise
-        self._told(server, "tools/list", f"{len(listed)} tools", began)
+        except ToolServerError as exc:
+            self._told(server, "tools/list", "http_error", began, exc.for_log)
+            raise
+        usable = len(allowed(dict(tool), listed))
+        less = f", {usable} of them allowed by the request" if usable < len(listed) else ""
+        self._told(server, "tools/list", f"{len(listed)} tools{less}", began)
         return listed
 
     async def call(self, tool: Mapping[str, Any], name: str, arguments: str) -> dict[str, Any]:
@@ -182,7 +189,7 @@ class Box:
         try:
             return await self._within_limit(self.hosted.bindings[type_].run(self, dict(tool), arguments))
         except TimeoutError:
-            log.info("tool %s: timeout in %d ms", type_, 1000 * (time.monotonic() - began))
+            log.warning("tool %s: timeout in %d ms", type_, 1000 * (time.monotonic() - began))
             text = f"The tool did not answer within {self.hosted.timeout:g} seconds."
             return outcome(error=http_error(504, text))
 
@@ -202,20 +209,22 @@ class Box:
         self._sessions.clear()
 
     async def _ask(self, server: Server, name: str, arguments: dict[str, Any]) -> Answer:
-        began = time.monotonic()
+        began, why = time.monotonic(), ""
         try:
             given = codec.without_surrogates(arguments)  # a session ends over what cannot be written
             answer = await self._within_limit(self._with(server, lambda session: session.call(name, given)))
         except ValueError:
             answer = Answer(error=execution_error("The arguments are nested too deeply: write them again."))
         except TimeoutError:
-            seconds = f"{self.hosted.timeout:g} seconds"
-            answer = Answer(error=http_error(504, f"The tool did not answer within {seconds}."))
+            why = f"The tool did not answer within {self.hosted.timeout:g} seconds."
+            answer = Answer(error=http_error(504, why))
         except ToolServerError as exc:
+            why = exc.for_log
             answer = Answer(error=http_error(exc.http_status, f"MCP server '{exc.label}': {exc.why}"))
         except InvalidRequest as exc:
-            answer = Answer(error=http_error(exc.status, exc.message))
-        self._told(server, name, answer.error["type"] if answer.error else "completed", began)
+            why = exc.message
+            answer = Answer(error=http_error(exc.status, why))
+        self._told(server, name, answer.error["type"] if answer.error else "completed", began, why)
         return replace(answer, error=cut_error(answer.error, self.hosted.limit))
 
     async def _with(self, server: Server, what: Callable[[Session], Awaitable[T]]) -> T:
@@ -246,10 +255,11 @@ class Box:
             raise TimeoutError
         return task.result()
 
-    def _told(self, server: Server, what: str, how: str, began: float) -> None:
-        """One log line: never what was asked or answered."""
-        took = 1000 * (time.monotonic() - began)
-        log.info("mcp %s at %s, %s: %s in %d ms", server.label, server.host, what, how, took)
+    def _told(self, server: Server, what: str, how: str, began: float, why: str = "") -> None:
+        """One log line: never what was asked or answered. ``why`` a server could not be asked makes it a warning."""
+        took = f"{1000 * (time.monotonic() - began):.0f} ms" + (f". {why}" if why else "")
+        level = logging.WARNING if why else logging.INFO
+        log.log(level, "mcp %s at %s, %s: %s in %s", server.label, server.host, what, how, took)
 
 
 async def _list(session: Session) -> Tools:

@@ -74,7 +74,7 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Refused(ValueError):
-    """A host or an address that may not be asked; the message says why, for users, and tells no address."""
+    """A host or an address that may not be asked; the message says why, for users, and tells no address of a name."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,10 @@ class Guard:
         """Raises Refused for a host that is not allowed, and for an address that may not be asked."""
         covering = [entry for entry in self.allow if entry.covers(host, port)]
         if not covering:
-            raise Refused("names a server that is not allowed here (the operator allows hosts with --mcp-allow)")
+            shown = f"[{host}]" if ":" in host else host
+            raise Refused(
+                f"names {shown}:{port}, which is not allowed here (the operator allows hosts with --mcp-allow)"
+            )
         if (address := _literal(host)) is not None:
             self._judge(address, named=any(entry.host == host for entry in covering))
 

@@ -260,20 +260,23 @@ class McpSession:
         if self._ready.done() and exchange.status == _FORGOTTEN:
             self.close()
             return ToolSessionLost(self._server.label, "It has forgotten the session.", http_status=_FORGOTTEN)
+        said = ""
         if isinstance(exc, TimeoutError):
             why = f"It did not answer within {self._sessions.timeout:g} seconds."
         elif (failed := exchange.failed()) is not None:
             why = failed
         elif isinstance(exc, MCPError) and _garbled(exc):
             why = "Its answer is no message of JSON-RPC."
+        elif isinstance(exc, MCPError) and _broke(exc):
+            why = "The connection broke."
         elif isinstance(exc, MCPError):
-            why = "The connection broke." if _broke(exc) else f"It answered with error {exc.code}: {exc.message[:500]}"
+            why, said = f"It answered with error {exc.code}.", exc.message[:500]
         elif isinstance(exc, ValidationError):
-            why = f"Its answer is not as MCP has it: {_first_fault(exc)}"
+            why, said = "Its answer is not as MCP has it.", _first_fault(exc)
         else:
             why = "It is no MCP server, or speaks another version."
         by_default = 504 if isinstance(exc, TimeoutError) else 502
-        return ToolServerError(self._server.label, why, http_status=exchange.status or by_default)
+        return ToolServerError(self._server.label, why, said=said, http_status=exchange.status or by_default)
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         """Nobody may wait for ever, nor is a failure that nobody heard of an error of ours."""

@@ -46,4 +46,4 @@ class SystemResolver:
         if isinstance(found, list):
             answer.set_result(found)
         else:
-            answer.set_exception(OSError(str(found)))
+            answer.set_exception(found if isinstance(found, OSError) else OSError(str(found)))

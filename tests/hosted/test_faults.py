@@ -25,8 +25,8 @@ def tools(*names, schema=OBJECT):
     return {"tools": [{"name": name, "inputSchema": schema} for name in names]}
 
 
-def refusal(code, status=200):
-    return JSONResponse({"jsonrpc": "2.0", "id": 2, "error": {"code": code, "message": "no"}}, status)
+def refusal(code, status=200, words="no"):
+    return JSONResponse({"jsonrpc": "2.0", "id": 2, "error": {"code": code, "message": words}}, status)
 
 
 LISTING_FAULTS = {
@@ -184,9 +184,42 @@ async def test_a_server_that_is_down_is_an_error_in_words():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     async with box() as turn:
-        with pytest.raises(ToolServerError, match="It could not be reached"):
+        why = "It could not be reached: the connection was refused, so nothing listens at that port."
+        with pytest.raises(ToolServerError, match=why):
             await turn.list(at(url))
-        assert (await turn.call(at(url), "x", "{}"))["error"] == error(502, "It could not be reached.")
+        assert (await turn.call(at(url), "x", "{}"))["error"] == error(502, why)
+
+
+@pytest.mark.parametrize("by", ["url", "connector"])
+async def test_https_to_a_server_of_http_is_an_error_that_says_so(by, caplog):
+    async with Liar({"tools/list": tools("a")}) as server:
+        url = server.url.replace("http:", "https:")
+        async with box(connector=(f"docs={url}",)) as turn:
+            with pytest.raises(ToolServerError, match="It could not be reached: TLS failed, as where"):
+                await turn.list(at(url) if by == "url" else {"server_label": "docs", "connector_id": "docs"})
+    line = next(record for record in caplog.records if record.getMessage().startswith("mcp docs at 127.0.0.1:"))
+    assert line.levelname == "WARNING" and ", tools/list: http_error in " in line.getMessage()
+    assert "It could not be reached: TLS failed" in line.getMessage()
+
+
+async def test_a_servers_own_words_of_failure_are_told_to_the_caller_and_not_logged(caplog):
+    async with Liar({"tools/list": lambda _: refusal(-32000, words="no canary")}) as server, box() as turn:
+        with pytest.raises(ToolServerError, match="It answered with error -32000: no canary"):
+            await turn.list(at(server.url))
+    assert "It answered with error -32000." in caplog.text and "canary" not in caplog.text
+
+
+async def test_the_log_says_what_a_request_allows_of_a_list(caplog):
+    caplog.set_level("INFO")
+    async with Liar({"tools/list": tools("a", "b")}) as server, box() as turn:
+        for allowed in (["a"], ["typo"], None):
+            await turn.list(at(server.url, **({"allowed_tools": allowed} if allowed else {})))
+    said = [r.getMessage() for r in caplog.records if ", tools/list: " in r.getMessage()]
+    assert [line.partition(", tools/list: ")[2].partition(" in ")[0] for line in said] == [
+        "2 tools, 1 of them allowed by the request",
+        "2 tools, 0 of them allowed by the request",
+        "2 tools",
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"sse": True}], ids=["streams", "sse"])
@@ -488,10 +521,10 @@ async def test_the_addresses_of_a_name_are_tried_in_order():
 
 async def test_a_name_that_is_not_known_is_an_error_in_words():
     async def resolve(host, port):
-        raise OSError("Name or service not known")
+        raise socket.gaierror("Name or service not known")
 
     async with box(resolve, mcp_allow=("mcp.test",)) as turn:
-        with pytest.raises(ToolServerError, match="It could not be reached"):
+        with pytest.raises(ToolServerError, match="It could not be reached: its name is not known"):
             await turn.list(at("http://mcp.test/mcp"))
 
 

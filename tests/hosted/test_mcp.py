@@ -296,7 +296,7 @@ async def test_every_turn_has_a_session_of_its_own():
     ("options", "tool", "param", "words"),
     [
         ({"mcp_allow": ()}, at("http://a/"), "tools[3].type", "--connector, or allows hosts with --mcp-allow"),
-        ({"mcp_allow": ("a",)}, at("http://b/"), "tools[3].server_url", "names a server that is not allowed"),
+        ({"mcp_allow": ("a",)}, at("http://b/"), "tools[3].server_url", "names b:80, which is not allowed here"),
         ({"mcp_allow": ("*",)}, at("http://169.254.169.254/"), "tools[3].server_url", "never asked"),
         ({"mcp_allow": ("*",)}, at("http://127.0.0.1/"), "tools[3].server_url", "--mcp-private"),
         ({"mcp_allow": ("*",)}, at("http://0x7f000001/"), "tools[3].server_url", "addresses are written as"),
@@ -340,7 +340,7 @@ async def test_without_the_extra_a_tool_is_refused_with_its_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
     async with hosted() as served:
         assert served.serves_mcp
-        with pytest.raises(InvalidRequest, match=r"pip install 'statecar\[mcp\]'"):
+        with pytest.raises(InvalidRequest, match=r"statecar\[mcp\] is not installed: pip install '\.\[mcp\]'"):
             served.check(at("http://127.0.0.1/"), "tools[0]")
     with pytest.raises(InvalidRequest, match=r"--mcp-allow; both need the extra statecar\[mcp\]"):
         open_hosted(Settings(upstream="demo")).check(at("http://127.0.0.1/"), "tools[0]")

@@ -132,7 +132,7 @@ SERVE = ("serve", "--upstream", "demo", "--port", "0")
 
 
 def test_ctrl_c_ends_everything_with_code_0(statecar):
-    server = statecar(*SERVE).ready()
+    server = statecar(*SERVE, "--web-search", "searxng+http://user:secret@127.0.0.1:9/?language=de").ready()
     valkey = server.valkey()
     assert server.get("/health").status_code == 200
     os.killpg(server.pid, signal.SIGINT)
@@ -142,6 +142,7 @@ def test_ctrl_c_ends_everything_with_code_0(statecar):
     said = server.stderr.splitlines()
     assert re.search(r"INFO statecar \d\S+ on http://127\.0\.0\.1:\d+$", said[0])
     assert said[1].endswith(f"INFO upstream demo, store embedded in {server.folder}/data")
+    assert said[2].endswith("INFO hosted tools: web_search searxng+http://user:***@127.0.0.1:9/")
 
 
 def test_a_second_ctrl_c_still_stops_valkey_and_exits_with_0(statecar):
