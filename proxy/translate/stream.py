@@ -369,7 +369,7 @@ class ResponseStream:
         for item in self.items:
             if item.closed:
                 continue
-            if keep and isinstance(item, ToolCall) and keep(item.call):
+            if keep and isinstance(item, ToolCall) and (_is_written(item) or keep(item.call)):
                 continue
             hurt = item is self.items[-1] or item.broken or isinstance(item, HostedCall)
             yield from item.close(last if hurt else "completed")
@@ -396,3 +396,8 @@ class ResponseStream:
 
     def _lifecycle(self, name: str) -> Event:
         return {"type": f"response.{name}", "sequence_number": 0, "response": snapshot(self.response)}
+
+
+def _is_written(item: ToolCall) -> bool:
+    """Whether nothing but its outcome is missing."""
+    return isinstance(item, HostedCall) and item.written
