@@ -25,6 +25,7 @@ from proxy.settings import Settings
 _SCHEMA_KEPT = 300.0  # seconds
 _QUERIES = 8  # most searches of one file_search call
 _FILE_COUNT, _FILE_SIZE = 10, 4000  # results, and characters of each, where the request does not say
+_ATTRIBUTES, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512  # of a result, as OpenAI has them
 
 _LARGEST_IMAGE = 1024 * 1024
 """Characters of a data URL; larger images are named in the logs only."""
@@ -151,7 +152,7 @@ class McpFileSearch(McpBinding):
             files = [file for file in files if matches(filters, file["attributes"])]
         lowest = (tool.get("ranking_options") or {}).get("score_threshold") or 0
         found = bounded(_best(files, lowest), count, _FILE_SIZE, self.limit)
-        return outcome("" if found else "No results.", found=found)
+        return outcome("" if found else "No results.", found=[_as_result(file) for file in found])
 
 
 class McpCodeInterpreter(McpBinding):
@@ -179,3 +180,12 @@ def _best(files: Sequence[Found], lowest: float) -> list[Found]:
     if all(file["score"] is not None for file in kept):
         kept.sort(key=lambda file: -float(file["score"]))
     return kept
+
+
+def _as_result(file: Found) -> Found:
+    """A passage as clients demand a result: a score is a number, 0 where none was given, and attributes are few."""
+    short = {
+        key: value[:_LONGEST_VALUE] if isinstance(value, str) else value for key, value in file["attributes"].items()
+    }
+    few = [(key, value) for key, value in short.items() if len(key) <= _LONGEST_KEY][:_ATTRIBUTES]
+    return {**file, "score": file["score"] or 0.0, "attributes": dict(few)}

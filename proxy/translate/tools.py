@@ -149,7 +149,7 @@ def _collected(
                     raise InvalidRequest(
                         f"Invalid '{place}': another tool comes out under the name '{declared.name}' too."
                         " Names of tools must be unique.",
-                        param=_within(place, "name"),
+                        param=_within(place, "name") if "name" in tool else place,
                         code="invalid_value",
                     )
                 seen.add(declared.name)

@@ -90,6 +90,16 @@ async def test_a_file_search_by_an_mcp_tool():
         assert "'queries'" in (await call({}, queries=[]))["error"]["message"]
 
 
+async def test_results_are_what_clients_demand_whatever_the_tool_tells():
+    """The AI SDK refuses a whole response whose file search result has no score that is a number."""
+    attributes = {"long": "x" * 600, "k" * 65: 1, "deep": {"a": 1}, **{f"n{n}": n for n in range(20)}}
+    passages = [{"filename": "a.md", "text": "Of use.", "metadata": attributes}]
+    async with bound("file_search", lambda _: json.dumps(passages)) as (_, call):
+        (found,) = (await call({}, queries=["use"]))["found"]
+    assert found["score"] == 0.0 and isinstance(found["score"], float)
+    assert found["attributes"] == {"long": "x" * 512, **{f"n{n}": n for n in range(15)}}
+
+
 @pytest.mark.parametrize("has_filters", [True, False])
 async def test_files_are_filtered_here_where_the_tool_cannot(has_filters):
     passages = [{**passage, "attributes": {"n": n}} for n, passage in enumerate(PASSAGES[:2])]

@@ -160,7 +160,7 @@ def test_a_server_is_declared_in_the_tools_themselves(tools, input_, place):
 
 def test_a_tool_of_a_server_may_not_come_out_under_another_tools_name():
     message, param, _ = refusal([{"type": "function", "name": "docs__read"}, DOCS])
-    assert param == "tools[1].name" and "'docs__read'" in message
+    assert param == "tools[1]" and "'docs__read'" in message
 
 
 # -- hosted types

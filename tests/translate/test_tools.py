@@ -315,7 +315,7 @@ def test_a_name_that_fits_is_not_touched():
         ([space("n", F), space("n", G, F)], "tools[1].tools[1].name"),
         ([space("a__b", F), space("a", function("b__f"))], "tools[1].tools[0].name"),
         ([{"type": "shell"}, function("shell")], "tools[1].name"),
-        ([{"type": "apply_patch"}, {"type": "apply_patch"}], "tools[1].name"),
+        ([{"type": "apply_patch"}, {"type": "apply_patch"}], "tools[1]"),
     ],
 )
 def test_two_tools_under_one_name_are_refused(tools, place):
