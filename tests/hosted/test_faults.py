@@ -543,6 +543,24 @@ async def test_a_redirect_to_elsewhere_is_not_followed(status, by):
         assert not caught
 
 
+@pytest.mark.parametrize("by", ["url", "connector"])
+@pytest.mark.parametrize("to", ["//127.0.0.2:{port}/x", "http://127.0.0.2:{port}/x", "{own}@127.0.0.2:{port}/x"])
+async def test_nothing_is_sent_to_where_a_server_of_the_old_transport_points(to, by):
+    async def app(scope, receive, send):
+        where = to.format(port=port, own=url)
+        body = f"event: endpoint\ndata: {where}\n\n" if scope["method"] == "GET" else ""
+        answer = Response(body, 200 if body else 405, media_type="text/event-stream")
+        await answer(scope, receive, send)
+
+    async with trap() as (port, caught), serving(app, interface="asgi3") as url:
+        own = {"connector": (f"own=sse+{url}/sse",), "connector_authorization": ("own=canary",)}
+        async with box(tool_timeout=0.2, mcp_allow=("127.0.0.1", "127.0.0.2"), **own) as turn:
+            named = at(url) if by == "url" else {"type": "mcp", "server_label": "docs", "connector_id": "own"}
+            with pytest.raises(ToolServerError):
+                await turn.list(named)
+        assert not caught
+
+
 @pytest.mark.parametrize("status", [307, 308])
 async def test_a_redirect_within_the_server_is_followed(status):
     async with Liar({"tools/list": tools("a")}) as server:
