@@ -1,6 +1,6 @@
 """A small MCP server to try hosted tools with: notes that are kept as long as it runs, and searched.
 
-pip install "statecar[mcp]" && python examples/mcp_server.py    # http://127.0.0.1:8090/mcp
+In the repository: pip install -e '.[mcp]' && python examples/mcp_server.py    # http://127.0.0.1:8090/mcp
 """
 
 from __future__ import annotations
