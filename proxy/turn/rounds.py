@@ -19,6 +19,7 @@ from proxy.turn.rest import reached_limit
 from proxy.turn.round import events_of
 from proxy.turn.services import Caller, Services
 from proxy.turn.work import Work
+from proxy.upstream import Reply
 
 log = logging.getLogger("statecar.turn")
 
@@ -91,27 +92,27 @@ class Rounds:
         if starts and not stream.started:
             yield stream.start()
         if fitting.is_triggered or not asks:
-            summary = await fitting.compact() if asks else []
-            yield [*summary, *([] if stream.started else stream.start())]
-            stream.finish_reason, work.done = "stop", True
+            yield await self._unasked(work, compacts=asks)
             return
         if not work.rest and await fitting.is_due():
             yield await fitting.compact_if_possible() or []
         while True:
             items = len(stream.items)
             try:
-                async with aclosing(self._call(work)) as batches:
+                if spent := await self._spent(work):
+                    yield stream.feed(spent)
+                    return
+                async with AsyncExitStack() as stack:
+                    reply = await self._asked(stack, work)
+                    batches = await stack.enter_async_context(aclosing(events_of(reply, stream)))
                     async for events in batches:
                         yield events
+                    work.done = reply.ended
                 return
             except UpstreamError as exc:
-                if exc.code != OVERFLOW or work.rest or len(stream.items) > items:
+                if len(stream.items) > items:
                     raise
-                stream.again()
-                told = await fitting.shorten()
-                if told is None:
-                    raise
-                yield told
+                yield await self._shorter(work, exc)
 
     async def many(
         self, work: Work, hosted: HostedTools, end: StatecarError | None, *, starts: bool, asks: bool
@@ -142,37 +143,61 @@ class Rounds:
             stream.again()
             work.grow()
 
-    async def _call(self, work: Work) -> AsyncGenerator[list[Event], None]:
-        """One upstream call: its events, a batch per read."""
+    async def _unasked(self, work: Work, *, compacts: bool) -> list[Event]:
+        """The events of a response without an answer: a summary, or nothing."""
+        summary = await work.fitting.compact() if compacts else []
+        work.stream.finish_reason, work.done = "stop", True
+        return [*summary, *([] if work.stream.started else work.stream.start())]
+
+    async def _shorter(self, work: Work, failure: UpstreamError) -> list[Event]:
+        """Makes the context shorter where that helps; what is told of it. Else raises the failure."""
+        if failure.code != OVERFLOW or work.rest:
+            raise failure
+        work.stream.again()
+        told = await work.fitting.shorten()
+        if told is None:
+            raise failure
+        return told
+
+    async def _spent(self, work: Work) -> dict[str, Any] | None:
+        """The chunk that ends the answer where the limit of tokens is reached, so that no upstream is asked."""
+        left, rest = self._tokens_left(work), work.rest
+        if left is not None and left <= 0:
+            return reached_limit()
+        if rest is None:
+            return None
+        whole = self._written(work, work.context.dialect, [])
+        await rest.count(whole, self._services, self._caller, work.context)
+        work.stream.told = rest.told
+        return rest.spent(self._request.get("max_output_tokens"))
+
+    def _tokens_left(self, work: Work) -> int | None:
+        """What is left of the request's limit, which is one for all rounds; None for no limit."""
+        limit: int | None = self._request.get("max_output_tokens")
+        if limit is None or not (work.hosted and work.hosted.rounds):
+            return limit
+        return limit - work.stream.figures.output_tokens
+
+    async def _asked(self, stack: AsyncExitStack, work: Work) -> Reply:
+        """The upstream's answer, open as long as ``stack`` is."""
         repaired: list[str] = []
-        request = self._request
-        if work.hosted and work.hosted.rounds and (limit := request.get("max_output_tokens")) is not None:
-            left = limit - work.stream.figures.output_tokens  # one limit for all rounds
-            if left <= 0:
-                yield work.stream.feed(reached_limit())
-                return
+
+        def written(dialect: Dialect) -> dict[str, Any]:
+            chat = self._written(work, dialect, repaired)
+            return chat if work.rest is None else work.rest.body(chat, dialect)
+
+        reply = await asked(stack, self._services, self._caller, work.context, written)
+        self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
+        self._headers |= passed_on(reply.headers)
+        return reply
+
+    def _written(self, work: Work, dialect: Dialect, repaired: list[str]) -> dict[str, Any]:
+        """The chat body of the whole answer. ``repaired``: becomes the calls whose arguments had to be made valid."""
+        if dialect != work.dialect:
+            self.plan(work, dialect)
+        request, tools = self._request, work.stream.tools
+        if (left := self._tokens_left(work)) is not None:
             request = {**request, "max_output_tokens": left}
-
-        def written(dialect: Dialect, *, whole: bool = False) -> dict[str, Any]:
-            if dialect != work.dialect:
-                self.plan(work, dialect)
-            tools = work.stream.tools
-            streamed = bool(request.get("stream")) or (self._streams(dialect) and can_stream(request, tools, dialect))
-            repaired.clear()
-            chat = to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
-            return chat if whole or work.rest is None else work.rest.body(chat, dialect)
-
-        if rest := work.rest:
-            await rest.count(written(work.context.dialect, whole=True), self._services, self._caller, work.context)
-            work.stream.told = rest.told
-            if spent := rest.spent(self._request.get("max_output_tokens")):
-                yield work.stream.feed(spent)
-                return
-        async with AsyncExitStack() as stack:
-            reply = await asked(stack, self._services, self._caller, work.context, written)
-            self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
-            self._headers |= passed_on(reply.headers)
-            batches = await stack.enter_async_context(aclosing(events_of(reply, work.stream)))
-            async for events in batches:
-                yield events
-            work.done = reply.ended
+        streamed = bool(request.get("stream")) or (self._streams(dialect) and can_stream(request, tools, dialect))
+        repaired.clear()
+        return to_chat(request, work.context.sent, tools, dialect, stream=streamed, repaired=repaired)
