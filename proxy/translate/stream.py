@@ -87,7 +87,7 @@ class ResponseStream:
         """Begins where another process stopped. ``go_on``: the text it was writing is written on, if there is one."""
         self._outlet.sequence, self._created = telling.sequence, telling.told
         self.items, self.figures = [*telling.items], Figures(telling.kept.usages)
-        self.started, self._round.start = telling.began, len(self.items)
+        self.started, self._round.start, self._round.over = telling.began, len(self.items), telling.is_whole
         if go_on and (text := telling.text):
             self.items[-1] = self._text = text
             text.cite(self._sources)
@@ -136,6 +136,11 @@ class ResponseStream:
     def is_error(chunk: dict[str, Any]) -> bool:
         """Whether a payload is an error in the place of a chunk (wire §11.5)."""
         return bool(chunk.get("error")) or chunk.get("object") == "error"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an upstream call has ended well and no other has begun."""
+        return self._round.over
 
     @property
     def hosted_calls(self) -> list[HostedCall]:

@@ -94,11 +94,13 @@ class Told(OutputItem):
 
 class Kept(NamedTuple):
     """What nobody was told and only who goes on needs. ``items``: by index, as they are stored, calls that have their
-    outcome; ``rounds``: upstream calls that have ended, ``usages``: what those took that told it.
+    outcome; ``rounds``: upstream calls that have ended, ``usages``: what those took that told it; ``last``: how many
+    items there are when the client is to act on calls of the newest of them, else 0.
     """
 
     items: Mapping[int, Item] = MappingProxyType({})
     rounds: int = 0
+    last: int = 0
     usages: Sequence[dict[str, Any]] = ()
 
 
@@ -151,10 +153,18 @@ class Telling:
         return max((index + 1 for index, item in enumerate(self._items) if item["type"] in types), default=0)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all that upstream calls give was told: only outcomes of calls that run here and the end are left."""
+        others = {index for index, item in enumerate(self._items) if item["type"] not in _RUN_HERE}
+        return 0 < self.kept.last == len(self._items) and others <= self._closed
+
+    @property
     def can_go_on(self) -> bool:
         """Whether another upstream call can follow: nothing of an answer was told, a plain text, or calls that run
-        here. What the client runs ends a turn, and its end may not have been told.
+        here; or none has to. What the client runs ends a turn, and its end may not have been told.
         """
+        if self.is_whole:
+            return True
         calls = [item["type"] for item in self._items if item["type"] not in _RUN_HERE]
         if any(type_.endswith("_call") or type_ == "mcp_approval_request" for type_ in calls):
             return False

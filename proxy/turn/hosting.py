@@ -74,7 +74,7 @@ class HostedTools:
         self._box: Box = hosted.box(stream.response["id"])
         made = [item for item in stream.items if isinstance(item, Told) and item.runs_here]
         self.hosting = Hosting(types=hosted.types, mcp=hosted.serves_mcp, again=bool(made))
-        self.listed = self.over = False
+        self.listed, self.over = False, bool(kept and stream.is_over)
         self.failure: ToolServerError | None = None
         stream.learn(item.stored() for item in made)
         self.rounds, self.calls = kept.rounds if kept else 0, len(made)
@@ -94,6 +94,10 @@ class HostedTools:
         """For the access log."""
         return {"rounds": self.rounds, "tool_calls": self.calls}
 
+    def ending(self) -> list[Event]:
+        """The events that are missing of calls that another process has left."""
+        return self._stream.end_calls(_LEFT)
+
     # -- before the first round
 
     async def opening(self) -> AsyncGenerator[list[Event], None]:
@@ -103,7 +107,7 @@ class HostedTools:
         ToolServerError for a server that the tool choice needs, InvalidRequest for an address where nobody may go.
         """
         yield await self._list()
-        yield self._stream.end_calls(_LEFT)
+        yield self.ending()
         self._limit()
         items = self._items()
         requests = approved(items, self._servers)
@@ -169,14 +173,15 @@ class HostedTools:
             self.over = True
             return
         events, calls = stream.end_round(done=done)
-        await self._keep(rounds=self.rounds, usages=stream.figures.usages)
-        yield events
         waiting = stream.hosted_calls
+        others = [call for call in calls if not isinstance(call, HostedCall) or isinstance(call, McpApprovalRequest)]
+        last = len(stream.items) if others else 0
+        await self._keep(rounds=self.rounds, last=last, usages=stream.figures.usages)
+        yield events
         if waiting:
             async with aclosing(self._run(waiting)) as batches:
                 async for events in batches:
                     yield events
-        others = [call for call in calls if not isinstance(call, HostedCall) or isinstance(call, McpApprovalRequest)]
         self.over = bool(others) or not waiting
         self.hosting = replace(self.hosting, again=True)
         self._limit()

@@ -101,15 +101,18 @@ def caller_of(run: Run, sealer: Sealer | None) -> Caller | None:
 
 
 def kept_values(
-    items: Mapping[int, Item] = MappingProxyType({}), rounds: int | None = None, usages: Sequence[Any] = ()
+    items: Mapping[int, Item] = MappingProxyType({}),
+    rounds: int | None = None,
+    last: int = 0,
+    usages: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """What is kept beside a run, by the names it is kept under."""
     values: dict[str, Any] = {f"{_ITEM}{index}": item for index, item in items.items()}
-    return values if rounds is None else {**values, _ROUNDS: [rounds, *usages]}
+    return values if rounds is None else {**values, _ROUNDS: [rounds, last, *usages]}
 
 
 def kept_of(run: Run) -> Kept:
     """The same, as it was kept."""
-    rounds, *usages = run.kept.get(_ROUNDS, [0])
+    rounds, last, *usages = run.kept.get(_ROUNDS, [0, 0])
     items = {int(name.removeprefix(_ITEM)): item for name, item in run.kept.items() if name.startswith(_ITEM)}
-    return Kept(items, rounds, usages)
+    return Kept(items, rounds, last, usages)

@@ -119,6 +119,9 @@ class Rounds:
     ) -> AsyncGenerator[list[Event], None]:
         """The same, for a turn with tools that run here."""
         stream, fitting = work.stream, work.fitting
+        if hosted.over and not end:
+            yield hosted.ending()
+            return
         if not end and asks and not fitting.is_triggered:
             if starts and not stream.started:
                 yield stream.start()

@@ -181,3 +181,21 @@ async def test_what_a_server_must_be_sent_is_there_only_where_it_could_be_sealed
             assert {headers.get("authorization") for _, headers in server.requests} == {"Bearer secret-of-one"}
         else:
             assert (last["status"], last["output"][-1]["status"]) == ("failed", "incomplete")
+
+
+MINE = {"type": "function", "name": "mine", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "plain"])
+@pytest.mark.parametrize("other", ["mine", "docs__ask"], ids=["call", "request"])
+async def test_what_lacks_only_its_end_gets_it(serve, own, backend, two, slow, other, streamed):
+    async with first(serve, own, slow.tool, Tool("ask", str)) as (caller, server):
+        backend.script(called(FIND, (other, "{}"), usage={"prompt_tokens": 10, "completion_tokens": 1}))
+        tools = [docs(server, require_approval={"never": {"tool_names": ["search"]}}), MINE]
+        id_ = await two.begun(caller, streamed, tools=tools)
+        await server.called(1)
+        last = await two.taken_up(id_)
+        _, cut, call = last["output"]
+        assert (last["status"], cut["status"], last["usage"]["input_tokens"]) == ("completed", "failed", 10)
+        assert call["type"] == ("function_call" if other == "mine" else "mcp_approval_request")
+    assert (len(server.calls), server.listings, len(backend.requests)) == (1, 1, 1)
