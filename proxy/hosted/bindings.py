@@ -74,7 +74,7 @@ class ConnectorTool:
                 listed = await box.connector_tools(self.connector)
             except (ToolServerError, TimeoutError) as exc:
                 why = exc.for_log if isinstance(exc, ToolServerError) else "It took too long."
-                raise Failed(f"The tool server that is bound here does not answer. {why}", 503) from exc
+                raise Failed(f"The tool server that is bound here could not be asked. {why}", 503) from exc
             schema = next((tool["input_schema"] for tool in listed if tool["name"] == self.name), None)
             if schema is None:
                 raise Failed(f"The tool server that is bound here has no tool {self.name!r}. Tell the operator.")
@@ -100,7 +100,7 @@ class McpBinding(ABC):
         try:
             return await self._run(box, tool, arguments)
         except Failed as exc:
-            return exc.outcome()
+            return exc.outcome(f"mcp:{self.tool.connector}/{self.tool.name}")
 
     async def aclose(self) -> None:  # noqa: B027  a binding has one
         """Nothing is held open: sessions are the box's."""

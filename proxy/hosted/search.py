@@ -32,10 +32,13 @@ class Failed(Exception):
         self.message = message
         self.code = code
 
-    def outcome(self) -> dict[str, Any]:
-        """The outcome of the call: the model reads why, and the operator too unless it is the model's fault."""
+    def outcome(self, what: str) -> dict[str, Any]:
+        """The outcome of the call: the model reads why, and the operator too unless it is the model's fault.
+
+        ``what``: runs the call here; for the operator.
+        """
         if self.code != 400:
-            log.warning("%s", self.message)
+            log.warning("%s: %s", what, self.message)
         return outcome(self.message, http_error(self.code, self.message))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ import httpcore2
 import httpx2
 
 from proxy.hosted.guard import Guard, Refused
+from proxy.hosted.hindrance import hindrance
 
 BODY_LIMIT = 4 * 1024 * 1024
 """Bytes of one answer, or of all pages of a list."""
@@ -246,7 +246,7 @@ def _trouble(exc: Exception) -> str:
     """In words, without the exception's own, which may hold addresses."""
     match exc:
         case httpcore2.ConnectError():
-            return f"It could not be reached{_hindrance(exc)}."
+            return f"It could not be reached{hindrance(exc)}."
         case httpcore2.ConnectTimeout():
             return "It could not be reached: the connection timed out."
         case httpcore2.ProxyError():
@@ -255,22 +255,6 @@ def _trouble(exc: Exception) -> str:
             return "It stopped answering."
         case _:
             return "The connection broke."
-
-
-def _hindrance(exc: BaseException | None) -> str:
-    """Which of the usual mistakes kept a connection from being made."""
-    while exc is not None:
-        match exc:
-            case ssl.SSLCertVerificationError():
-                return ": its certificate is not trusted here"
-            case ssl.SSLError():
-                return ": TLS failed, as where a server speaks http and the URL says https"
-            case socket.gaierror():
-                return ": its name is not known"
-            case ConnectionRefusedError():
-                return ": the connection was refused, so nothing listens at that port"
-        exc = exc.__cause__ or exc.__context__
-    return ""
 
 
 def _is_standing_stream(request: httpx2.Request) -> bool:

@@ -18,6 +18,7 @@ import httpx
 from proxy import codec
 from proxy.hosted.box import Box
 from proxy.hosted.countries import BRAVE_COUNTRIES, ENGLISH_NAMES
+from proxy.hosted.hindrance import hindrance
 from proxy.hosted.outcomes import outcome
 from proxy.hosted.search import Failed, Found, Search, plain
 
@@ -171,12 +172,14 @@ class WebSearch:
 
     async def run(self, box: Box, tool: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
         """The outcome of one search; one that fails says so and raises nothing."""
-        began = time.monotonic()
+        began, where = time.monotonic(), self._name
         try:
             search = Search.read(tool, arguments)
-            said, found = self._understood(await self._answer(self.provider.request(search)), search)
+            request = self.provider.request(search)
+            where = f"{self._name}, {request.url.netloc.decode()}"
+            said, found = self._understood(await self._answer(request), search)
         except Failed as exc:
-            return exc.outcome()
+            return exc.outcome(f"web_search at {where}")
         log.info("web_search at %s: %d results in %d ms", self._name, len(found), 1000 * (time.monotonic() - began))
         return outcome("\n\n".join(filter(None, [said, "" if found else "No results."])), found=found)
 
@@ -210,7 +213,8 @@ class WebSearch:
                     await response.aclose()
                 request = self._redirected(request, response.next_request)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            how = "cannot be reached" if isinstance(exc, httpx.ConnectError) else "broke off its answer"
+            unmet = isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
+            how = f"cannot be reached{hindrance(exc)}" if unmet else "broke off its answer"
             raise Failed(f"The web search failed: {self._name} {how}.") from exc
         raise Failed(f"The web search failed: {self._name} redirects without end.")
 

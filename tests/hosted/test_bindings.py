@@ -151,7 +151,7 @@ ARGUMENTS = {"web_search": {"query": "a"}, "file_search": {"queries": ["a"]}, "c
 
 
 @pytest.mark.parametrize("type_", ARGUMENTS)
-async def test_what_the_operator_bound_wrongly_is_a_failed_outcome_that_says_so(type_):
+async def test_what_the_operator_bound_wrongly_is_a_failed_outcome_that_says_so(type_, caplog):
     async with bound(type_, str, name="other") as (server, call):
         outcome = await call({}, **ARGUMENTS[type_])
         assert outcome["error"]["type"] == "http_error" and "has no tool 'other'" in outcome["output"]
@@ -163,7 +163,8 @@ async def test_what_the_operator_bound_wrongly_is_a_failed_outcome_that_says_so(
     async with bound(type_, str) as (server, call):
         await server.die()
         outcome = await call({}, **ARGUMENTS[type_])
-        assert outcome["error"]["code"] == 503 and "does not answer" in outcome["output"]
+        assert outcome["error"]["code"] == 503 and "could not be asked. It could not be reached: " in outcome["output"]
+    assert "mcp:lib/tool: The tool server that is bound here could not be asked. It could not" in caplog.text
 
 
 async def test_without_the_sdk_no_mcp_tool_is_bound(monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import logging
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -253,13 +254,15 @@ async def test_redirects_within_the_origin_are_followed_but_not_for_ever():
         assert len(backend.requests) == 6
 
 
-async def test_a_service_that_is_not_there_and_one_that_falls_silent():
+async def test_a_service_that_is_not_there_and_one_that_falls_silent(caplog):
     async with Backend() as backend:
         backend.script(asyncio.Event())
         outcome = await search(backend, tool_timeout=0.1)
         assert "broke off" in outcome["output"]
     outcome = await search(backend)
-    assert "SearXNG cannot be reached" in outcome["output"]
+    assert "SearXNG cannot be reached: the connection was refused" in outcome["output"]
+    last = caplog.messages[-1]
+    assert re.match(r"web_search at SearXNG, 127\.0\.0\.1:\d+: The web search failed: SearXNG cannot be reached", last)
 
 
 async def test_a_search_without_a_query_is_refused_and_asks_nobody():
