@@ -199,7 +199,7 @@ async def _resolved(
     wanted = {item["id"] for item in items if is_reference(item)} - there
     wanted |= {item["id"] for item in items if "id" in item and _is_emptied(item)} - known.keys()
     if signed:
-        wanted |= {item["id"] for item in items if "id" in item and _is_call(item)} - known.keys()
+        wanted |= {item["id"] for item in items if "id" in item and _is_signed(item)} - known.keys()
     found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
     out: list[Item] = []
     for item in items:
@@ -232,6 +232,11 @@ def _means(item: Item, made: Item) -> bool:
     """Whether an item that was emptied is this one, which has what it had."""
     same = ("type", "server_label", "name")
     return _is_emptied(item) and all(item.get(key) == made.get(key) for key in same)
+
+
+def _is_signed(item: Item) -> bool:
+    """Whether a model has made it as a call, and its upstream may want extras back with it."""
+    return str(item["type"]).endswith(("_call", "mcp_approval_request"))
 
 
 def is_reference(item: Item) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.backend import DONE, chunk, stream
 from tests.live import strict
 from tests.mcp_servers import SEARCH, Tool
 from tests.routes.hosted import FIND, at, called, docs, messages, offered, said, types
@@ -60,6 +61,21 @@ async def test_a_yes_to_a_request_that_a_client_sends_back_is_heeded(serve, back
         last = await caller.create([USER, *map(way, asked["output"]), answer], tools=[tool])
         assert types(last["output"]) == ["mcp_call", "message"] and server.calls == [("search", {"q": "x"})]
         assert messages(backend) == [("user", "Look"), ("assistant", [FIND]), ("tool", "found")]
+
+
+@pytest.mark.parametrize("approval", ["never", "always"])
+async def test_gemini_gets_back_what_it_gave_with_calls_that_clients_carry(serve, backend, approval):
+    async with at(serve, options=["--upstream-kind=gemini"]) as (caller, server):
+        tool = docs(server, require_approval=approval)
+        extras = {"extra_content": {"google": {"thought_signature": "s"}}}
+        call = {"index": 0, "id": "c", "function": {"name": FIND[0], "arguments": FIND[1]}, **extras}
+        backend.script(stream(chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), DONE))
+        *_, made, last = (await caller.create("Look", tools=[tool]))["output"]
+        made = made if approval == "never" else last
+        answer = {"type": "mcp_approval_response", "approval_request_id": made["id"], "approve": True}
+        await caller.create([USER, made, *([answer] if made is last else [])], tools=[tool])
+        (sent,) = backend.requests[-1].json["messages"][1]["tool_calls"]
+        assert sent["extra_content"] == extras["extra_content"]
 
 
 async def test_what_nobody_knows_is_listed_and_told_as_it_was_sent(serve, backend):
