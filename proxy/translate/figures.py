@@ -28,10 +28,6 @@ class Figures:
         if isinstance(tier := chunk.get("service_tier"), str):
             self.tier = tier
 
-    def know(self, chunk: dict[str, Any]) -> bool:
-        """Whether ``read`` would learn nothing."""
-        return not chunk.get("usage") and chunk.get("model") == self.model and chunk.get("service_tier") == self.tier
-
     def end_round(self) -> None:
         """The next frame is one of another upstream call."""
         self._rounds, self._last = self.usages, None

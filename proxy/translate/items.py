@@ -100,16 +100,15 @@ class Message(OutputItem):
         message._kind, message._pieces = "output_text", [text]
         return message
 
-    def more(self, piece: str) -> Iterator[Event]:
+    def more(self, piece: str) -> list[Event]:
         return self.text(piece, [])
 
-    def text(self, delta: str, logprobs: list[Item]) -> Iterator[Event]:
-        if self._kind != "output_text":
-            yield from self._switch("output_text")
+    def text(self, delta: str, logprobs: list[Item]) -> list[Event]:
+        events = [] if self._kind == "output_text" else list(self._switch("output_text"))
         self._logprobs += logprobs
         if delta := self._halves.feed(delta):
             self._pieces.append(delta)
-            yield {  # as ``_in_part`` would: 0.3 us instead of 0.9
+            told = {  # as ``_in_part`` would make it: 0.3 us instead of 0.9
                 "type": "response.output_text.delta",
                 "sequence_number": 0,
                 "item_id": self.item["id"],
@@ -118,9 +117,10 @@ class Message(OutputItem):
                 "delta": delta,
                 "logprobs": logprobs,
             }
-            if self._citations:
-                for annotation in self._citations.feed(delta):
-                    yield from self.annotation(annotation)
+            events.append(told)
+            for annotation in self._citations.feed(delta) if self._citations else ():
+                events += self.annotation(annotation)
+        return events
 
     def refusal(self, delta: str) -> Iterator[Event]:
         yield from self._switch("refusal")

@@ -43,9 +43,19 @@ def delta_of(choice: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     return delta if isinstance(delta, dict) else {}
 
 
-def only_piece(chunk: dict[str, Any], spelled: tuple[str, ...]) -> str:
-    """The text of a chunk that has a delta of one field, spelled in one of these ways; "" of any other chunk."""
-    choices = chunk.get("choices")
+def is_error(chunk: dict[str, Any]) -> bool:
+    """Whether a payload is an error in the place of a chunk (wire §11.5)."""
+    return bool(chunk.get("error")) or chunk.get("object") == "error"
+
+
+def only_piece(chunk: dict[str, Any], spelled: tuple[str, ...], model: str | None, tier: str | None) -> str:
+    """The text of a chunk that brings a delta of one field, spelled in one of these ways, and says nothing else than
+    its model and tier, which are these; "" of any other chunk.
+    """
+    get = chunk.get
+    if get("model") != model or get("service_tier") != tier or get("usage") or get("error") or get("object") == "error":
+        return ""
+    choices = get("choices")
     if type(choices) is not list or not choices or type(choice := choices[0]) is not dict:
         return ""
     if choice.get("index") or choice.get("finish_reason") is not None or type(delta := choice.get("delta")) is not dict:

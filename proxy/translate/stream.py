@@ -115,10 +115,11 @@ class ResponseStream:
 
     def feed(self, chunk: dict[str, Any]) -> list[Event]:
         """The events of one chunk, or of a whole plain reply. An error inside it is kept in ``failure``."""
-        if self._text and (piece := self._only_piece(chunk, self._text)):  # nearly always, and 3 us instead of 8
-            self._round.fed = True
-            return self._emit(self._text.more(piece))
-        if self.is_error(chunk):
+        if (item := self._text) and not (self._tags or self._logprobs):
+            if piece := reply.only_piece(chunk, item.spelled, self.figures.model, self.figures.tier):
+                self._round.fed = True  # the short way of nearly every chunk: 1.3 us instead of 7
+                return self._emit(item.more(piece))
+        if reply.is_error(chunk):
             self.failure = from_upstream(chunk, 200)
             return []
         self.figures.read(chunk, self.told)
@@ -131,11 +132,6 @@ class ResponseStream:
         if not self.failure:
             self._read_finish(choice)
         return events
-
-    @staticmethod
-    def is_error(chunk: dict[str, Any]) -> bool:
-        """Whether a payload is an error in the place of a chunk (wire §11.5)."""
-        return bool(chunk.get("error")) or chunk.get("object") == "error"
 
     @property
     def is_over(self) -> bool:
@@ -256,12 +252,6 @@ class ResponseStream:
         self._round = Round(len(self.items))
         self.finish_reason = None
         self.told = None
-
-    def _only_piece(self, chunk: dict[str, Any], item: Message | Reasoning | ReasoningSummary) -> str:
-        """What a chunk adds to the item that is being written, when it brings nothing else; "" of any other chunk."""
-        if self._tags or self._logprobs or self.is_error(chunk) or not self.figures.know(chunk):
-            return ""
-        return reply.only_piece(chunk, item.spelled)
 
     def _read_finish(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")

@@ -15,9 +15,9 @@ from proxy.state import Past
 from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
 from proxy.translate.dialects import Dialect
 from proxy.translate.hosting import Hosting
+from proxy.translate.reply import is_error
 from proxy.translate.request import to_chat
 from proxy.translate.response import restore
-from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import ToolPlan, plan
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_of
@@ -163,6 +163,6 @@ async def _by_generation(
         reply = await asked(stack, services, caller, context, written)
         async with aclosing(reply.batches()) as batches:
             chunks = [chunk async for batch in batches for chunk in batch]
-    if wrong := next(filter(ResponseStream.is_error, chunks), None):
+    if wrong := next(filter(is_error, chunks), None):
         raise from_upstream(wrong, 200)
     return prompt_tokens(next((chunk for chunk in reversed(chunks) if chunk.get("usage")), None))

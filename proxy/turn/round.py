@@ -10,6 +10,7 @@ from typing import Any
 
 from proxy.errors import UpstreamError
 from proxy.translate.items import Event
+from proxy.translate.reply import is_error
 from proxy.translate.stream import ResponseStream
 from proxy.upstream import Reply
 
@@ -35,7 +36,7 @@ def _fed(stream: ResponseStream, batch: list[dict[str, Any]]) -> list[Event]:
     """The events of one read. The stream begins with its first payload, unless that is an error (wire §2.6)."""
     events: list[Event] = []
     for chunk in batch:
-        if not stream.started and not stream.is_error(chunk):
+        if not stream.started and not is_error(chunk):
             events += stream.start()
         events += stream.feed(chunk)
         if stream.failure:
