@@ -1,8 +1,9 @@
 """A chat-completions server whose answers are known beforehand: each tells which messages it was asked with.
 
 How it answers is said in the last user message: ``[words=20 pause=5 fault=reset@3]`` says twenty words with 5 ms before
-each, and the connection is reset after the third. ``fault``: reset, close, hang (each ``@`` a word) or 500. It goes on
-with a message that it is to continue, as vLLM does.
+each, and the connection is reset after the third. ``fault``: reset, close, hang (each ``@`` a word) or 500.
+``calls=2 rounds=3``: before that it calls the first tool it is offered, twice in each of three answers, never with an
+``n`` that it has given before. It goes on with a message that it is to continue, as vLLM does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import re
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from tests.backend import DONE, STREAM_END, STREAM_HEAD, chunk, chunked, completion, json_reply, sse
@@ -122,20 +124,39 @@ class Teller:
             writer.write(json_reply(completion(answer(messages))))
             return True
         writer.write(STREAM_HEAD + chunked(sse(chunk({"role": "assistant", "content": ""}))))
-        for at, word in enumerate(words(messages)):
-            if told:  # as far as it has got it stands already
-                assert told.startswith(word) or word.startswith(told)
-                told, word = told[len(word) :], word[len(told) :]
-            if not word:
+        calls = [] if told else _calls(body, messages, manner)
+        for at, delta in enumerate(calls or _said(words(messages), told)):
+            if delta is None:
                 continue
             await asyncio.sleep(pause)
             if fault and at == int(place):
                 return await _broken(fault, writer)
             if writer.transport.is_closing():
                 raise ConnectionResetError
-            writer.write(chunked(sse(chunk({"content": word}))))
-        writer.write(chunked(sse(chunk({}, "stop"), DONE)) + STREAM_END)
+            writer.write(chunked(sse(chunk(delta))))
+        writer.write(chunked(sse(chunk({}, "tool_calls" if calls else "stop"), DONE)) + STREAM_END)
         return True
+
+
+def _said(said: list[str], told: str) -> Iterator[dict[str, Any] | None]:
+    """The words as deltas, None for one that stands already, as far as it has got."""
+    for word in said:
+        assert told.startswith(word) or word.startswith(told)
+        yield {"content": word[len(told) :]} if len(word) > len(told) else None
+        told = told[len(word) :]
+
+
+def _calls(body: dict[str, Any], messages: list[Message], manner: dict[str, str]) -> list[dict[str, Any]]:
+    """The pieces of the calls it makes, none where it has made them all."""
+    if sum("tool_calls" in message for message in body["messages"]) >= int(manner.get("rounds", 0)):
+        return []
+    digest, name = words(messages)[0], body["tools"][0]["function"]["name"]
+    pieces: list[dict[str, Any]] = []
+    for at in range(int(manner["calls"])):
+        pieces.append({"index": at, "id": f"call_{at}", "type": "function", "function": {"name": name}})
+        arguments = json.dumps({"n": f"{digest} {at}"})
+        pieces += [{"index": at, "function": {"arguments": part}} for part in (arguments[:9], arguments[9:])]
+    return [{"tool_calls": [piece]} for piece in pieces]
 
 
 async def _left(reader: asyncio.StreamReader) -> None:
@@ -160,4 +181,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 def _text(content: Any) -> str:
+    if content is None:
+        return ""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)

@@ -1,6 +1,7 @@
 """Readers, processes and whole releases that go at any moment, and what everybody sees of it: nothing."""
 
 import asyncio
+import json
 import re
 
 import httpx
@@ -13,6 +14,7 @@ from tests.faults.front import Front
 from tests.faults.reading import Seen, follow, read
 from tests.faults.teller import answer
 from tests.live import strict
+from tests.mcp_servers import McpServer, Tool
 
 pytestmark = pytest.mark.live
 
@@ -69,13 +71,14 @@ async def ended(http, url, id_):
 class Asked:
     """One turn that was asked for of a process that may be killed meanwhile. ``id``: once somebody knows it."""
 
-    def __init__(self, prompt, conversation, *, stream):
+    def __init__(self, prompt, conversation, *, stream, **fields):
         self.prompt, self.conversation, self.seen = prompt, conversation, Seen() if stream else None
+        self.fields = fields
         self.id = None
 
     async def ask(self, http, url):
         given = {"conversation": self.conversation} if self.conversation else {}
-        body = {"model": "m", "input": self.prompt, "background": True, **given}
+        body = {"model": "m", "input": self.prompt, "background": True, **given, **self.fields}
         try:
             if self.seen:
                 await read(http, self.seen, "POST", f"{url}/v1/responses", json=body | {"stream": True})
@@ -142,6 +145,54 @@ async def test_a_process_that_is_killed_at_any_moment_leaves_every_response_with
             assert keys and not [key for key in keys if re.search(rb":[jw]:", key)]
             assert all(0 < admin.ttl(key) <= (15 if key.endswith(b":k") else 86400 * 40) for key in keys)
     assert ends.count("completed") > len(ends) / 4 and ends.count(None) < len(ends) / 2
+
+
+TOOL_KILLS = [("vllm", 40), ("generic", 40)] if FULL else [("vllm", 1)]
+
+
+@pytest.mark.parametrize(("kind", "kills"), TOOL_KILLS)
+async def test_no_tool_runs_twice_whenever_its_process_is_killed(fleet, store, http, chance, kind, kills):
+    async def run(given):
+        await asyncio.sleep(chance.choice((0, 0.02, 0.2)))
+        return given["n"]
+
+    options = ("--run-lease=0.5", "--background-timeout=60", f"--upstream-kind={kind}", "--mcp-allow=127.0.0.1")
+    async with McpServer(Tool("note", run), stateless=True, json_response=True) as server, fleet(2, *options) as site:
+        tool = {"type": "mcp", "server_label": "notes", "server_url": server.url, "require_approval": "never"}
+
+        def url():
+            return site.any_url(chance)
+
+        def turn(at, victim):
+            prompt = f"{at} [words=6 pause={chance.choice((1, 10, 30))} calls=2 rounds=2]"
+            asked = Asked(prompt, None, stream=at % 3, tools=[tool])
+            return asked, asyncio.create_task(asked.ask(http, victim))
+
+        async def check(asked):
+            if not asked.id:
+                return
+            last = await ended(http, url, asked.id)
+            if asked.seen:
+                await follow(http, asked.seen, asked.id, url)
+                assert strict.grammar(asked.seen.events) == last
+            made = [item for item in last["output"] if item.get("output") is not None]
+            assert all(json.loads(item["arguments"]) == {"n": item["output"]} for item in made)
+            assert {item["output"] for item in made} <= {given["n"] for _, given in server.calls}
+            assert last["status"] == "completed" or kind == "generic", last
+
+        for kill in range(kills):
+            member = site.members[kill % 2]
+            asked = [turn(6 * kill + at, member.url) for at in range(6)]
+            await asyncio.sleep(chance.uniform(0, 1))
+            await member.kill()
+            await asyncio.gather(*(task for _, task in asked))
+            starting = asyncio.create_task(member.start())
+            await asyncio.gather(*(check(one) for one, _ in asked))
+            await starting
+        given = [arguments["n"] for _, arguments in server.calls]
+        assert given and len(given) == len({*given})
+        with store.admin() as admin:
+            servers.until(lambda: not admin.zcard("sc:runs") and not admin.keys("sc:*:[jw]:*"))
 
 
 async def test_a_rolling_restart_under_fifty_streams_breaks_none(fleet, http, chance):
