@@ -12,6 +12,9 @@ from proxy.doctor.checks import CHECKS
 from proxy.errors import UpstreamError, UpstreamUnreachable
 from proxy.settings import Settings
 from tests.backend import DONE, PATIENCE, chunk, completion, json_reply, serving, sse
+from tests.mcp_servers import McpServer, Tool
+from tests.searxng import SearXNG, page
+from tests.servers import free_port
 
 pytestmark = pytest.mark.usefixtures("logs")  # a command configures the logging of its process
 
@@ -140,6 +143,33 @@ async def test_what_a_backend_lacks_is_told_one_by_one():
         "a later system message": ("no", "refused, but statecar can do without"),
         "the developer role": ("no", "refused, but statecar can do without"),
     }
+    assert report.end.strip() == "statecar needs what it lacks: stream, usage, usage in streams."
+
+
+async def test_what_is_configured_for_hosted_tools_is_tried():
+    tools = McpServer(Tool("find", str), Tool("run", str))
+    async with serving(lacking) as url, SearXNG({"*": [page("a")]}) as searxng, tools as server:
+        settings = Settings(
+            upstream=f"{url}/v1",
+            upstream_kind="generic",
+            connector=(f"lib={server.url}", f"off=http://127.0.0.1:{free_port()}/mcp"),
+            web_search=f"searxng+{searxng.url}",
+            file_search="mcp:lib/find",
+            code_interpreter="mcp:lib/python",
+        )
+        report = await examine(settings, "m")
+        assert server.calls == [], "nothing is run"
+    assert [(row.name, row.verdict, row.why) for row in report.rows[len(CHECKS) :]] == [
+        ("connector lib", "ok", "2 tools: find, run"),
+        (
+            "connector off",
+            "no",
+            "It could not be reached: the connection was refused, so nothing listens at that port.",
+        ),
+        ("web_search", "ok", "results for 'weather': 1"),
+        ("file_search", "ok", "mcp:lib/find"),
+        ("code_interpreter", "no", "lib lists no tool 'python'"),
+    ]
     assert report.end.strip() == "statecar needs what it lacks: stream, usage, usage in streams."
 
 

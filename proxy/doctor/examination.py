@@ -12,6 +12,7 @@ from typing import Any
 
 from proxy import ids
 from proxy.doctor.checks import CHECKS, NO, OK, TOKENS, Answer, Check, Verdict, printable, short
+from proxy.doctor.tools import tried_tools
 from proxy.errors import StatecarError, UpstreamError, UpstreamUnreachable
 from proxy.settings import Settings
 from proxy.translate.dialects import Dialect, for_kind, kind_by_host, lesson_of
@@ -103,6 +104,10 @@ async def examine(
                 row.verdict, row.why = await _tried(check, upstream, for_kind(kind, settings), report.model)
             report.rows.append(row)
             tell(row.as_text())
+        async with aclosing(tried_tools(settings)) as found:
+            async for what, verdict in found:
+                report.rows.append(Row(what, False, *verdict))
+                tell(report.rows[-1].as_text())
         tell(report.end)
         return report
     finally:
