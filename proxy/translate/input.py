@@ -28,6 +28,7 @@ _CALLS = ("function_call", "custom_tool_call", *client_tools.BY_ITEM)
 _CLIENT_OUTPUTS = tuple(f"{type_}_output" for type_ in client_tools.BY_ITEM)
 _OUTPUTS = ("function_call_output", "custom_tool_call_output", *_CLIENT_OUTPUTS)
 _ANSWERED = -1
+_KINDS = {"assistant": "model", "user": "user"}
 _NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
 
 
@@ -56,7 +57,7 @@ def _kind(item: Item) -> str:
     """``model``, ``output``, ``user``, ``system``, or "" for what is not sent. Raises for what must not be lost."""
     type_ = item["type"]
     if type_ == "message":
-        return {"assistant": "model", "user": "user"}.get(item["role"], "system")
+        return _KINDS.get(item["role"], "system")
     if type_ in _CALLS or type_ == "reasoning" or is_answered(item):
         return "model"
     if type_ == "compaction":  # it stands for a whole talk: to skip it would be to forget without a word
@@ -87,7 +88,7 @@ def _system(instructions: str | None, items: list[Kinded], dialect: Dialect) -> 
 # -- blocks
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Call:
     """A call in the context and the output found for it; ``answered_in``: that output's block.
 
@@ -103,7 +104,7 @@ class _Call:
     answered_in: int | None = None  # or _ANSWERED, when it holds its output itself
 
 
-@dataclass
+@dataclass(slots=True)
 class _Spoken:
     """One assistant message; the outputs of its calls follow it directly."""
 
@@ -112,7 +113,7 @@ class _Spoken:
     calls: list[_Call] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Block:
     """Items of one kind in a row. ``spoken``: what is written of the model here. ``live``: nobody asked since."""
 
@@ -121,14 +122,19 @@ class _Block:
     spoken: list[_Spoken] = field(default_factory=list)
     live: bool = True
 
+    def open_calls(self) -> list[_Call]:
+        """Those that have no output yet."""
+        return [call for spoken in self.spoken if spoken.calls for call in spoken.calls if call.answered_in is None]
+
 
 def _blocks(items: list[Kinded]) -> list[_Block]:
     blocks: list[_Block] = []
     for kind, item in items:
-        if not blocks or kind != blocks[-1].kind or kind in ("user", "system"):
-            blocks.append(_Block(kind, []))
-        blocks[-1].items.append(item)
-    last_user = max((at for at, block in enumerate(blocks) if block.kind == "user"), default=-1)
+        if blocks and kind == blocks[-1].kind and kind not in ("user", "system"):
+            blocks[-1].items.append(item)
+        else:
+            blocks.append(_Block(kind, [item]))
+    last_user = next((at for at in reversed(range(len(blocks))) if blocks[at].kind == "user"), -1)
     for at, block in enumerate(blocks):
         block.live = at > last_user
         if block.kind == "model":
@@ -195,21 +201,26 @@ def _pair(blocks: list[_Block], repair: bool) -> list[str]:
     """
     open_: dict[str, list[_Call]] = {}
     last: dict[str, _Call] = {}
+    asked: list[tuple[int, _Call]] = []
+    newest = -1
     for at, block in enumerate(blocks):
-        for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
-            open_.setdefault(call.id, []).append(call)
-            last[call.id] = call
+        if block.kind == "model":
+            newest = at
+            for call in block.open_calls():
+                asked.append((at, call))
+                open_.setdefault(call.id, []).append(call)
+                last[call.id] = call
         for item in block.items if block.kind == "output" else ():
             id_ = _answered_id(item)
             _answer(open_[id_].pop() if open_.get(id_) else last.get(id_), item, at)
     filled: list[str] = []
-    newest = max((at for at, block in enumerate(blocks) if block.kind == "model"), default=-1)
-    for at, block in enumerate(blocks):
-        for call in (call for spoken in block.spoken for call in spoken.calls if call.answered_in is None):
-            if at == newest and not repair:
-                raise InvalidRequest(f"No tool output found for function call {call.id}.", param="input")
-            call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, _ANSWERED
-            filled.append(call.id)
+    for at, call in asked:
+        if call.answered_in is not None:
+            continue
+        if at == newest and not repair:
+            raise InvalidRequest(f"No tool output found for function call {call.id}.", param="input")
+        call.output, call.answered_in = "" if at == newest else _SYNTHETIC_OUTPUT, _ANSWERED
+        filled.append(call.id)
     return filled
 
 
@@ -293,9 +304,9 @@ def _written(spoken: _Spoken, live: bool, dialect: Dialect) -> list[Message]:
 
 
 def _joined(texts: list[Item]) -> tuple[str, str]:
+    if len(texts) == 1:
+        return parts.said_by_model(texts[0]["content"])
     pairs = [parts.said_by_model(item["content"]) for item in texts]
-    if len(pairs) == 1:
-        return pairs[0]
     return "\n".join(text for text, _ in pairs if text), "\n".join(refusal for _, refusal in pairs if refusal)
 
 
