@@ -21,6 +21,8 @@ T = TypeVar("T")
 Tools = list[dict[str, Any]]
 _GOODBYE = 5.0
 """Seconds that work which nobody waits for any more may take to end."""
+MOST_LISTED = 4 * 1024 * 1024
+"""Bytes of tools that all servers of a turn may list together: they are stored, and sent upstream in each round."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Box:
     caller_tag: str
     _sessions: dict[Server, Session] = field(default_factory=dict)
     _closed: bool = False
+    _listed: int = 0
 
     async def list(self, tool: Mapping[str, Any]) -> Tools:
         """The tools of an mcp tool's server, as in an mcp_list_tools item (wire §6.2).
@@ -153,6 +156,7 @@ class Box:
         began = time.monotonic()
         try:
             listed = await self._within_limit(self._with(server, _list))
+            self._take(server, listed)
         except TimeoutError:
             late = ToolServerError(server.label, f"It did not answer within {self.hosted.timeout:g} seconds.")
             self._told(server, "tools/list", "timeout", began, late.for_log)
@@ -167,6 +171,13 @@ class Box:
         less = f", {usable} of them allowed by the request" if usable < len(listed) else ""
         self._told(server, "tools/list", f"{len(listed)} tools{less}", began)
         return listed
+
+    def _take(self, server: Server, listed: Tools) -> None:
+        self._listed += len(codec.dumps(listed))
+        if self._listed > MOST_LISTED:
+            raise ToolServerError(
+                server.label, f"It and other servers list more than is taken: {MOST_LISTED // 1024} KiB together."
+            )
 
     async def call(self, tool: Mapping[str, Any], name: str, arguments: str) -> dict[str, Any]:
         """The outcome of a call of an MCP tool. ``arguments``: JSON text, as the model wrote it."""

@@ -101,6 +101,15 @@ async def test_a_server_that_does_not_list_is_an_error_in_words(said, words):
         )
 
 
+async def test_what_all_servers_of_a_turn_list_is_held_to_one_bound():
+    large = {**OBJECT, "x": "x" * 1000 * 1000}
+    async with Liar({"tools/list": tools("a", schema=large)}) as server, box() as turn:
+        for label in "abcd":
+            assert len(await turn.list(at(server.url, server_label=label))) == 1
+        with pytest.raises(ToolServerError, match="It and other servers list more than is taken: 4096 KiB together."):
+            await turn.list(at(server.url, server_label="e"))
+
+
 async def test_a_list_that_goes_in_a_circle_is_left_at_once():
     async with Liar({"tools/list": {**tools(), "nextCursor": "x"}}) as server, box() as turn:
         with pytest.raises(ToolServerError):
