@@ -25,6 +25,7 @@ class Dialect:
     beside tools. ``developer_role``: it knows that role. ``plain_stops``: closing a plain (not streamed) request stops
     the generation, so plain requests may stay plain. ``signed_calls``: it wants the extras of its calls back, also from
     clients that carry the history themselves. ``continues``: it goes on with a message of its own (wire §10.5).
+    ``idle_tools``: it wants tools declared also where none may be called, as messages have calls of them.
     ``reasoning_fields``: the keys earlier thoughts go back under.
     ``left_out``: keys at the top of a body that it refuses.
     """
@@ -40,6 +41,7 @@ class Dialect:
     plain_stops: bool = False
     signed_calls: bool = False
     continues: bool = False
+    idle_tools: bool = False
     max_tokens_field: str = "max_tokens"
     system_messages: str = "merge"
     reasoning_replay: str = "tool_turns"
@@ -148,6 +150,7 @@ Lesson = dict[str, Any]
 _LEARNT = (
     "custom_tools",
     "strict_tools",
+    "idle_tools",
     "parallel_tool_calls",
     "developer_role",
     "max_tokens_field",
@@ -304,6 +307,16 @@ _REMEDIES: tuple[tuple[frozenset[int], _Tells, Remedy], ...] = (
     (_BAD, _refuses_limit("max_completion_tokens"), _to(max_tokens_field="max_tokens")),
     (_BAD, _refuses("parallel_tool_calls"), _to(parallel_tool_calls=False)),
     (_BAD, _refuses("strict"), _to(strict_tools=False)),
+    # LiteLLM before Anthropic's models, and gateways before Bedrock
+    (
+        _BAD,
+        _names(
+            "without `?tools=?`? param",
+            "tools=?`? param to be passed when",
+            r"toolconfig\b.{0,20} must be (?:defined|set)",
+        ),
+        _to(idle_tools=True),
+    ),
     # OpenAI's older models, and gateways before them: custom tools are emulated by functions (wire §7.7)
     (
         _BAD,

@@ -69,7 +69,7 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: 
     tools = [tool.chat for tool in offered.values()]
     whole = ToolPlan(tools or None, None, None, dropped, origins, hosting.names)
     if choice == "none":
-        return replace(whole, tools=None)
+        return _idle(whole, found, dialect)
     if not tools:
         if choice == "required" and not unlisted:
             raise InvalidRequest(
@@ -77,7 +77,7 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: 
             )
         if isinstance(choice, dict) and not found and not (unlisted and choice["type"] == "allowed_tools"):
             Names(found).chosen(choice)
-        return whole
+        return _idle(whole, found, dialect)
     if not isinstance(choice, dict):
         return replace(whole, choice=choice if "tool_choice" in request else None)
     if choice["type"] == "allowed_tools":
@@ -88,6 +88,13 @@ def plan(request: dict[str, Any], items: list[Item], dialect: Dialect, hosting: 
         return _limited(chosen, "required", offered, whole, dialect)
     kept = tools if dialect.named_tools else [chosen[0].chat]
     return replace(whole, tools=kept, choice=chosen[0].named)
+
+
+def _idle(whole: ToolPlan, found: Found, dialect: Dialect) -> ToolPlan:
+    """The plan in which nothing may be called."""
+    if not dialect.idle_tools:
+        return replace(whole, tools=None)
+    return replace(whole, tools=[tool.chat for tool in found.values()] or None, choice="none")
 
 
 def _unlisted(request: dict[str, Any], hosting: Hosting) -> set[str]:

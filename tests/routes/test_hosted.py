@@ -269,6 +269,16 @@ async def test_the_last_round_is_asked_without_tools_that_run_here(serve, backen
         assert [bool(offered(backend, at)) for at in range(3)] == [True, True, False]
 
 
+async def test_a_last_round_without_tools_that_is_refused_is_asked_with_them(serve, backend):
+    async with at(serve, options=["--max-tool-rounds=2"]) as (caller, server):
+        backend.script(called(FIND))
+        message = "The toolConfig field must be defined when using toolUse and toolResult content blocks."
+        backend.script(json_reply({"error": {"message": message}}, status=400))
+        last = await caller.create(tools=[docs(server)])
+        assert types(last["output"]) == ["mcp_list_tools", "mcp_call", "message"]
+        assert offered(backend) == ["docs__search"] and backend.requests[-1].json["tool_choice"] == "none"
+
+
 async def test_a_reply_that_was_cut_off_runs_nothing(serve, backend):
     async with at(serve) as (caller, server):
         backend.script(called(FIND, finish="length"))

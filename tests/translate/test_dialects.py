@@ -287,6 +287,19 @@ REFUSALS = {
     ),
     "FastAPI, type": (422, {"message": "body.tools.1.type: Input should be 'function'"}, {"custom_tools": False}),
     "FastAPI, function": (422, {"message": "body.tools.1.function: Field required"}, {"custom_tools": False}),
+    "LiteLLM": (
+        400,
+        {
+            "message": "litellm.UnsupportedParamsError: Anthropic doesn't support tool calling without `tools=` param"
+            " specified. Pass `tools=` param OR set `litellm.modify_params = True`"
+        },
+        {"idle_tools": True},
+    ),
+    "Bedrock": (
+        400,
+        {"message": "The toolConfig field must be defined when using toolUse and toolResult content blocks."},
+        {"idle_tools": True},
+    ),
     "in words": (400, {"message": "Custom tools are not supported with this model."}, {"custom_tools": False}),
     "OpenAI, effort": (
         400,

@@ -270,6 +270,8 @@ def test_withheld_tools_are_not_offered_but_known_by_name(choice):
     assert names(made) == ["f"] and made.choice in (None, "auto")
     assert made.origins.keys() >= {*ALL, "web_search"}
     assert planned([DOCS], choice, hosting=replace(HERE, withheld=True)).tools is None
+    idle = planned([DOCS], choice, hosting=replace(HERE, withheld=True), idle_tools=True)
+    assert (names(idle), idle.choice) == (ALL, "none")
 
 
 # -- the echo
