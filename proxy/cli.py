@@ -43,10 +43,11 @@ from proxy import demo, doctor
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
 from proxy.protocol import Http, WebSocket
-from proxy.settings import DEMO, EMBEDDED, MEMORY, Parser, Settings, SettingsError, redacted
+from proxy.settings import Parser, Settings, SettingsError
 from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 from proxy.supervisor import Workers, served_app, worker_app
+from proxy.values import DEMO, EMBEDDED, MEMORY, redacted
 
 log = logging.getLogger("statecar")
 

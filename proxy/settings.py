@@ -13,22 +13,15 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import yaml
 
-DEMO = "demo"
-EMBEDDED = "embedded"
-MEMORY = "memory://"
+from proxy import values
+from proxy.values import EMBEDDED, redacted
 
-_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
-_SENTINELS = ("redis+sentinel", "rediss+sentinel")
-_SENTINEL_HOST = r"(?:[^\s,:/?#@\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 _SWITCH = ("on", "off")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _VENDOR_KEYS = (
@@ -41,12 +34,6 @@ class SettingsError(ValueError):
     """A wrong option: one line that names it, its value (never a secret's) and what is right."""
 
 
-def redacted(url: str) -> str:
-    """The URL with its passwords, if any, as ``***``: what may be shown and logged."""
-    bare = re.sub(r"([?&]\w*password=)[^&#]*", r"\1***", url)
-    return re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", bare)
-
-
 def default_data_dir() -> Path:
     """Where this user's programs keep data: ``$XDG_DATA_HOME`` or the platform's place, ``statecar`` below it."""
     try:
@@ -56,144 +43,6 @@ def default_data_dir() -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "statecar"
     return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "statecar"
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/]+", text):
-        raise ValueError("must be an address or a host name, as 127.0.0.1, 0.0.0.0 or ::")
-    return text
-
-
-def _own_prefix(text: str) -> str:
-    if text and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
-        raise ValueError("must be a path that starts with / and does not end with one, as /statecar")
-    if text == "/v1" or text.startswith("/v1/"):
-        raise ValueError("must not lie under /v1, where the API is; /statecar would do")
-    return text
-
-
-def _seal_key(text: str) -> str:
-    if len(text) < 16:
-        raise ValueError("must be 16 characters or longer, as openssl rand -base64 32 gives")
-    return text
-
-
-def _upstream(text: str) -> str:
-    right = "must be the base URL up to and including /v1, as http://localhost:8000/v1, or demo"
-    if text == DEMO:
-        return text
-    parts = _split(text, right)
-    if parts.scheme not in ("http", "https", "http+unix") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(right)
-    if parts.scheme == "http+unix" and not unquote(parts.netloc).startswith("/"):
-        raise ValueError(
-            "must be http+unix:// and the socket's path percent-encoded, as http+unix://%2Frun%2Fx.sock/v1"
-        )
-    if not parts.path:
-        raise ValueError(f"{right}; is {redacted(text)}/v1 meant?")
-    return text.rstrip("/")
-
-
-_CONNECTOR = r"[A-Za-z0-9_-]{1,64}"
-
-
-def _mcp_host(text: str) -> str:
-    """Hosts as hosted/guard.py reads them: lower-case names, addresses in their usual form."""
-    right = (
-        "must be NAME, *.NAME, * or an address, each with :PORT or without, as mcp.example.com or *.example.com:8443"
-    )
-    split = re.fullmatch(r"(\*|(?:\*\.)?[A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?|([0-9a-fA-F:.]+)", text)
-    if not split or (split[2] and not 0 < int(split[2]) < 65536):
-        raise ValueError(right)
-    host = (split[1] or split[3]).strip("[]")
-    if ":" in host or re.fullmatch(r"[0-9.]+|.*\.[0-9]+", host):
-        try:
-            ip_address(host)
-        except ValueError:
-            raise ValueError(right) from None
-    return text.lower()
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ip_network(text))
-    except ValueError as exc:
-        raise ValueError(f"must be a network, as 10.0.0.0/8 or fd00::/8 ({exc})") from None
-
-
-def _connector(text: str) -> str:
-    right = "must be NAME=URL, as notes=https://notes.example.com/mcp, with a name of letters, digits, _ and -"
-    name, _, url = text.partition("=")
-    parts = _split(url.removeprefix("sse+"), right)
-    if not re.fullmatch(_CONNECTOR, name) or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(right)
-    if parts.username or parts.password or parts.fragment:
-        raise ValueError(f"{right}, without a password: give that as connector_authorization")
-    return text
-
-
-def _connector_token(text: str) -> str:
-    if not re.fullmatch(rf"{_CONNECTOR}=.+", text):
-        raise ValueError("must be NAME=TOKEN, with the name of a connector")
-    return text
-
-
-_MCP_TOOL = re.compile(rf"mcp:{_CONNECTOR}/[^\s/][^\s]{{0,127}}")
-
-
-def _mcp_tool(text: str) -> str:
-    if text and not _MCP_TOOL.fullmatch(text):
-        raise ValueError("must be mcp:CONNECTOR/TOOL, as mcp:files/search")
-    return text
-
-
-def _web_search(text: str) -> str:
-    right = "must be searxng+http://HOST:PORT, brave, tavily, or mcp:CONNECTOR/TOOL"
-    service, _, base = text.partition("+")
-    if not text or service in ("brave", "tavily") and text == service or _MCP_TOOL.fullmatch(text):
-        return text
-    parts = _split(base, right)
-    if service not in ("searxng", "brave", "tavily") or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(right)
-    if parts.fragment or (parts.query and service != "searxng"):
-        raise ValueError(f"{right}; the base URL of {service} has no query")
-    return text
-
-
-def _tenant(text: str) -> str:
-    if text in ("auth", "off") or re.fullmatch(f"header:{_HEADER_NAME}", text):
-        return text
-    raise ValueError("must be auth, off, or header:NAME with the name of a header")
-
-
-def _store(text: str) -> str:
-    right = f"must be embedded, memory://, or a URL as redis://localhost:6379/0 (also {', '.join((*_STORES[1:], *_SENTINELS))}, unix)"
-    if text in (EMBEDDED, MEMORY):
-        return text
-    scheme, _, rest = text.partition("://")
-    if scheme in _SENTINELS:
-        if re.fullmatch(
-            rf"(?:[^\s/?#]*@)?{_SENTINEL_HOST}(?:,{_SENTINEL_HOST})*/[^\s/?#]+(?:/[0-9]*)?(?:\?\S*)?", rest
-        ):
-            return text
-        raise ValueError(f"must name the Sentinels and the service, as {scheme}://a:26379,b:26379/mymaster/0")
-    parts = _split(text, right)
-    if not (parts.path.strip("/") if parts.scheme == "unix" else parts.scheme in _STORES and parts.hostname):
-        raise ValueError(right)
-    if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
-        raise ValueError(f"{right}; what follows the port is the number of a database")
-    return text
-
-
-def _split(url: str, right: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises for a port that is no number
-    except ValueError:
-        raise ValueError(right) from None
-    if re.search(r"\s", url):
-        raise ValueError(right)
-    return parts
 
 
 @dataclass(frozen=True)
@@ -220,11 +69,11 @@ class Settings:
     """Resolved once at start, immutable, picklable. Times are seconds, sizes bytes; an empty text is "not given"."""
 
     # fmt: off
-    host: str = _option("127.0.0.1", "serving", "address to listen on", check=_host, metavar="HOST")
+    host: str = _option("127.0.0.1", "serving", "address to listen on", check=values.host, metavar="HOST")
     port: int = _option(8080, "serving", "port to listen on; 0 takes a free one", high=65535)
     workers: int = _option(1, "serving", "processes that serve", low=1)
     config: str = _option("", "serving", "YAML file with any of these options, underscores for dashes", metavar="FILE")
-    own_prefix: str = _option("", "serving", "path in front of our own /health, /ready, /metrics and /openapi.json, when the upstream's are wanted", check=_own_prefix, metavar="PATH")
+    own_prefix: str = _option("", "serving", "path in front of our own /health, /ready, /metrics and /openapi.json, when the upstream's are wanted", check=values.own_prefix, metavar="PATH")
     body_limit: int = _option(64 * 1024 * 1024, "serving", "largest request body of the stateful endpoints, in bytes", low=1)
     drain_delay: float = _option(0.0, "serving", "seconds from SIGTERM, with /ready at 503, until no more connections are taken")
     grace: int = _option(30, "serving", "seconds that open streams get to end after SIGTERM and the drain delay")
@@ -233,7 +82,7 @@ class Settings:
     access_log: bool = _option(True, "serving", "one log line for each request")
     metrics: bool = _option(True, "serving", "Prometheus metrics at /metrics; off leaves that path to the upstream")
 
-    upstream: str = _option(MISSING, "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo", check=_upstream, metavar="URL")
+    upstream: str = _option(MISSING, "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo", check=values.upstream, metavar="URL")
     upstream_api_key: str = _option("", "upstream", "key sent upstream instead of the caller's; @FILE reads it", secret=True, metavar="KEY")
     upstream_kind: Literal["auto", "vllm", "sglang", "ollama", "llamacpp", "openai", "azure", "deepseek", "openrouter", "mistral", "gemini", "generic"] = _option("auto", "upstream", "whose manners the upstream has; auto goes by its host name, then asks it")
     lesson_ttl: int = _option(86400, "upstream", "seconds what the upstream's refusals taught is kept, for each model", low=1)
@@ -243,11 +92,11 @@ class Settings:
     upstream_idle_timeout: float = _option(300.0, "upstream", "seconds of silence within an answer", low=0.001)
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
-    tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=_tenant, metavar="HOW")
-    seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us, and a caller's key until its background response has ended; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=_seal_key, metavar="KEY")
+    tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=values.tenant, metavar="HOW")
+    seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us, and a caller's key until its background response has ended; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=values.seal_key, metavar="KEY")
     tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
 
-    store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel", check=_store, metavar="URL")
+    store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel", check=values.store, metavar="URL")
     data_dir: Path = _option(default_data_dir, "state", "directory of the embedded store", metavar="DIR", shown="~/.local/share/statecar")
     store_connections: int = _option(32, "state", "most connections to the store, for each worker", low=1)
     response_ttl: int = _option(30 * 86400, "state", "seconds a response is kept; 0 keeps it for ever")
@@ -264,18 +113,18 @@ class Settings:
     store_down: Literal["fail", "stateless"] = _option("fail", "state", "what becomes of turns that need no state while the store is down; stateless serves them as with store: false")
     conversation_lock_wait: float = _option(0.0, "state", "seconds a turn waits for another turn of its conversation")
 
-    mcp_allow: tuple[str, ...] = _option((), "hosted tools", "servers that requests may name in mcp tools: NAME, *.NAME, * or an address, each with :PORT or without; repeatable; none lets requests name none", check=_mcp_host, metavar="HOST")
-    mcp_private: tuple[str, ...] = _option((), "hosted tools", "networks that are not public and that allowed names may resolve to, as 10.0.0.0/8; repeatable", check=_network, metavar="NETWORK")
-    connector: tuple[str, ...] = _option((), "hosted tools", "MCP servers that requests may name by connector_id, as NAME=https://host/mcp; sse+https:// is the old SSE transport; repeatable", check=_connector, metavar="NAME=URL")
-    connector_authorization: tuple[str, ...] = _option((), "hosted tools", "token that a connector is sent, as NAME=TOKEN; repeatable; @FILE reads one a line", secret=True, check=_connector_token, metavar="NAME=TOKEN")
+    mcp_allow: tuple[str, ...] = _option((), "hosted tools", "servers that requests may name in mcp tools: NAME, *.NAME, * or an address, each with :PORT or without; repeatable; none lets requests name none", check=values.mcp_host, metavar="HOST")
+    mcp_private: tuple[str, ...] = _option((), "hosted tools", "networks that are not public and that allowed names may resolve to, as 10.0.0.0/8; repeatable", check=values.network, metavar="NETWORK")
+    connector: tuple[str, ...] = _option((), "hosted tools", "MCP servers that requests may name by connector_id, as NAME=https://host/mcp; sse+https:// is the old SSE transport; repeatable", check=values.connector, metavar="NAME=URL")
+    connector_authorization: tuple[str, ...] = _option((), "hosted tools", "token that a connector is sent, as NAME=TOKEN; repeatable; @FILE reads one a line", secret=True, check=values.connector_token, metavar="NAME=TOKEN")
     tool_timeout: float = _option(60.0, "hosted tools", "seconds a hosted tool call, or the list of a server's tools, may take", low=0.1)
     tool_output_limit: int = _option(64 * 1024, "hosted tools", "bytes of a hosted tool's output that the model is given; the rest is cut off", low=1)
     max_tool_rounds: int = _option(16, "hosted tools", "most times the model is asked in one response; the last time without hosted tools, so that it answers", low=2)
 
-    web_search: str = _option("", "hosted tools", "what runs web_search: searxng+http://HOST:PORT, brave, tavily (the latter two also with +URL of a gateway), or mcp:CONNECTOR/TOOL", check=_web_search, metavar="HOW")
+    web_search: str = _option("", "hosted tools", "what runs web_search: searxng+http://HOST:PORT, brave, tavily (the latter two also with +URL of a gateway), or mcp:CONNECTOR/TOOL", check=values.web_search, metavar="HOW")
     web_search_key: str = _option("", "hosted tools", "key of the search service; @FILE reads it", secret=True, metavar="KEY")
-    file_search: str = _option("", "hosted tools", "what runs file_search: mcp:CONNECTOR/TOOL", check=_mcp_tool, metavar="HOW")
-    code_interpreter: str = _option("", "hosted tools", "what runs code_interpreter: mcp:CONNECTOR/TOOL", check=_mcp_tool, metavar="HOW")
+    file_search: str = _option("", "hosted tools", "what runs file_search: mcp:CONNECTOR/TOOL", check=values.mcp_tool, metavar="HOW")
+    code_interpreter: str = _option("", "hosted tools", "what runs code_interpreter: mcp:CONNECTOR/TOOL", check=values.mcp_tool, metavar="HOW")
 
     sse_keepalive_seconds: float = _option(15.0, "streams", "seconds of silence after which a comment is sent, over a WebSocket a ping; 0 sends none")
     sse_comments: bool = _option(True, "streams", "comments after the first item too; off for clients that choke on them")
