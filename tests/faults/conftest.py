@@ -1,5 +1,6 @@
 """A store of each test's own, the model server whose answers are known, and processes in front of it."""
 
+import fcntl
 import os
 import random
 
@@ -15,6 +16,14 @@ __all__ = ["calling", "serve"]
 
 FULL = os.environ.get("STATECAR_FAULTS") == "full"
 """Whether the numbers are those that were promised, instead of what fits into a run of all tests."""
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory):
+    """One such test at a time, also where several processes share the tests: each takes all that the machine has."""
+    with (tmp_path_factory.getbasetemp().parent / "faults.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
