@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from proxy.errors import UpstreamError
 from proxy.translate.calls import Assembler, Call
@@ -26,7 +25,6 @@ class Round:
     fed: bool = False
     blank_finish: bool = False
     ignored: int = 0
-    usage: dict[str, Any] | None = None
     assembler: Assembler = field(default_factory=Assembler)
     calls: dict[Call, ToolCall | None] = field(default_factory=dict)
     blank: list[tuple[str, list[Item]]] = field(default_factory=list)
