@@ -1,7 +1,8 @@
 """Items to chat messages: which calls and outputs belong together, in the order chat backends demand (wire §7.1–7.6).
 
-Items fall into blocks: what the model said in one go (thoughts, texts, calls), a run of outputs, a message of somebody
-else. Outputs are paired with their calls first, then the blocks are written as messages.
+A text that stands alone is a message as it is. Other items fall into blocks: what the model said in one go (thoughts,
+texts, calls), a run of outputs, a message of somebody else. Outputs are paired with their calls first, then the blocks
+are written as messages.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from proxy.translate.tool_names import chat_name
 
 Item = dict[str, Any]
 Message = dict[str, Any]
-Kinded = tuple[str, Item]
-"""An item and its kind, decided once."""
 
 _SYNTHETIC_OUTPUT = "No output was given for this call."
 _CALLS = ("function_call", "custom_tool_call", *client_tools.BY_ITEM)
@@ -29,6 +28,7 @@ _CLIENT_OUTPUTS = tuple(f"{type_}_output" for type_ in client_tools.BY_ITEM)
 _OUTPUTS = ("function_call_output", "custom_tool_call_output", *_CLIENT_OUTPUTS)
 _ANSWERED = -1
 _KINDS = {"assistant": "model", "user": "user"}
+_TEXTS = {"assistant": "output_text", "user": "input_text"}
 _NINE = re.compile(r"[A-Za-z0-9]{9}\Z")
 
 
@@ -41,13 +41,19 @@ def to_messages(
     Raises InvalidRequest for an output without its call, a call of the newest turn without an output, and parts that no
     chat backend takes (wire §2.4, §7.3).
     """
-    sent = [(kind, item) for item in as_calls(items) if (kind := _kind(item))]
-    system, rest = _system(instructions, sent, dialect)
-    blocks = _blocks(rest)
-    changed = [*_pair(blocks, dialect.repair_tool_history), *_move_late_calls(blocks)]
-    if repaired is not None:
-        repaired += changed
-    messages = [*system, *(message for block in blocks for message in _write(block, dialect))]
+    front, laid = _laid_out(instructions, as_calls(items), dialect)
+    blocks = {at: part for at, part in enumerate(laid) if isinstance(part, _Block)}
+    if blocks:
+        _open(blocks, live_from=_last(laid, "user") + 1)
+        changed = [*_pair(blocks, _last(laid, "model"), dialect.repair_tool_history), *_move_late_calls(blocks)]
+        if repaired is not None:
+            repaired += changed
+    messages = front
+    for part in laid:
+        if isinstance(part, _Block):
+            messages += _write(part, dialect)
+        else:
+            messages.append(part)
     if not messages:
         raise InvalidRequest("There is nothing to answer: 'input' and its context hold no message.", param="input")
     return messages
@@ -69,20 +75,37 @@ def _kind(item: Item) -> str:
     return "output" if type_ in _OUTPUTS else ""
 
 
-def _system(instructions: str | None, items: list[Kinded], dialect: Dialect) -> tuple[list[Message], list[Kinded]]:
-    """(the leading system message, if any; the other items). Many templates allow one, at the front only (§7.2)."""
+def _laid_out(
+    instructions: str | None, items: list[Item], dialect: Dialect
+) -> tuple[list[Message], list[_Block | Message]]:
+    """(the leading system message, if any; what follows it). Many templates allow one, at the front only (§7.2)."""
     texts, roles = ([instructions], {"system"}) if instructions else ([], set())
-    rest: list[Kinded] = []
-    for kind, item in items:
-        if kind == "system" and (not rest or dialect.system_messages == "merge"):
+    laid: list[_Block | Message] = []
+    for item in items:
+        if (message := _alone(item)) and not (message["role"] == "assistant" and _is_block(laid, "model")):
+            laid.append(message)
+            continue
+        kind = _kind(item)
+        if kind == "system" and (not laid or dialect.system_messages == "merge"):
             texts.append(parts.plain_text(item["content"]))
             roles.add(item["role"])
-        else:
-            rest.append((kind, item))
+        elif kind:
+            _add(item, kind, laid)
     if not texts:
-        return [], rest
+        return [], laid
     role = "developer" if dialect.developer_role and roles == {"developer"} else "system"
-    return [{"role": role, "content": "\n\n".join(texts)}], rest
+    return [{"role": role, "content": "\n\n".join(texts)}], laid
+
+
+def _alone(item: Item) -> Message | None:
+    """The message of an item that is one text of a user or of the model; nearly every one of a long history is.
+
+    It is what a block of it would be written as, at a third of the time (a test compares both).
+    """
+    if item["type"] != "message" or (type_ := _TEXTS.get(role := item["role"])) is None:
+        return None
+    text = parts.only_text(item["content"], type_)
+    return None if text is None else {"role": role, "content": text}
 
 
 # -- blocks
@@ -127,19 +150,42 @@ class _Block:
         return [call for spoken in self.spoken if spoken.calls for call in spoken.calls if call.answered_in is None]
 
 
-def _blocks(items: list[Kinded]) -> list[_Block]:
-    blocks: list[_Block] = []
-    for kind, item in items:
-        if blocks and kind == blocks[-1].kind and kind not in ("user", "system"):
-            blocks[-1].items.append(item)
-        else:
-            blocks.append(_Block(kind, [item]))
-    last_user = next((at for at in reversed(range(len(blocks))) if blocks[at].kind == "user"), -1)
-    for at, block in enumerate(blocks):
-        block.live = at > last_user
+Blocks = dict[int, _Block]
+"""Blocks by their place among the parts of a talk; the other parts are messages already."""
+
+
+def _is_block(laid: list[_Block | Message], kind: str) -> bool:
+    """Whether the last part is a block of that kind."""
+    return bool(laid) and isinstance(last := laid[-1], _Block) and last.kind == kind
+
+
+def _add(item: Item, kind: str, laid: list[_Block | Message]) -> None:
+    """Adds an item as or to a block; of a text of the model just before, what follows may be the rest."""
+    last, began = laid[-1] if laid else None, [item]
+    if isinstance(last, _Block) and last.kind == kind and kind in ("model", "output"):
+        last.items.append(item)
+        return
+    if isinstance(last, dict) and _kind_of(last) == kind == "model":
+        laid.pop()
+        began.insert(0, {"type": "message", **last})
+    laid.append(_Block(kind, began))
+
+
+def _kind_of(part: _Block | Message) -> str:
+    return part.kind if isinstance(part, _Block) else _KINDS[part["role"]]
+
+
+def _last(laid: list[_Block | Message], kind: str) -> int:
+    """The place of the last part of that kind; -1 for none."""
+    return next((at for at in reversed(range(len(laid))) if _kind_of(laid[at]) == kind), -1)
+
+
+def _open(blocks: Blocks, live_from: int) -> None:
+    """Finds out what the model said in each block, and whether anybody has asked since."""
+    for at, block in blocks.items():
+        block.live = at >= live_from
         if block.kind == "model":
             block.spoken = _spoken(block.items)
-    return blocks
 
 
 def _spoken(items: list[Item]) -> list[_Spoken]:
@@ -194,18 +240,16 @@ def _object_text(arguments: str) -> str:
 # -- calls and outputs
 
 
-def _pair(blocks: list[_Block], repair: bool) -> list[str]:
-    """Gives every call its output; the ids of those that get one made up.
+def _pair(blocks: Blocks, newest: int, repair: bool) -> list[str]:
+    """Gives every call its output; the ids of those that get one made up. ``newest``: the model's last part.
 
     An output answers the nearest earlier open call; the last duplicate wins.
     """
     open_: dict[str, list[_Call]] = {}
     last: dict[str, _Call] = {}
     asked: list[tuple[int, _Call]] = []
-    newest = -1
-    for at, block in enumerate(blocks):
+    for at, block in blocks.items():
         if block.kind == "model":
-            newest = at
             for call in block.open_calls():
                 asked.append((at, call))
                 open_.setdefault(call.id, []).append(call)
@@ -239,14 +283,14 @@ def _answer(call: _Call | None, output: Item, at: int) -> None:
         call.answered_in = at
 
 
-def _move_late_calls(blocks: list[_Block]) -> list[str]:
+def _move_late_calls(blocks: Blocks) -> list[str]:
     """Moves a call that is answered only later down to its output; the ids of those moved.
 
     The other way round, the output up to its call, would leave an old question as the newest message: the model would
     call the tool again, for ever.
     """
     ids: list[str] = []
-    for at, block in enumerate(blocks):
+    for at, block in blocks.items():
         if block.kind != "model":
             continue
         for spoken in block.spoken:

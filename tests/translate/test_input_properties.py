@@ -1,10 +1,13 @@
 """What holds for the messages of every history, however clients put it together (wire §7.5)."""
 
+from unittest.mock import patch
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import wire
 from proxy.errors import InvalidRequest
+from proxy.translate import input as translated
 from proxy.translate.dialects import Dialect
 from proxy.translate.input import to_messages
 
@@ -88,3 +91,39 @@ def assert_nothing_is_lost(items, sent, dialect):
         assert not any("reasoning_content" in message for message in sent)
     if dialect.system_messages == "merge":
         assert all(message["role"] != "system" for message in sent[1:])
+
+
+PARTS = st.sampled_from(
+    [
+        *[{"type": type_, "text": text} for type_ in ("input_text", "output_text") for text in ("", "p")],
+        {"type": "refusal", "refusal": "no"},
+        {"type": "input_image", "image_url": "http://i"},
+        {"type": "input_image", "file_id": "file_1"},
+        {"type": "output_text"},
+    ]
+)
+SPOKEN = st.builds(
+    lambda role, content: {"type": "message", "role": role, "content": content},
+    st.sampled_from(["user", "assistant", "system", "developer"]),
+    st.lists(PARTS, max_size=2) | st.text(max_size=1),
+)
+PLACED = st.tuples(st.integers(0, 12), SPOKEN | st.just({"type": "compaction", "encrypted_content": "not ours"}))
+
+
+def outcome(instructions, items, dialect):
+    """What comes of a history: its messages and the calls repaired, or the words it is refused with."""
+    repaired = []
+    try:
+        return to_messages(instructions, items, dialect, repaired), repaired
+    except InvalidRequest as exc:
+        return exc.message
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.none() | st.just("i"), st.lists(ITEMS, max_size=10).map(numbered), st.lists(PLACED, max_size=4), DIALECTS)
+def test_a_text_that_stands_alone_becomes_what_a_block_of_it_becomes(instructions, items, others, dialect):
+    for at, item in others:
+        items.insert(at, item)
+    short = outcome(instructions, items, dialect)
+    with patch.object(translated, "_alone", lambda _: None):
+        assert outcome(instructions, items, dialect) == short
