@@ -14,6 +14,7 @@ MINUTES ?= 10
 SEED ?=
 BASE ?= HEAD
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE # every pytest and every process that tests start would compile all anew
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 

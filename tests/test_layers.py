@@ -63,18 +63,24 @@ def floor(name):
 
 
 @functools.cache
-def tree(path):
-    return ast.parse(path.read_text("utf-8"))
+def nodes(path):
+    """All that a module is made of, and the part of it that stands in functions."""
+    every = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    functions = [node for node in every if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return every, [node for function in functions for node in ast.walk(function)]
 
 
+@functools.cache
 def imported(path):
     """The dotted names of all that a module imports."""
-    for node in ast.walk(tree(path)):
+    names = []
+    for node in nodes(path)[0]:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written in full"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def each_file(test):
@@ -104,9 +110,7 @@ def test_foreign_libraries_are_known_only_at_their_doors(path):
 @each_file
 def test_imports_stand_outside_of_functions(path):
     """So that no circle can hide."""
-    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inner = [node for function in functions for node in ast.walk(function)]
-    assert not [node.lineno for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node.lineno for node in nodes(path)[1] if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,6 @@ def test_imports_stand_outside_of_functions(path):
 def test_the_pure_rooms_have_no_io_no_clock_and_no_chance(path):
     assert not {name.split(".")[0] for name in imported(path)} & IMPURE
     kinds = ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith
-    assert not [node.lineno for node in ast.walk(tree(path)) if isinstance(node, kinds)]
-    called = {node.func.id for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
+    assert not [node.lineno for node in nodes(path)[0] if isinstance(node, kinds)]
+    called = {node.func.id for node in nodes(path)[0] if isinstance(node, ast.Call) and hasattr(node.func, "id")}
     assert not called & {"open", "print", "input", "hash"}

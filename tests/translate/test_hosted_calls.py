@@ -455,7 +455,7 @@ CHUNKS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(CHUNKS, CHUNKS, st.sampled_from([None, 0, 1]), st.booleans(), st.sampled_from([STOP, CUT]), st.booleans())
 def test_every_turn_of_several_rounds_keeps_every_rule(first, second, left, backwards, end, cut):
     stream = open_stream(tools=PLAN)
@@ -497,7 +497,7 @@ def replies(draw):
     return whole, [*heads, *(one for chunks in draw(st.permutations(tails)) for one in chunks)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(replies())
 def test_any_way_to_stream_calls_gives_what_the_plain_reply_gives(reply):
     whole, streamed = reply

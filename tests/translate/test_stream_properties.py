@@ -73,7 +73,7 @@ OPTIONS = st.fixed_dictionaries(
 REQUESTS = st.sampled_from([{}, {"reasoning": {"summary": "auto"}}])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(CHUNKS, OPTIONS, REQUESTS)
 def test_every_stream_keeps_every_rule(chunks, options, request_):
     """``read`` checks numbers, indexes, added and done, deltas and texts, every event by the SDK's strict model."""
@@ -170,7 +170,7 @@ def replies(draw):
     return message, chunks
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(replies(), st.sampled_from(["stop", "length"]))
 def test_any_way_to_stream_a_reply_gives_what_the_plain_reply_gives(reply, finish):
     message, chunks = reply

@@ -46,7 +46,7 @@ def seen(telling):
     return telling.sequence, telling.told, telling.began, telling.deltas, bool(telling.text), items
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(CHUNKS, OPTIONS, REQUESTS)
 def test_whatever_was_told_can_be_ended_by_another(chunks, options, request_):
     """The rules compare the last event's output with all that was told before it."""
