@@ -77,7 +77,7 @@ class Bench:
         store = ["redis-server", "--port", str(self.store_port), "--save", "", "--appendonly", "no"]
         self._store = subprocess.Popen(machine.pinned(0, store), stdout=subprocess.DEVNULL, cwd=directory)
         self.store = redis.Redis(port=self.store_port)
-        self.alone = System("backend", self._backend_port, self._backend, "/health")
+        machine.wait_for(f"http://127.0.0.1:{self._backend_port}/health", self._backend)
 
     def close(self) -> None:
         self.store.close()
@@ -132,16 +132,15 @@ class Bench:
         return int(self.store.info("stats")["total_reads_processed"])
 
     def _all_cpu(self, system: System) -> float:
-        others = [self._store.pid, *([] if system is self.alone else [self._backend.pid])]
-        return system.cpu() + machine.cpu_seconds(others)
+        return system.cpu() + machine.cpu_seconds([self._store.pid, self._backend.pid])
 
 
 class System:
-    """A server under test, on the last core; or the backend alone, on the first. ``ready``: what answers once it is."""
+    """A server under test, on the last core."""
 
-    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes], ready: str = "/ready") -> None:
+    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
         self.name, self.port, self._process = name, port, process
-        machine.wait_for(f"http://127.0.0.1:{port}{ready}", process)
+        machine.wait_for(f"http://127.0.0.1:{port}/ready", process)
 
     def cpu(self) -> float:
         return machine.cpu_seconds(machine.family(self._process.pid))

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import codec, ids, sse
+from proxy.chunks import Repeats
 from proxy.state import Draft, Past
 from proxy.state.past import decode
 from proxy.state.records import encode as record_of
 from proxy.translate.compaction import compacted
 from proxy.translate.dialects import Dialect
+from proxy.translate.items import Event
 from proxy.translate.request import to_chat
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.sealed import opened
@@ -127,6 +129,19 @@ def _translated(delta: Callable[[int], dict[str, Any]]) -> Callable[[int], Calla
     return make
 
 
+def _known(count: int) -> Callable[[], object]:
+    first, *payloads = (codec.dumps(chunk(text(n))) for n in range(count + 1))
+
+    def run() -> list[Event]:
+        stream, repeats, opening = _stream(), Repeats(), codec.loads(first)
+        repeats.learn(first, opening)
+        texts, _ = repeats.read(iter(payloads))
+        assert texts
+        return [*stream.start(), *stream.feed(opening), *stream.feed(texts)]
+
+    return run
+
+
 def _decoded(count: int) -> Callable[[], object]:
     data = framed(*(chunk(text(n)) for n in range(count)))
     return lambda: sse.Decoder().feed(data)
@@ -208,6 +223,7 @@ def _skeleton() -> object:
 
 PIECES = [
     Piece("translate text", "token", _translated(text)),
+    Piece("read and translate repetitions", "token", _known),
     Piece("translate thought", "token", _translated(thought)),
     Piece("translate call arguments", "token", _translated(argument)),
     Piece("decode SSE", "chunk", _decoded),

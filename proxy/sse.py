@@ -36,17 +36,23 @@ class Decoder:
             chunk = self._skip_bom(chunk)
         if self._after_cr or b"\r" in chunk:
             chunk = self._unix(chunk)
-        if b"\n" not in chunk:
-            if chunk:
-                self._keep(chunk)
-            return []
-        lines = chunk.split(b"\n")
-        if self._line:
-            lines[0] = b"".join(self._line) + lines[0]
+        if self._line and b"\n" in chunk:
+            chunk = b"".join([*self._line, chunk])
             self._line, self._size = [], 0
-        if rest := lines.pop():
-            self._keep(rest)
-        return self._payloads(lines)
+        out: list[bytes] = []
+        if chunk.startswith(b"data: ") and not (self._line or self._data or self._failed):
+            # events that are one data line each, as nearly always: 0.2 us for each instead of 0.5
+            end = chunk.rfind(b"\n\n")
+            alone = chunk[6:end].split(b"\n\ndata: ")
+            if end > 0 and chunk.count(b"\n", 0, end) == 2 * len(alone) - 2:
+                out, chunk = alone, chunk[end + 2 :]
+        if chunk:
+            *lines, rest = chunk.split(b"\n")
+            for line in lines:
+                self._take(line, out)
+            if rest:
+                self._keep(rest)
+        return out
 
     def flush(self) -> list[bytes]:
         """What a stream that ended without its last blank line still holds."""
@@ -66,25 +72,6 @@ class Decoder:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return chunk
-
-    def _payloads(self, lines: list[bytes]) -> list[bytes]:
-        """Those that these lines complete."""
-        out: list[bytes] = []
-        alone: bytes | None = None  # a data line that may be all of its event, as nearly always: 0.3 us instead of 0.5
-        for line in lines:
-            if alone is not None:
-                if not line:
-                    out.append(alone)
-                    alone = None
-                    continue
-                self._data, alone = [alone], None
-            elif line.startswith(b"data: ") and not (self._data or self._failed):
-                alone = line[6:]
-                continue
-            self._take(line, out)
-        if alone is not None:
-            self._data = [alone]
-        return out
 
     def _keep(self, rest: bytes) -> None:
         self._line.append(rest)

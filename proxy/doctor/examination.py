@@ -169,12 +169,11 @@ async def _answer(check: Check, upstream: Upstream, dialect: Dialect, model: str
     events: list[Event] = []
     async with AsyncExitStack() as stack:
         reply, tries = await put(stack, upstream, dialect, (), written)
-        async with aclosing(reply.batches()) as batches:
-            async for batch in batches:
-                for chunk in batch:
-                    events += stream.feed(chunk)
-                if stream.failure:
-                    raise stream.failure
+        while batch := await reply.read():
+            for chunk in batch:
+                events += stream.feed(chunk)
+            if stream.failure:
+                raise stream.failure
         stream.finish(int(time.time()), done=reply.ended)
     deltas = sum(event["type"] == "response.output_text.delta" for event in events)
     return Answer(stream.response, deltas, bool(stream.figures.usages), tries.dialect)

@@ -103,24 +103,33 @@ class Message(OutputItem):
     def more(self, piece: str) -> list[Event]:
         return self.text(piece, [])
 
+    def many(self, pieces: list[str]) -> list[Event]:
+        """``more`` for each of them, once it was called last; none holds half a character."""
+        if self._citations or self._halves.held:
+            return [event for piece in pieces for event in self.more(piece)]
+        self._pieces += pieces
+        return [self._told(piece, []) for piece in pieces if piece]
+
     def text(self, delta: str, logprobs: list[Item]) -> list[Event]:
         events = [] if self._kind == "output_text" else list(self._switch("output_text"))
         self._logprobs += logprobs
         if delta := self._halves.feed(delta):
             self._pieces.append(delta)
-            told = {  # as ``_in_part`` would make it: 0.3 us instead of 0.9
-                "type": "response.output_text.delta",
-                "sequence_number": 0,
-                "item_id": self.item["id"],
-                "output_index": self.index,
-                "content_index": len(self._parts),
-                "delta": delta,
-                "logprobs": logprobs,
-            }
-            events.append(told)
+            events.append(self._told(delta, logprobs))
             for annotation in self._citations.feed(delta) if self._citations else ():
                 events += self.annotation(annotation)
         return events
+
+    def _told(self, text: str, logprobs: list[Item]) -> Event:
+        return {  # as ``_in_part`` would make it: 0.3 us instead of 0.9
+            "type": "response.output_text.delta",
+            "sequence_number": 0,
+            "item_id": self.item["id"],
+            "output_index": self.index,
+            "content_index": len(self._parts),
+            "delta": text,
+            "logprobs": logprobs,
+        }
 
     def refusal(self, delta: str) -> Iterator[Event]:
         yield from self._switch("refusal")
@@ -210,6 +219,13 @@ class Reasoning(OutputItem):
     def more(self, piece: str) -> Iterator[Event]:
         return self.delta(piece, None)
 
+    def many(self, pieces: list[str]) -> list[Event]:
+        """``more`` for each of them, once it was called last; none holds half a character."""
+        if self._halves.held:
+            return [event for piece in pieces for event in self.more(piece)]
+        self._pieces += pieces
+        return [self.at("response.reasoning_text.delta", content_index=0, delta=piece) for piece in pieces if piece]
+
     def delta(self, text: str, part: int | None) -> Iterator[Event]:
         """``part``: the upstream's number of the thought, if it counts them; raw text is one part all the same."""
         if text := self._halves.feed(text):
@@ -253,6 +269,10 @@ class ReasoningSummary(OutputItem):
 
     def more(self, piece: str) -> Iterator[Event]:
         return self.delta(piece, None)
+
+    def many(self, pieces: list[str]) -> list[Event]:
+        """``more`` for each of them, once it was called last; none holds half a character."""
+        return [event for piece in pieces for event in self.more(piece)]
 
     def delta(self, text: str, part: int | None) -> Iterator[Event]:
         if self._open and part is not None and self._number is not None and part != self._number:

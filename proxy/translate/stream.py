@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
+from proxy.chunks import Chunk, Texts
 from proxy.errors import StatecarError, UpstreamError, from_upstream
 from proxy.translate import reply
 from proxy.translate.calls import Call, Delta
@@ -71,6 +72,7 @@ class ResponseStream:
         self.figures, self._sources = Figures(), Sources()
         self._outlet = Outlet()
         self._emit = self._outlet.emit
+        self._plain: Chunk | None = None  # the last chunk, if it brought nothing but a piece of ``_text``
         self._created = self._ended = False
         self._begin_round()
 
@@ -113,12 +115,15 @@ class ResponseStream:
             return None
         return self._emit([self._lifecycle("in_progress")])[0]
 
-    def feed(self, chunk: dict[str, Any]) -> list[Event]:
+    def feed(self, chunk: Chunk | Texts) -> list[Event]:
         """The events of one chunk, or of a whole plain reply. An error inside it is kept in ``failure``."""
+        if isinstance(chunk, Texts):
+            return self._feed_texts(chunk)
         if (item := self._text) and not (self._tags or self._logprobs):
             if piece := reply.only_piece(chunk, item.spelled, self.figures.model, self.figures.tier):
-                self._round.fed = True  # the short way of nearly every chunk: 1.3 us instead of 7
+                self._round.fed, self._plain = True, chunk  # the short way of nearly every chunk: 1.3 us instead of 7
                 return self._emit(item.more(piece))
+        self._plain = None
         if reply.is_error(chunk):
             self.failure = from_upstream(chunk, 200)
             return []
@@ -131,6 +136,20 @@ class ResponseStream:
         events = self._emit(self._delta(delta, choice.get("logprobs")))
         if not self.failure:
             self._read_finish(choice)
+        return events
+
+    def _feed_texts(self, texts: Texts) -> list[Event]:
+        """The events of chunks that repeat one: with nothing but text in it, each is only that much more: 0.4 us."""
+        events: list[Event] = []
+        for at, text in enumerate(texts.texts):
+            if texts.like is self._plain and (item := self._text):
+                return events + self._emit(item.many(texts.texts[at:] if at else texts.texts))
+            chunk = texts.chunk(text)
+            events += self.feed(chunk)
+            if self.failure:
+                break
+            if self._plain is chunk:
+                self._plain = texts.like
         return events
 
     @property

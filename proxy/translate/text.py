@@ -11,23 +11,26 @@ from proxy import codec
 
 
 class Halves:
-    """Holds back a high surrogate at the end of a piece until its other half comes (wire §9.1)."""
+    """Holds back a high surrogate at the end of a piece until its other half comes (wire §9.1).
+
+    ``held``: that surrogate, "" for none.
+    """
 
     def __init__(self) -> None:
-        self._held = ""
+        self.held = ""
 
     def feed(self, piece: str) -> str:
-        if not self._held and not "\ud800" <= piece[-1:] <= "\udbff":
+        if not self.held and not "\ud800" <= piece[-1:] <= "\udbff":
             return piece
-        joined = _joined(self._held + piece)
+        joined = _joined(self.held + piece)
         if "\ud800" <= joined[-1:] <= "\udbff":
-            self._held = joined[-1]
+            self.held = joined[-1]
             return joined[:-1]
-        self._held = ""
+        self.held = ""
         return joined
 
     def flush(self) -> str:
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held
 
 

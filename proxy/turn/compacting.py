@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from proxy.translate.tools import ToolPlan
 from proxy.translate.truncation import SHARES, shorter, speaks_for_all
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_of, minted_id
-from proxy.turn.round import events_of
+from proxy.turn.round import Answer
 from proxy.turn.services import Caller, Services
 
 _KEPT = (
@@ -103,9 +103,9 @@ async def _written(
         reply = await asked(stack, services, caller, context, written)
         tags = context.dialect.think_tags
         stream = ResponseStream(skeleton(kept, "", 0), lambda type_: type_, ids.new_call_id, think_tags=tags)
-        async with aclosing(events_of(reply, stream)) as batches:
-            async for _ in batches:
-                pass
+        answer = Answer(reply, stream)
+        while await answer.read():
+            pass
         stream.finish(0, done=reply.ended)
         headers = passed_on(reply.headers)
     text = "".join(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from itertools import islice, takewhile
 from typing import Any
 
 from proxy import ids
+from proxy.chunks import Chunk
 from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout, from_upstream
 from proxy.state import Past
 from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
@@ -161,8 +162,9 @@ async def _by_generation(
 
     async with AsyncExitStack() as stack:
         reply = await asked(stack, services, caller, context, written)
-        async with aclosing(reply.batches()) as batches:
-            chunks = [chunk async for batch in batches for chunk in batch]
+        chunks: list[Chunk] = []
+        while batch := await reply.read():
+            chunks += [chunk for chunk in batch if isinstance(chunk, dict)]  # texts tell nothing of usage
     if wrong := next(filter(is_error, chunks), None):
         raise from_upstream(wrong, 200)
     return prompt_tokens(next((chunk for chunk in reversed(chunks) if chunk.get("usage")), None))

@@ -16,7 +16,7 @@ from proxy.translate.tools import plan
 from proxy.turn.asking import asked
 from proxy.turn.hosting import HostedTools
 from proxy.turn.rest import reached_limit
-from proxy.turn.round import events_of
+from proxy.turn.round import Answer
 from proxy.turn.services import Caller, Services
 from proxy.turn.work import Work
 from proxy.upstream import Reply
@@ -84,7 +84,7 @@ class Rounds:
         """The events of the upstream's answer; of a later call's, where the context had to be made shorter first.
 
         ``end``: why there is to be none. ``starts``: the opening events wait for no upstream. ``asks``: False for a
-        response without output. Raises as ``asked`` and ``events_of`` do.
+        response without output. Raises as ``asked`` and ``Answer.read`` do.
         """
         stream, fitting = work.stream, work.fitting
         if end:
@@ -104,8 +104,8 @@ class Rounds:
                     return
                 async with AsyncExitStack() as stack:
                     reply = await self._asked(stack, work)
-                    batches = await stack.enter_async_context(aclosing(events_of(reply, stream)))
-                    async for events in batches:
+                    answer = Answer(reply, stream)
+                    while events := await answer.read():
                         yield events
                     work.done = reply.ended
                 return

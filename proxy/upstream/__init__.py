@@ -3,6 +3,6 @@
 from proxy.upstream.client import Pool, Upstream
 from proxy.upstream.forward import Forwarded, forwarded
 from proxy.upstream.kind import Found, by_asking
-from proxy.upstream.reply import Reply
+from proxy.upstream.reply import Batch, Reply
 
-__all__ = ["Forwarded", "Found", "Pool", "Reply", "Upstream", "by_asking", "forwarded"]
+__all__ = ["Batch", "Forwarded", "Found", "Pool", "Reply", "Upstream", "by_asking", "forwarded"]

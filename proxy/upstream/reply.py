@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 import httpx
 
 from proxy import codec, sse
+from proxy.chunks import Chunk, Repeats, Texts
 from proxy.errors import UpstreamError
 from proxy.upstream.calls import Call
 from proxy.upstream.failure import Timeouts, failure, shown
@@ -21,6 +22,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 
 _REFUSAL_LIMIT = 1024 * 1024
 _LINGER = 0.05  # seconds that the end of the body may come after [DONE] for the connection to be kept
+
+Batch = list[Chunk | Texts]
 
 log = logging.getLogger(__name__)
 
@@ -35,39 +38,46 @@ class Reply:
         self._timeouts = timeouts
         self._call = call or Call()
         self._silent = True
+        self._drained = False
+        self._broken: UpstreamError | None = None
+        self._decoder, self._repeats = sse.Decoder(), Repeats()
         self._body, self._next = response.stream, _reader(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         json = kind == "application/json" or kind.endswith("+json")
         self._is_stream = kind == "text/event-stream" or (stream and not json and kind != "text/html")
 
-    async def batches(self) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """The chunks of the answer, one list a socket read, none of them empty (wire §11.3, §11.4).
+    async def read(self) -> Batch:
+        """The chunks that a socket read brought, as soon as one did; none at the end (wire §11.3, §11.4).
 
         A body that is no event stream is one chunk, a ``chat.completion``; an error inside the stream is a chunk with a
         top-level ``error``. Raises UpstreamError when the stream breaks or makes no sense, UpstreamTimeout when it
         falls silent, both after the chunks before it. Whether a clean end was too early is for the caller to judge.
         """
         if not self._is_stream:
-            whole = await self._whole()
-            self.ended = True
-            yield [whole]
-            return
-        decoder = sse.Decoder()
-        while not self.ended:
-            data = await self._read()
-            batch: list[dict[str, Any]] = []
+            return await self._only()
+        if self._broken:
+            raise self._broken
+        batch: Batch = []
+        while not (batch or self.ended or self._drained):
+            began = perf_counter()
+            try:  # as in ``_read``, whose frame is left out for every token
+                data = await self._next()
+            except httpx.HTTPError as exc:
+                raise self._failure(exc) from exc
+            finally:
+                self._call.waits.upstream += perf_counter() - began
+            if self._silent:
+                self._heard(data)
+            self._drained = not data
             try:
-                self._take(decoder.feed(data) if data else decoder.flush(), batch)
-            except UpstreamError:
-                if batch:
-                    yield batch
-                raise
+                self._take(self._decoder.feed(data) if data else self._decoder.flush(), batch)
+            except UpstreamError as exc:
+                if not batch:
+                    raise
+                self._broken = exc
             except ValueError as exc:
                 raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
-            if batch:
-                yield batch
-            if not data:
-                return
+        return batch
 
     async def settle(self) -> None:
         """Wait a moment for the end of a body that has said ``[DONE]``, so that its connection can serve again."""
@@ -91,14 +101,29 @@ class Reply:
         try:
             data = await self._next()
         except httpx.HTTPError as exc:
-            raise failure(exc, self._timeouts, begun=True, silent=self._silent) from exc
+            raise self._failure(exc) from exc
         finally:
             self._call.waits.upstream += perf_counter() - began
         if self._silent:
-            self._silent = False
-            if data:
-                self._call.begin()
+            self._heard(data)
         return data
+
+    def _failure(self, exc: httpx.HTTPError) -> UpstreamError:
+        return failure(exc, self._timeouts, begun=True, silent=self._silent)
+
+    def _heard(self, data: bytes) -> None:
+        """The body has begun, or ended."""
+        self._silent = False
+        if data:
+            self._call.begin()
+
+    async def _only(self) -> Batch:
+        """The chunk that a plain answer is; none when it has been read."""
+        if self.ended:
+            return []
+        whole = await self._whole()
+        self.ended = True
+        return [whole]
 
     async def _whole(self) -> dict[str, Any]:
         parts: list[bytes] = []
@@ -117,14 +142,22 @@ class Reply:
             raise UpstreamError(f"The upstream's answer is no JSON object: {_shown(body)}")
         return value
 
-    def _take(self, payloads: list[bytes], batch: list[dict[str, Any]]) -> None:
-        for payload in payloads:
+    def _take(self, payloads: list[bytes], batch: Batch) -> None:
+        repeats, rest = self._repeats, iter(payloads)
+        while True:
+            texts, payload = (None, next(rest, None)) if repeats.hopeless else repeats.read(rest)
+            if texts:
+                batch.append(texts)
+            if payload is None:
+                return
             if payload[:1] != b"{" and payload.strip() == b"[DONE]":
                 self.ended = True
                 return
             chunk = _chunk(payload)
             if chunk is not None:
                 batch.append(chunk)
+                if not repeats.hopeless:
+                    repeats.learn(payload, chunk)
 
 
 def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:

@@ -21,10 +21,11 @@ from proxy import codec, sse
 from proxy.errors import StatecarError, UpstreamError
 from proxy.translate.response import skeleton
 from proxy.translate.stream import ResponseStream
-from proxy.turn.round import events_of
+from proxy.turn.round import Answer
 from proxy.upstream.failure import Timeouts
 from proxy.upstream.reply import Reply
 from tests.replay.recordings import load
+from tests.upstream.reading import batches
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Cut:
     async def _read(self) -> tuple[Any, ...]:
         reply, count, last, error = self.reply(), 0, None, None
         try:
-            async for batch in reply.batches():
+            async for batch in batches(reply):
                 count, last = count + len(batch), batch[-1]
         except UpstreamError as exc:
             error = exc.status, exc.code, exc.message[:40]
@@ -81,7 +82,8 @@ class Cut:
         reply, stream = self.reply(), _stream()
         events: list[dict[str, Any]] = []
         try:
-            async for batch in events_of(reply, stream):
+            answer = Answer(reply, stream)
+            while batch := await answer.read():
                 events += batch
             events += stream.finish(_NOW, done=reply.ended)
         except StatecarError as exc:

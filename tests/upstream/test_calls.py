@@ -7,6 +7,7 @@ import pytest
 from proxy.errors import UpstreamError
 from tests.backend import CLOSE, RESET, STREAM_HEAD, chunked, json_reply, reply, sse, stream, talk
 from tests.servers import free_port
+from tests.upstream.reading import batches
 
 HALF = STREAM_HEAD + chunked(sse(*talk("Hel")[:2]))
 ENDS = {
@@ -30,7 +31,7 @@ async def test_a_chat_call_is_told_once_with_how_it_ended(connect, backend, scri
     backend.script(*script)
     try:
         async with asked.open(b"{}", [], stream=True) as answer:
-            async for _ in answer.batches():
+            async for _ in batches(answer):
                 pass
     except UpstreamError:
         pass
@@ -56,7 +57,7 @@ async def test_a_call_that_nobody_waits_for_any_more_is_told_as_far_as_it_came(c
 
     async def ask():
         async with asked.open(b"{}", [], stream=True) as answer:
-            async for _ in answer.batches():
+            async for _ in batches(answer):
                 begun.set()
 
     asking = asyncio.create_task(ask())

@@ -31,6 +31,7 @@ from tests.backend import (
     stream,
     talk,
 )
+from tests.upstream.reading import batches
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -38,7 +39,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def call(upstream, body=b"{}", headers=(), *, streamed=True):
     """Every chunk of one call."""
     async with upstream.open(body, headers, stream=streamed) as answer:
-        return [chunk async for batch in answer.batches() for chunk in batch]
+        return [chunk async for batch in batches(answer) for chunk in batch]
 
 
 async def test_a_call_sends_exactly_these_bytes(backend, connect):
@@ -100,12 +101,12 @@ async def test_chunks_come_as_they_are_read(backend, upstream):
         chunked(sse(chunk({"content": "b"}), DONE)) + STREAM_END,
     )
     async with upstream.open(b"{}", [], stream=True) as answer:
-        batches = answer.batches()
-        assert await anext(batches) == [chunk({"content": "a"})]
+        reads = batches(answer)
+        assert await anext(reads) == [chunk({"content": "a"})]
         assert not answer.ended
         go.set()
-        assert await anext(batches) == [chunk({"content": "b"})]
-        assert [batch async for batch in batches] == []
+        assert await anext(reads) == [chunk({"content": "b"})]
+        assert [batch async for batch in reads] == []
         assert answer.ended
         assert answer.status == 200
         assert answer.headers["content-type"] == "text/event-stream"
@@ -213,7 +214,7 @@ async def test_silence_in_mid_stream_is_a_timeout_after_the_chunks_before_it(bac
     seen = []
     with pytest.raises(UpstreamTimeout, match=r"silent for 0\.1 s"):
         async with connect(backend.url, idle_timeout=0.1).open(b"{}", [], stream=True) as answer:
-            async for batch in answer.batches():
+            async for batch in batches(answer):
                 seen += batch
     assert seen == [{"a": 1}]
     async with asyncio.timeout(PATIENCE):
@@ -226,14 +227,14 @@ async def test_a_head_without_a_body_is_no_beginning(backend, connect):
     backend.script(STREAM_HEAD, thought, chunked(sse({"a": 1})), STREAM_END)
     asyncio.get_running_loop().call_later(0.3, thought.set)
     async with connect(backend.url, idle_timeout=0.05).open(b"{}", [], stream=True) as answer:
-        assert [chunk async for batch in answer.batches() for chunk in batch] == [{"a": 1}]
+        assert [chunk async for batch in batches(answer) for chunk in batch] == [{"a": 1}]
 
 
 async def test_a_head_and_nothing_after_it_is_no_first_byte(backend, connect):
     backend.script(STREAM_HEAD, asyncio.Event())
     with pytest.raises(UpstreamTimeout, match=r"no first byte within 0\.2 s"):
         async with connect(backend.url, first_byte_timeout=0.2).open(b"{}", [], stream=True) as answer:
-            async for _ in answer.batches():
+            async for _ in batches(answer):
                 pass
 
 
@@ -280,7 +281,7 @@ async def test_a_stream_that_breaks_off_fails_after_the_chunks_before_it(backend
     seen = []
     with pytest.raises(UpstreamError, match="The upstream closed the stream before it finished.") as caught:
         async with upstream.open(b"{}", [], stream=True) as answer:
-            async for batch in answer.batches():
+            async for batch in batches(answer):
                 seen += batch
                 go.set()
     assert seen == [{"a": 1}]
@@ -293,7 +294,7 @@ async def test_a_stream_with_broken_framing_fails(backend, upstream):
     backend.script(STREAM_HEAD + chunked(sse({"a": 1})), go, b"zz\r\nwhat?\r\n")
     with pytest.raises(UpstreamError, match="before it finished"):
         async with asyncio.timeout(PATIENCE), upstream.open(b"{}", [], stream=True) as answer:
-            async for _ in answer.batches():
+            async for _ in batches(answer):
                 go.set()
 
 
@@ -331,7 +332,7 @@ async def test_a_connection_serves_again_when_the_end_comes_just_after_done(back
     late = asyncio.Event()
     backend.script(STREAM_HEAD + chunked(sse(*talk("a"))), late, STREAM_END)
     async with upstream.open(b"{}", [], stream=True) as answer:
-        async for _ in answer.batches():
+        async for _ in batches(answer):
             pass
         assert answer.ended
         late.set()
@@ -392,7 +393,7 @@ async def test_a_fresh_connection_that_hangs_up_is_not_tried_again(backend, upst
 async def test_leaving_in_mid_stream_closes_the_connection(backend, upstream):
     backend.script(STREAM_HEAD + chunked(sse({"a": 1})), asyncio.Event())
     async with upstream.open(b"{}", [], stream=True) as answer:
-        async for _ in answer.batches():
+        async for _ in batches(answer):
             break
     async with asyncio.timeout(PATIENCE):
         await backend.requests[0].gone.wait()

@@ -11,6 +11,7 @@ from proxy.upstream import reply
 from proxy.upstream.failure import Timeouts
 from proxy.upstream.reply import Reply
 from tests.backend import completion
+from tests.upstream.reading import batches
 
 # as vllm 0.32 sends it, with a text of several bytes a letter put in
 RECORDED = (
@@ -34,7 +35,7 @@ def answered(*reads, kind="text/event-stream", stream=True, headers=()):
 
 
 async def chunks_of(reply):
-    return [chunk async for batch in reply.batches() for chunk in batch]
+    return [chunk async for batch in batches(reply) for chunk in batch]
 
 
 async def test_every_split_of_a_stream_gives_the_same_chunks():
@@ -60,7 +61,7 @@ async def test_a_read_is_a_batch_and_reads_without_a_chunk_give_none():
         b"\n\n".join(frames[2:4]) + b"\n\n",
         b"data: [DONE]\n\n",
     ]
-    assert [len(batch) async for batch in answered(*reads).batches()] == [2, 2]
+    assert [len(batch) async for batch in batches(answered(*reads))] == [2, 2]
 
 
 async def test_nothing_is_read_after_done():
@@ -106,7 +107,7 @@ async def test_a_chunk_that_makes_no_sense_fails_after_the_chunks_before_it(payl
     reply = answered(b'data: {"a":1}\n\ndata: ' + payload + b"\n\n")
     seen = []
     with pytest.raises(UpstreamError, match="no JSON object") as caught:
-        async for batch in reply.batches():
+        async for batch in batches(reply):
             seen += batch
     assert seen == [{"a": 1}]
     assert payload.decode() in caught.value.message
