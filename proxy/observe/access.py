@@ -18,6 +18,8 @@ _SHOWN = 256
 def log_request(request: Finished) -> None:
     """Writes the line; that of a probe that found nothing wrong only where debugging is wanted."""
     quiet = request.facts.get("probe") and request.status == 200
+    if not access.isEnabledFor(level := logging.DEBUG if quiet else logging.INFO):
+        return
     fields: dict[str, Any] = {
         "method": request.method,
         "path": request.path if len(request.path) <= _SHOWN else f"{request.path[:_SHOWN]}...",
@@ -28,4 +30,5 @@ def log_request(request: Finished) -> None:
         **request.facts.get("turn", {}),
     }
     told = {name: value for name, value in fields.items() if value is not None and value is not False}
-    access.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": told})
+    # what ``access.log`` does, but for a look at the frames: which line of ours says it is told nowhere
+    access.handle(access.makeRecord(access.name, level, "", 0, "request", (), None, extra={"fields": told}))

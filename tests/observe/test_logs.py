@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -139,6 +140,51 @@ def test_colours_are_for_terminals(logs, monkeypatch, terminal, no_color, colour
     log.warning("x", extra={"fields": {"n": 1}})
     assert ("\x1b[" in stream.getvalue()) is colours
     assert stream.getvalue().count("\n") == 1
+
+
+VALUES = [
+    0,
+    -1,
+    1.5,
+    1e300,
+    1 << 70,
+    True,
+    None,
+    "x",
+    "",
+    "a b",
+    'q"',
+    "k=v",
+    "ü",
+    "a\nb",
+    "\ud83d",
+    "x\n",
+    (1,),
+    {"a": 1},
+    {1: 2},
+]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_line_of_fields_is_made_as_all_others_are(monkeypatch, form):
+    at_work_on("req_1")
+    short, long = (line_format(form, colours=False) for _ in range(2))
+    monkeypatch.setattr(long, "_short", None)
+    for name in ("value", "request_id", "message", "stack", "level"):
+        for value in VALUES:
+            for message in ("request", "two words", "", "a\r"):
+                for level in (logging.INFO, logging.WARNING):
+                    record = {"name": "x", "levelno": level, "levelname": logging.getLevelName(level), "msg": message}
+                    made = logging.makeLogRecord({**record, "fields": {name: value, "n": 1}})
+                    assert outcome(short, made) == outcome(long, made), (name, value, message)
+
+
+def outcome(form, record):
+    """The line, or the kind of error that there is none for."""
+    try:
+        return re.sub(r"\d{4}-[-:.\dT]+Z", "now", form.format(record))
+    except Exception as exc:
+        return type(exc)
 
 
 def test_a_level_of_ones_own_has_a_line_too():
