@@ -106,9 +106,11 @@ class Detached(Running):
         async with self._telling:
             if not (self.entered or self.failure):
                 await self._keep()
-            if self.entered and (told := list(self._untold)):
-                await super()._tell(told)
-                del self._untold[: len(told)]
+            if self.entered:
+                await self._settled()
+                told, self._untold = self._untold, []
+                if told:
+                    await super()._tell(told)
 
     async def _keep(self) -> None:
         """Makes it a run, or finds for good that it cannot be one, which ends the turn."""
@@ -131,7 +133,7 @@ class Detached(Running):
 
     async def _settle(self) -> None:
         """The log has all that was told by now; called before the last events are saved with the response."""
-        if self._untold or self._telling.locked():
+        if self._untold or self._unlogged or self._telling.locked():
             await self._tell_beside([])
 
     async def _tell_beside(self, events: list[Event]) -> None:

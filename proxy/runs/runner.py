@@ -323,6 +323,7 @@ class Runner:
                 if last and not self._running:
                     self._busy.clear()
                     await self._busy.wait()
+                await self._runs.ready()
                 last, named = await self._runs.announced(last)
                 for id_ in named:
                     self._cancel(id_)

@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from proxy import sse
-from proxy.errors import LogFull, RunCancelled, StatecarError
+from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.state import Lease, Run, Runs
 from proxy.translate.items import Event
 from proxy.turn import Turn, patiently
-from proxy.waits import Waits, begin
+from proxy.waits import Waiting, Waits, begin
 
 log = logging.getLogger("statecar.runs")
 
@@ -45,8 +46,13 @@ class Running:
         self.failure: StatecarError | None = None
         self.waits = Waits()
         self._runs, self._began = runs, run.began
+        self._loop = asyncio.get_running_loop()  # to ask for it is a system call on Python 3.11
         self._frames: deque[bytes] = deque(maxlen=_KEPT)
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._unlogged: list[Event] = []  # those that the store is being told of
+        self._insisting: asyncio.Task[None] | None = None
+        self._broken: BaseException | None = None
+        turn.settle = self._settled
 
     # -- making
 
@@ -77,24 +83,81 @@ class Running:
         self.go.set()
 
     async def _tell(self, events: list[Event]) -> None:
-        """Logs events, then hands them to the readers. The turn's last ones are logged with its save."""
-        is_logged, first = self.turn.is_logged, events[0]["sequence_number"]
-        frames = list(map(sse.encode, events)) if is_logged else []
-        try:
-            if is_logged and not self.turn.saved:
-                await patiently(lambda: self._runs.append(self.lease, first, frames))
+        """Logs events, after those before; readers get them once they are in the log. A turn goes on while a delta is
+        being logged. All else is in the log before anything is done about it: no tool is called of which nobody knows.
+        """
+        if self._unlogged or self._broken:
+            await self._settled()
+        self._unlogged = events
+        frames = [sse.encode(event) for event in events] if self.turn.is_logged else []
+        if not frames or self.turn.saved:  # the turn's last ones are logged with its save
+            self._publish(frames)
+        else:
+            first, logged = events[0]["sequence_number"], partial(self._logged, frames)
+            if not self._runs.append_soon(self.lease, first, frames, logged):
+                self._insist(frames)
+        if len(events) > 1 or not events[0]["type"].endswith(".delta"):
+            await self._settled()
             if not self._began and any(event["type"] == "response.in_progress" for event in events):
-                self._began = True
-                await patiently(lambda: self._runs.hold(self.lease, began=True))
-        except (RunCancelled, LogFull) as exc:
+                await self._note_beginning()
+
+    async def _note_beginning(self) -> None:
+        self._began = True
+        try:
+            await patiently(lambda: self._runs.hold(self.lease, began=True))
+        except RunCancelled as exc:
             self.turn.stop(exc)
+
+    async def _settled(self) -> None:
+        """Returns when the log has all that was to be told. Raises RunLost."""
+        with Waiting("store"):
+            while self._unlogged and not self._broken:
+                await self.changed()
+        if self._broken:
+            raise self._broken
+
+    def _logged(self, frames: list[bytes], refusal: BaseException | None) -> None:
+        """Hears what has become of events on their way to the log; to wake the turn for it would cost 20 us."""
+        if self.over:
+            return
+        if refusal is None:
+            self._publish(frames)
+        elif isinstance(refusal, StoreUnavailable):
+            self._insist(frames)
+        elif isinstance(refusal, RunCancelled | LogFull):
+            self.turn.stop(refusal)
+            self._publish(frames)
+        else:
+            self._broken = refusal
+            self._wake()
+            self.turn.stop(refusal if isinstance(refusal, RunLost) else StatecarError("Its events cannot be logged."))
+
+    def _insist(self, frames: list[bytes]) -> None:
+        """Logs events however long the store takes."""
+        first = self._unlogged[0]["sequence_number"]
+
+        async def insist() -> None:
+            await patiently(lambda: self._runs.append(self.lease, first, frames))
+
+        def over(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                self._logged(frames, task.exception())
+
+        self._insisting = asyncio.create_task(insist())
+        self._insisting.add_done_callback(over)
+
+    def _publish(self, frames: list[bytes]) -> None:
+        """Hands events to the readers, that are in the log by now."""
+        events, self._unlogged = self._unlogged, []
         self._frames.extend(frames)
-        self.last, self.latest = first + len(events) - 1, events[-1]
+        self.last, self.latest = events[-1]["sequence_number"], events[-1]
         self._wake()
 
     def finish(self) -> None:
         """Nothing more comes from here."""
-        self.over = True
+        self.over, self._unlogged = True, []
+        if self._insisting:
+            self._insisting.cancel()
         self._wake()
 
     # -- reading
@@ -104,18 +167,18 @@ class Running:
         missing = self.last - number
         if missing > len(self._frames):
             return None
+        if missing == 1:  # as nearly always of a reader that keeps up
+            return [self._frames[-1]]
         return list(self._frames)[-missing:] if missing > 0 else []
 
-    async def changed(self) -> None:
-        """Returns when there is more, or an end."""
+    def changed(self) -> asyncio.Future[None]:
+        """To await until there is more, or an end."""
+        waiter = self._loop.create_future()
         if self.over:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiting.discard(waiter)
+            waiter.set_result(None)
+        else:
+            self._waiting.append(waiter)
+        return waiter
 
     async def ended(self) -> None:
         """Returns when nothing more comes from here."""
@@ -123,6 +186,7 @@ class Running:
             await self.changed()
 
     def _wake(self) -> None:
-        for waiter in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)

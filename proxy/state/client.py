@@ -33,8 +33,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from proxy.errors import StoreUnavailable
 from proxy.state.address import ATTEMPT, Address, address_of, shown
 from proxy.state.keys import SCHEMA
+from proxy.state.line import Line, Replied
 from proxy.state.nodes import Node
-from proxy.state.pool import LEAN, Pool
+from proxy.state.pool import LEAN, Lean, Pool
 from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
 from proxy.waits import waits
 
@@ -101,6 +102,8 @@ class Client:
         """By name, so that one that hangs holds up nobody else: the nodes of a Cluster fail one by one."""
         self._sent: set[str] = set()
         """The scripts that a server has got from us: asking it for others would cost a round trip more."""
+        self._line: Line | None = None
+        self._reply_limit = float(address.options["socket_timeout"])
 
     @property
     def is_cluster(self) -> bool:
@@ -124,6 +127,41 @@ class Client:
             self.check_schema(keys[0], SCHEMA + 1)
         return reply
 
+    async def open_line(self) -> None:
+        """Opens the connection that ``post`` needs, where it can be had and is not there. A Cluster has none: what is
+        asked for goes to many servers.
+        """
+        if self._cluster or (self._line and self._line.is_open):
+            return
+        assert isinstance(self._redis, Redis), "there is one server"
+        connection: Lean = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._limit):
+                await connection.connect()
+            self._line = Line(connection, self._reply_limit, self._posted)
+        except _FAULTS as exc:
+            _log.debug("no connection to share: %s", exc)
+        finally:
+            if not (self._line and self._line.is_open):
+                connection.drop()
+
+    def post(self, script: Script, keys: Sequence[str], args: Sequence[_Arg], replied: Replied) -> bool:
+        """Sends a script, for which nobody waits. ``replied`` takes its reply, or None where there is none and the
+        script is to be sent with ``script``. False: so it is from the first.
+        """
+        line = self._line
+        if line is None or not line.is_open or script.sha not in self._sent:
+            return False
+        if self._sentinels and self._sentinels.wants_to_look:
+            return False
+        line.send(script.name, ("EVALSHA", script.sha, len(keys), *keys, *args), replied)
+        return True
+
+    def _posted(self, name: str, began: float, seconds: float) -> None:
+        """Hears of what was posted and went well; whoever sends the rest again tells of what is wrong."""
+        self._nodes[""].note(began, ok=True)
+        self._heard(name, seconds, True)
+
     @staticmethod
     def check_schema(key: str, schema: int) -> None:
         """Raises StoreUnavailable for what only a later statecar can read: another replica may be one already."""
@@ -146,6 +184,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes every connection."""
+        self._close_line()
         await self._redis.aclose()
         if self._cluster:  # its aclose does nothing after a connection error
             await self._cluster.nodes_manager.aclose()
@@ -157,10 +196,16 @@ class Client:
         """Closes the connections, those in use after what they are used for: what was the primary when they were made
         is none now, and the URL's address or the Sentinels may lead to the new one. A Cluster's client is told by
         MOVED."""
+        self._close_line()
         if isinstance(self._redis, Redis):
             pool = self._redis.connection_pool
             await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
             await pool.disconnect(inuse_connections=False)
+
+    def _close_line(self) -> None:
+        if self._line:
+            self._line.close()
+            self._line = None
 
     def _node_of(self, key: str) -> Node:
         """The server that has a key, as far as it is known."""

@@ -4,6 +4,7 @@ tells of every step to whoever might measure it. What a command costs so was 70 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,18 @@ class Lean(AbstractConnection):
         """Connects, unless it is connected."""
         if not self.is_connected:
             await super().connect()  # type: ignore[no-untyped-call]
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        """Of a connection that is made, for whoever takes it over."""
+        assert self._writer, "it is connected"
+        return self._writer.transport
+
+    def drop(self) -> None:
+        """Closes it at once."""
+        if self._writer:
+            self._writer.transport.abort()
+            self._close()  # type: ignore[no-untyped-call]
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args  # a name of two words counts as two arguments

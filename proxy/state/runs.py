@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import codec, ids
-from proxy.errors import LogFull, RunCancelled, RunLost, TooManyRuns
+from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, StoreUnavailable, TooManyRuns
 from proxy.state.client import Client, Script
 from proxy.state.keys import CONVERSATION_LOG, RUNS, SCHEMA, STOPS, Lifetimes, Lineage
 from proxy.state.past import Item, Place
@@ -37,6 +37,9 @@ BLOCK = 500
 
 _KEPT = "+"
 """How the names of fields begin that hold what is kept beside a run."""
+
+Done = Callable[[StatecarError | None], object]
+"""Takes how something went that nobody waited for."""
 
 _LAST = 1 << 62
 """A greater number than any event has."""
@@ -119,6 +122,8 @@ class Runs:
     def __init__(self, client: Client, waiting: Client, lifetimes: Lifetimes, limits: Limits) -> None:
         """``waiting``: the client of all that waits for news, so that nothing else waits for a connection."""
         self._client, self._waiting, self._lifetimes, self.limits = client, waiting, lifetimes, limits
+        self._ttl = lifetimes.response and max(lifetimes.response, limits.longest)
+        """Seconds a run is kept: longer than it can take, takeovers included, however short responses live."""
 
     async def create(self, run: Run, lease: Lease | None) -> None:
         """Keeps a run. ``lease``: of a process that makes the response at once; None leaves that to any.
@@ -241,8 +246,22 @@ class Runs:
         Raises RunLost, with nothing added; with all added RunCancelled, and LogFull for a log that takes no more.
         """
         arguments = lease.token, self.limits.log_bytes, self._ttl, first
-        reply = await self._client.script(_APPEND, self._keys(lease.run), *arguments, *events)
-        _check(reply)
+        _check(await self._client.script(_APPEND, self._keys(lease.run), *arguments, *events))
+
+    def append_soon(self, lease: Lease, first: int, events: Sequence[bytes], done: Done) -> bool:
+        """The same, while nobody waits. ``done`` takes None, or what ``append`` raises: after StoreUnavailable that is
+        to be asked, as it is at once where the answer is False.
+        """
+
+        def replied(reply: Any) -> None:
+            done(None if reply == 1 else StoreUnavailable() if reply is None else _refusal(reply))
+
+        arguments: list[str | bytes | int] = [lease.token, self.limits.log_bytes, self._ttl, first, *events]
+        return self._client.post(_APPEND, self._keys(lease.run), arguments, replied)
+
+    async def ready(self) -> None:
+        """Sees to it that ``append_soon`` can, where it can at all."""
+        await self._client.open_line()
 
     async def events(self, id_: str, after: int, *, wait: bool = False, most: int = _READ) -> list[bytes]:
         """The events with greater sequence numbers than ``after``, as far as there are any now, at most so many.
@@ -259,11 +278,6 @@ class Runs:
         return [fields[b"e"] for _, fields in entries]
 
     # -- what the verbs share
-
-    @property
-    def _ttl(self) -> int:
-        """Seconds a run is kept: longer than it can take, takeovers included, however short responses live."""
-        return self._lifetimes.response and max(self._lifetimes.response, self.limits.longest)
 
     @property
     def _lease_ms(self) -> int:
@@ -305,15 +319,20 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
     )
 
 
-def _check(reply: Any) -> int:
-    """A number a script answered, or what it refused with."""
+def _check(reply: Any) -> None:
+    """Raises what a script has refused."""
+    if refusal := _refusal(reply):
+        raise refusal
+
+
+def _refusal(reply: Any) -> StatecarError | None:
     if reply == b"LOST":
-        raise RunLost("Another process makes this response.")
+        return RunLost("Another process makes this response.")
     if reply == b"CANCELLED":
-        raise RunCancelled("The response was cancelled.")
+        return RunCancelled("The response was cancelled.")
     if reply == b"FULL":
-        raise LogFull
-    return int(reply)
+        return LogFull()
+    return None
 
 
 def _lineage(id_: str) -> tuple[Lineage, ids.Minted]:

@@ -43,12 +43,16 @@ class Sentinels:
         self.moved: Callable[[], Awaitable[None]] | None = None
         """Called when the primary is another than before."""
 
+    @property
+    def wants_to_look(self) -> bool:
+        """Whether ``look`` would ask."""
+        return self._last is not None and asyncio.get_running_loop().time() >= self._look_at
+
     async def look(self) -> None:
         """Asks again, once in a while; where nobody answers, what is known goes on."""
-        now = asyncio.get_running_loop().time()
-        if self._last is None or now < self._look_at:
+        if not self.wants_to_look:
             return
-        self._look_at = now + _LOOK
+        self._look_at = asyncio.get_running_loop().time() + _LOOK
         try:
             await self.primary()
         except (RedisError, TimeoutError):

@@ -8,6 +8,7 @@ import secrets
 import pytest
 
 from proxy.state import Runs
+from tests import servers
 from tests.backend import CLOSE, DONE, PATIENCE, STREAM_END, STREAM_HEAD, chunk, chunked, json_reply, sse, stream, talk
 from tests.callers import Caller, error_of, ok, refusal, unframed
 from tests.golden.scripts import texts
@@ -147,6 +148,24 @@ async def test_readers_that_come_while_it_is_made_get_the_same_stream(serve, bac
     assert text_of(events[-1]["response"]) == "Hello"
     assert [whole, part] == rest
     assert unframed(part) == events[4:]
+
+
+async def test_nobody_hears_of_an_event_before_it_is_in_the_log(calling, backend, tmp_path_factory):
+    store, go = servers.Server.on_socket(servers.valkey_binary(), tmp_path_factory.mktemp("s")), asyncio.Event()
+    caller = await calling(store=store.url)
+    backend.script(HALF, go, REST)
+    try:
+        async with caller.opened(background=True) as stream:
+            await stream.until("response.output_text.delta")
+            store.pause()
+            go.set()
+            hearing = asyncio.create_task(stream.until("response.output_text.delta"))
+            assert not (await asyncio.wait([hearing], timeout=0.3))[0]
+            store.resume()
+            assert (await hearing)["delta"] == "lo"
+    finally:
+        store.resume()
+        store.stop()
 
 
 async def test_what_is_in_flight_shows_what_was_told_and_what_it_answers(caller, backend):

@@ -16,6 +16,7 @@ from proxy.state.keys import Lineage
 from proxy.state.sentinels import Place, Sentinels
 from tests import servers
 from tests.state.talk import Talk, opened
+from tests.state.test_runs import made
 
 BOUND = 10
 REDIS = Path(__file__).parents[2] / "docs" / "operations" / "redis.md"
@@ -140,6 +141,10 @@ async def test_a_primary_that_lives_on_after_a_failover_is_left_too(watched):
     async with opened(watched.url) as state, opened(watched.url) as other:
         talk, first = Talk(state), watched.primary
         await asyncio.gather(talk.turn(), Talk(other).turn())
+        _, _, lease = await made(talk)
+        await state.runs.append(lease, 0, [b"0"])
+        await state.runs.ready()
+        assert state.runs.append_soon(lease, 1, [b"1"], bool)
         pool = state._client._redis.connection_pool
         in_use = await pool.get_connection()
         with watched.sentinel.admin() as admin:
@@ -150,6 +155,10 @@ async def test_a_primary_that_lives_on_after_a_failover_is_left_too(watched):
                 pass
             await pool.release(in_use)
             assert await saved_on(admin, await talk.turn()), "a connection in use meanwhile leads nowhere else"
+            run, _, lease = await made(talk)
+            assert not state.runs.append_soon(lease, 0, [b"0"], pytest.fail), "nor does the one that runs share"
+            await state.runs.append(lease, 0, [b"0"])
+            assert admin.xlen(state.runs._keys(run.id)[2]) == 1
         watched.follow(first)
         assert await talk.read(await Talk(other, talk.tenant).turn()) == "q a", "READONLY is a reason to ask again"
 
