@@ -84,11 +84,12 @@ fuzz: .venv/installed .venv/test ## try every operation with strange requests: m
 	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)
 
 bench: .venv/installed ## what statecar costs beside a bare relay, and its budgets (4 minutes; needs cc, redis-server)
-	$(BIN)/python -m bench $(ARGS)
+	@mkdir -p build
+	$(BIN)/python -m bench --json build/bench.json $(ARGS)
 
 bench-compare: .venv/installed ## the same before and after: make bench-compare BASE=main
 	@rm -rf build/base && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
-	$(BIN)/python -m bench --base build/base $(ARGS); code=$$?; git worktree remove --force build/base; exit $$code
+	$(BIN)/python -m bench --base build/base --json build/bench.json $(ARGS); code=$$?; git worktree remove --force build/base; exit $$code
 
 bench-micro: .venv/installed .venv/bench ## CPU time of the pieces of a turn, in build/micro.json (1 minute)
 	@mkdir -p build && rm -f build/micro.json

@@ -77,7 +77,7 @@ class Bench:
         store = ["redis-server", "--port", str(self.store_port), "--save", "", "--appendonly", "no"]
         self._store = subprocess.Popen(machine.pinned(0, store), stdout=subprocess.DEVNULL, cwd=directory)
         self.store = redis.Redis(port=self.store_port)
-        machine.wait_for(f"http://127.0.0.1:{self._backend_port}/health", self._backend)
+        self.alone = System("backend", self._backend_port, self._backend, "/health")
 
     def close(self) -> None:
         self.store.close()
@@ -132,15 +132,16 @@ class Bench:
         return int(self.store.info("stats")["total_reads_processed"])
 
     def _all_cpu(self, system: System) -> float:
-        return system.cpu() + machine.cpu_seconds([self._store.pid, self._backend.pid])
+        others = [self._store.pid, *([] if system is self.alone else [self._backend.pid])]
+        return system.cpu() + machine.cpu_seconds(others)
 
 
 class System:
-    """A server under test, on the last core."""
+    """A server under test, on the last core; or the backend alone, on the first. ``ready``: what answers once it is."""
 
-    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes], ready: str = "/ready") -> None:
         self.name, self.port, self._process = name, port, process
-        machine.wait_for(f"http://127.0.0.1:{port}/ready", process)
+        machine.wait_for(f"http://127.0.0.1:{port}{ready}", process)
 
     def cpu(self) -> float:
         return machine.cpu_seconds(machine.family(self._process.pid))

@@ -81,6 +81,7 @@ class Observed:
             status = 500 if first is None else status  # what the server answers then
             raise
         finally:
+            del scope["statecar.send"]  # it knows the scope: a cycle would keep all of the request for the collector
             whole = time.perf_counter() - began
             ended = CLIENT_LEFT if facts.get("left") else status
             finished = Finished(request_id, scope.get("method", WEBSOCKET), scope["path"], ended, first, whole, facts)

@@ -73,7 +73,6 @@ class Turn:
         self.settle: Callable[[], Awaitable[None]] | None = None
         self.streams, self._generates = bool(request.get("stream")), generates
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
-        self._rounds = Rounds(services, request, caller, self.facts, self.headers, self._is_streamed)
         self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
@@ -105,8 +104,10 @@ class Turn:
         asked. Raises RunLost at any time when another process makes the run.
         """
         self._task = asyncio.current_task()
+        # not kept in self, which it knows: a cycle would keep the whole context until the collector comes
+        rounds = Rounds(self._services, self._request, self._caller, self.facts, self.headers, self._is_streamed)
         async with AsyncExitStack() as stack:
-            work = self._work = await self._begin(stack)
+            work = self._work = await self._begin(stack, rounds)
             stack.callback(self._leave)
             closing: list[Event] = []
             failure: StatecarError | None = None
@@ -116,8 +117,9 @@ class Turn:
                 self._task, self._interruptible = asyncio.current_task(), True  # from here on a task of its own pulls
             try:
                 end = self._ending or (self._resumed.end if self._resumed else None)
-                rounds = self._rounds.of(work, end, starts=self.lease is not None, asks=self._generates)
-                async with aclosing(rounds) as batches:
+                async with aclosing(
+                    rounds.of(work, end, starts=self.lease is not None, asks=self._generates)
+                ) as batches:
                     async for events in batches:
                         self._interruptible = False  # while the edge sends, and at the end while we save
                         yield events
@@ -183,7 +185,7 @@ class Turn:
 
     # -- context
 
-    async def _begin(self, stack: AsyncExitStack) -> Work:
+    async def _begin(self, stack: AsyncExitStack, rounds: Rounds) -> Work:
         request, services, resumed = self._request, self._services, self._resumed
         context = await self._context(stack)
         created_at = resumed.run.created_at if resumed else int(services.now())
@@ -214,7 +216,7 @@ class Turn:
             work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep, kept)
             stack.callback(work.hosted.close)
         if not resumed:  # else what refuses its tools here is told in the response
-            self._rounds.check(work)
+            rounds.check(work)
         return work
 
     async def _keep(self, **kept: Any) -> None:

@@ -1,0 +1,54 @@
+"""What a request has needed is gone with it: in no cycle, which would keep its whole context for the collector."""
+
+import asyncio
+import gc
+
+import pytest
+
+from proxy.protocol import Http
+from tests.backend import completion, json_reply, stream, talk
+
+PLAIN, STREAM = json_reply(completion()), stream(*talk("Hi", "!"))
+
+
+@pytest.fixture
+def garbage():
+    """Collects what cycles have kept since it was called last; gives the objects that are ours."""
+
+    def collected():
+        gc.collect()
+        found = [type(each) for each in gc.garbage]
+        gc.garbage.clear()
+        return {one for one in found if one.__module__.startswith("proxy.")} - {Http}  # uvicorn's, one a connection
+
+    gc.disable()
+    gc.freeze()  # what other tests have left is not looked at again and again
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield collected
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.unfreeze()
+    gc.enable()
+
+
+CASES = {
+    "plain": ([PLAIN], {}),
+    "not stored": ([PLAIN], {"store": False}),
+    "streamed": ([STREAM], {"stream": True}),
+    "in a conversation": ([PLAIN], {"conversation": ...}),
+    "chained": ([STREAM], {"previous_response_id": ..., "stream": True}),
+    "in the background": ([STREAM], {"background": True, "stream": True}),
+    "refused here": ([], {"tools": 1}),
+    "of an unknown response": ([], {"previous_response_id": "resp_1"}),
+}
+
+
+async def test_a_request_leaves_nothing_to_the_collector(caller, backend, garbage):
+    before = {"conversation": await caller.conversation(), "previous_response_id": (await caller.create())["id"]}
+    for case, (script, fields) in CASES.items():
+        garbage()
+        if script:
+            backend.script(*script)
+        await caller.ask(**{name: before[name] if value is ... else value for name, value in fields.items()})
+        await asyncio.sleep(0.02)  # its task may still be about to end
+        assert garbage() == set(), case
