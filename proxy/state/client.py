@@ -44,12 +44,6 @@ _log = logging.getLogger(__name__)
 LIMIT = 2.0
 """Seconds any operation takes at most, resending included."""
 
-_OVERLOAD = 10.0
-"""Seconds until which an operation may begin anew where it is we who are late."""
-
-_LATE = 0.25
-"""Seconds after the limit from which on it is not the server that is late."""
-
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
 
@@ -269,31 +263,28 @@ class Client:
 
     async def _patiently(self, node: Node, send: Callable[[], Awaitable[Any]]) -> Any:
         """The reply, within the limit; later where it is we who are late, as more is asked for at once than this
-        process can do: the server answers others, or even our clock is late.
+        process can do: the server answers others, or time went by in which we could not listen.
         """
-        until = perf_counter() + _OVERLOAD
-        while True:
-            due = perf_counter() + self._limit
-            try:
-                return await self._attempt(node, send)
-            except (TimeoutError, RedisTimeoutError):
-                now = perf_counter()
-                if now > until or not (node.answers or now > due + _LATE):
-                    raise
+        async with node.patience(), node.gate:
+            while True:
+                try:
+                    return await self._attempt(send)
+                except RedisTimeoutError:
+                    if not node.answers:
+                        raise
 
-    async def _attempt(self, node: Node, send: Callable[[], Awaitable[Any]]) -> Any:
-        async with asyncio.timeout(self._limit), node.gate:
-            if self._sentinels:
-                await self._sentinels.look()
-            try:
-                return await send()
-            except (AuthenticationError, AuthorizationError, BusyLoadingError):
-                raise
-            except ReadOnlyError:
-                await self._leave()
-                return await send()
-            except (RedisConnectionError, RedisTimeoutError, OSError):
-                return await send()
+    async def _attempt(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        if self._sentinels:
+            await self._sentinels.look()
+        try:
+            return await send()
+        except (AuthenticationError, AuthorizationError, BusyLoadingError):
+            raise
+        except ReadOnlyError:
+            await self._leave()
+            return await send()
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            return await send()
 
 
 # AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import hiredis
@@ -16,6 +17,9 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from proxy.state.patience import Patience
 
 _AT_ONCE = 65536
 """Bytes that a transport takes without letting the writer wait; asyncio's and uvloop's mark."""
@@ -44,6 +48,21 @@ class Lean(AbstractConnection):
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args  # a name of two words counts as two arguments
         return [hiredis.pack_command((*name.split(), *rest))]
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **rest: Any,
+    ) -> Any:
+        """A reply; the limit counts no time in which it is there and we are busy."""
+        if timeout is not None or self.socket_timeout is None:
+            return await super().read_response(disable_decoding, timeout, **rest)
+        try:
+            async with Patience(self.socket_timeout):
+                return await super().read_response(disable_decoding, inf, **rest)
+        except TimeoutError as exc:
+            raise RedisTimeoutError(f"no reply within {self.socket_timeout} s") from exc
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """The same, without a task to wait for a transport that would not let anybody wait."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 
 import anyio
 import pytest
@@ -392,5 +393,18 @@ async def test_more_than_can_be_done_in_the_limit_is_done_later_and_not_refused(
     try:
         waiting = [client.command("XREAD", "BLOCK", 100, "STREAMS", f"sc:none:{n}", "$") for n in range(8)]
         assert await asyncio.gather(*waiting) == [[]] * 8  # each takes a tenth of a second or two
+    finally:
+        await client.close()
+
+
+async def test_time_in_which_this_process_did_other_work_is_not_the_silence_of_the_store(valkey):
+    client = Client(valkey.url, connections=1)
+    client._limit = 0.1
+    pings = asyncio.gather(*(client.command("GET", f"sc:none:{n}") for n in range(4)))
+    try:
+        while not pings.done():
+            time.sleep(0.12)
+            await asyncio.sleep(0)
+        assert await pings == [None] * 4
     finally:
         await client.close()
