@@ -91,8 +91,9 @@ async def test_the_log_tells_ids_and_counts_and_never_what_was_said(logging, bac
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_turns_open_at_sigterm_get_their_grace_and_then_a_good_end(start, valkey, backend, workers):
-    ends = ("--drain-delay=0.2", "--grace=2")
-    options = (f"--upstream={backend.url}", f"--store={valkey.url}", f"--workers={workers}", *ends)
+    ends = ("--drain-delay=0.2", "--grace=1")
+    kind = "--upstream-kind=generic"  # else a worker may ask for it when the others are at work, and take a script
+    options = (f"--upstream={backend.url}", kind, f"--store={valkey.url}", f"--workers={workers}", *ends)
     process = start(*options)
     url = await asyncio.to_thread(process.url)
     backend.requests.clear()  # those of /ready
