@@ -15,6 +15,7 @@ SEED ?=
 BASE ?= HEAD
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # every pytest and every process that tests start would compile all anew
+SHARED := -n $(JOBS) --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
@@ -50,10 +51,10 @@ run: .venv/installed .venv/example ## serve: make run [UPSTREAM=http://localhost
 	@exec $(BIN)/statecar serve --upstream '$(UPSTREAM)' --port '$(PORT)' --store '$(STORE)' $(ARGS)
 
 test: .venv/installed .venv/test ## run the tests: make test [ARGS="-k name"] [JOBS=0]
-	$(BIN)/python -m pytest --ignore=tests/image -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/image --ignore=tests/chart $(SHARED) $(ARGS)
 
 test-chart: .venv/installed .venv/test .venv/chart build/helm3 ## render the Helm chart with Helm 3 and 4 and check it
-	$(BIN)/python -m pytest tests/chart tests/config/test_schemas.py $(ARGS)
+	$(BIN)/python -m pytest tests/chart tests/config/test_schemas.py $(SHARED) $(ARGS)
 
 test-image: .venv/installed .venv/test .venv/image ## run the steps of the Dockerfile and what they make
 	$(BIN)/python -m pytest tests/image $(ARGS)

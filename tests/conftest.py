@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests import servers
 from tests.backend import Backend
@@ -15,6 +16,40 @@ gc.disable()  # until all tests are known
 for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # whoever runs the tests may have one
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
+
+
+LONG = ("tests/faults", "tests/live", "tests/config", "tests/contract", "tests/state")
+"""What takes longest, which must not be begun last."""
+
+
+class Shared(LoadFileScheduling):
+    """Which process runs what: one file after the other, the long ones first, and one alone those of faults.
+
+    Those wait for each other anyway, because each takes all that the machine has.
+    """
+
+    def __init__(self, config, log):
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # the files come in the order of the tests
+
+    def _split_scope(self, nodeid):
+        return "tests/faults" if nodeid.startswith("tests/faults/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Shared(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Half as many again as there are processors: a third of what tests do is to wait."""
+    return -(-3 * (os.cpu_count() or 1) // 2)
+
+
+@pytest.hookimpl(trylast=True)  # after the order was made random
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next((at for at, room in enumerate(LONG) if item.nodeid.startswith(room)), len(LONG)))
 
 
 def pytest_collection_finish():

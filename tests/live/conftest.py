@@ -131,7 +131,10 @@ def of_many(start, valkey):
     return Site(start(*options), start(*options))
 
 
-@pytest.fixture(params=["on_valkey", "on_embedded", "on_redis", "on_cluster", "of_many"])
+SITES = ["on_valkey", "on_embedded", "on_redis", "on_cluster", "of_many"]
+
+
+@pytest.fixture(params=SITES)
 def site(request):
     """Every kind of server in turn, in front of the demo backend."""
     return request.getfixturevalue(request.param)
@@ -261,10 +264,11 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
-async def client(site, kind):
-    """Both official clients on every kind of server."""
-    client = Client(site, is_async=kind == "async")
+@pytest.fixture(params=[*zip(SITES, itertools.cycle(["sync", "async"])), ("on_valkey", "async")], ids="-".join)
+async def client(request):
+    """An official client on every kind of server; both of them on one, as a client cannot tell the kinds apart."""
+    site, kind = request.param
+    client = Client(request.getfixturevalue(site), is_async=kind == "async")
     yield client
     await client.close()
 

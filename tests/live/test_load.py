@@ -16,7 +16,7 @@ from tests.servers import free_port, until
 
 pytestmark = pytest.mark.live
 
-TURNS, CLIENTS, BATCHES = 400, 8, 200
+TURNS, CLIENTS, BATCHES = 250, 8, 100
 
 
 @asynccontextmanager

@@ -178,7 +178,7 @@ async def sent_twice(active):
         Client._evaluate = evaluate
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEP, min_size=1, max_size=14), st.booleans())
 async def test_the_store_agrees_with_plain_lists(store_url, steps, twice):
     async with opened(store_url) as state, sent_twice(twice):
