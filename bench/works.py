@@ -102,6 +102,17 @@ def _talk(numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
         yield message if n % 2 else message | {"status": "completed"}
 
 
+def history_of_calls(items: int) -> list[bytes]:
+    """Entries of a log after a question: calls and their outputs in turn, as agents make them."""
+    entries: list[dict[str, Any]] = []
+    for n in range(1, items, 2):
+        call = {"call_id": f"call_{n}", "status": "completed"}
+        arguments = {"name": "search", "arguments": '{"q":"the minutes of the meeting"}'}
+        entries.append({"type": "function_call", "id": f"fc_{n:048x}", **call, **arguments})
+        entries.append({"type": "function_call_output", "id": f"fco_{n:048x}", **call, "output": QUESTION[:400]})
+    return [*history(items % 2), *map(codec.dumps, entries)]
+
+
 def _stream() -> ResponseStream:
     items = itertools.count(1)
     request = create_response(REQUEST)
@@ -154,16 +165,18 @@ def _encoded(count: int) -> Callable[[], object]:
     return lambda: b"".join(map(sse.encode, events))
 
 
-def _rebuilt(count: int) -> Callable[[], object]:
-    entries, request = history(count), create_response(REQUEST | {"stream": False})
-    dialect = Dialect()
+def _rebuilt(entries_of: Callable[[int], list[bytes]]) -> Callable[[int], Callable[[], object]]:
+    def make(count: int) -> Callable[[], object]:
+        entries, request, dialect = entries_of(count), create_response(REQUEST | {"stream": False}), Dialect()
 
-    def run() -> bytes:
-        items = [*decode(entries), *request["input"]]
-        sent = opened(compacted(items, lambda given: None), lambda given: None)
-        return codec.dumps(to_chat(request, sent, plan(request, sent, dialect), dialect, stream=False))
+        def run() -> bytes:
+            items = [*decode(entries), *request["input"]]
+            sent = opened(compacted(items, lambda given: None), lambda given: None)
+            return codec.dumps(to_chat(request, sent, plan(request, sent, dialect), dialect, stream=False))
 
-    return run
+        return run
+
+    return make
 
 
 def _repeated(once: Callable[[], object]) -> Callable[[int], Callable[[], object]]:
@@ -228,7 +241,8 @@ PIECES = [
     Piece("translate call arguments", "token", _translated(argument)),
     Piece("decode SSE", "chunk", _decoded),
     Piece("encode SSE", "event", _encoded),
-    Piece("rebuild history", "item", _rebuilt, (10, 100, 1000)),
+    Piece("rebuild history", "item", _rebuilt(history), (10, 100, 1000)),
+    Piece("rebuild history of calls", "item", _rebuilt(history_of_calls), (100,)),
     Piece("check items", "item", _checked_items),
     Piece("check request", "request", _repeated(_checked), (20,)),
     Piece("write record", "request", _repeated(_recorded), (20,)),

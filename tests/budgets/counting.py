@@ -138,11 +138,13 @@ def _monitor(bytecodes: Counter[CodeType]) -> None:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """No garbage collection: what it ends is not the block's work."""
+    was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was:
+            gc.enable()
 
 
 def _place(code: CodeType) -> str:

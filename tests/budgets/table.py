@@ -12,8 +12,14 @@ from tests.budgets.counting import Count
 from tests.budgets.driving import Driver, driven
 
 FILE = Path(__file__).with_name("figures.json")
-AIR = 1.1
-"""On every Python: 3.12 and 3.13 take 0.81 to 1.03 of what 3.11 takes, with which the table is written."""
+AIR = 0.1
+"""How far above the table a figure may be. Python 3.12 and 3.13 take 0.81 to 1.03 of 3.11, with which it is written."""
+
+EXACT = 0.015
+"""The same for calls of what is counted as a difference, a token, an item, a piece of a turn: they are the same each
+time and, but for comprehensions, on every Python. One call, and what rounding takes, is always free. A token in the
+background is 3 % dearer when it has to wait for the store.
+"""
 
 
 @dataclass
@@ -55,12 +61,19 @@ def write(figures: dict[str, Any]) -> None:
     FILE.write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def allowed(name: str, kind: str, then: float) -> float:
+    """The most that a figure may be; ``then``: what the table says."""
+    if kind == "calls" and not name.startswith("request, ") and "background" not in name:
+        return then + max(1.5, then * EXACT)
+    return then * (1 + AIR)
+
+
 def exceeded(name: str, count: Count) -> str:
     """What is to be said of a count that is over its budget; "" of one that is not."""
     over = [
-        f"{now:g} {kind} instead of {then:g} ({now / then - 1:+.0%}, {AIR - 1:.0%} allowed)"
+        f"{now:g} {kind} instead of {then:g} ({allowed(name, kind, then):g} at most)"
         for kind, then in written()["counts"][name].items()
-        if (now := per_unit(count)[kind]) > then * AIR
+        if (now := per_unit(count)[kind]) > allowed(name, kind, then)
     ]
     if not over:
         return ""

@@ -53,7 +53,7 @@ def test_the_table_has_all_that_is_counted(told):
 
 def now(name):
     """What is said of a piece of work as it is now."""
-    [piece] = (piece for piece in PIECES if name.startswith(piece.name))
+    [piece] = (piece for piece in PIECES if name == f"{piece.name}, {piece.unit}")
     return exceeded(name, grown(piece.make, UNITS))
 
 
