@@ -155,6 +155,7 @@ class Running:
 
     def finish(self) -> None:
         """Nothing more comes from here."""
+        self.turn.settle = None  # it leads back here: a cycle would keep the whole context for the collector
         self.over, self._unlogged = True, []
         if self._insisting:
             self._insisting.cancel()
