@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib import resources
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection
@@ -71,6 +71,20 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+class Call(NamedTuple):
+    """A script with its keys and arguments. ``loss``: what the log says where it fails beside another one."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[_Arg]
+    loss: str = ""
+
+    @property
+    def words(self) -> tuple[_Arg, ...]:
+        """What follows the script or its hash in the command."""
+        return (len(self.keys), *self.keys, *self.args)
+
+
 class Client:
     """A single server (TCP, TLS or unix socket), one that Sentinels name, or a Cluster behind two verbs."""
 
@@ -111,12 +125,18 @@ class Client:
         node.check()
         return await self._bounded(node, name, lambda: self._send(name, *args))
 
-    async def script(self, script: Script, keys: Sequence[str], *args: _Arg) -> Any:
-        """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read."""
+    async def script(self, script: Script, keys: Sequence[str], *args: _Arg, beside: Call | None = None) -> Any:
+        """The script's reply. Raises StoreUnavailable, also for a record that only a later statecar can read.
+
+        ``beside``: another one, which a single server is sent with it, so that both cost one round trip; on a Cluster
+        it may belong elsewhere, and is refused. Where it alone fails it is logged.
+        """
         node = self._node_of(keys[0])
         if not script.vital:
             node.check()
-        reply = await self._bounded(node, script.name, lambda: self._evaluate(script, (len(keys), *keys, *args)))
+        call = Call(script, keys, args)
+        send = (lambda: self._evaluate_both(call, beside)) if beside else (lambda: self._evaluate(call))
+        reply = await self._bounded(node, script.name, send)
         if reply == b"NEWER":
             self.check_schema(keys[0], SCHEMA + 1)
         return reply
@@ -212,15 +232,53 @@ class Client:
             self._nodes[name] = Node(self._connections, self._limit)
         return self._nodes[name]
 
-    async def _evaluate(self, script: Script, args: tuple[_Arg, ...]) -> Any:
+    async def _evaluate(self, call: Call) -> Any:
+        script = call.script
         if script.sha in self._sent:
             try:
-                return await self._send("EVALSHA", script.sha, *args)
+                return await self._send("EVALSHA", script.sha, *call.words)
             except NoScriptError:
                 pass
-        reply = await self._send("EVAL", script.text, *args)
+        reply = await self._send("EVAL", script.text, *call.words)
         self._sent.add(script.sha)
         return reply
+
+    async def _evaluate_both(self, call: Call, beside: Call) -> Any:
+        """The first one's reply; of the other it is logged if it fails."""
+        began = perf_counter()
+        if self._sent.issuperset((call.script.sha, beside.script.sha)):
+            reply, other = await self._send_both(call, beside)
+        else:
+            reply = other = NoScriptError()
+        if isinstance(reply, NoScriptError):
+            reply = await self._evaluate(call)
+        elif isinstance(reply, ResponseError):
+            raise reply
+        try:
+            if isinstance(other, NoScriptError):
+                other = await self._evaluate(beside)
+            elif isinstance(other, ResponseError):
+                raise other
+        except ResponseError as exc:
+            _unavailable(beside.script.name, exc)
+            _log.warning("%s", beside.loss)
+        self._heard(beside.script.name, perf_counter() - began, not isinstance(other, ResponseError))
+        return reply
+
+    async def _send_both(self, *calls: Call) -> list[Any]:
+        """Sends calls of scripts in one write; their replies, or what the server has refused them with."""
+        assert isinstance(self._redis, Redis), "commands for a Cluster may go to several servers"
+        single: Any = self._redis
+        connection = await single.connection_pool.get_connection()
+        try:
+            packed = [connection.pack_command("EVALSHA", call.script.sha, *call.words) for call in calls]
+            await connection.send_packed_command([b"".join(map(b"".join, packed))])
+            return [await _read(single, connection, "EVALSHA") for _ in calls]
+        except BaseException:
+            await connection.disconnect(nowait=True)  # nobody is to read a reply that was not meant for him
+            raise
+        finally:
+            await single.connection_pool.release(connection)
 
     async def _send(self, name: str, *args: _Arg) -> Any:
         """Sends a command, and gives its reply."""
@@ -285,6 +343,13 @@ class Client:
             return await send()
         except (RedisConnectionError, RedisTimeoutError, OSError):
             return await send()
+
+
+async def _read(single: Any, connection: Any, name: str) -> Any:
+    try:
+        return await single.parse_response(connection, name)
+    except ResponseError as exc:
+        return exc
 
 
 # AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.

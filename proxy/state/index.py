@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from proxy import ids
 from proxy.errors import StoreUnavailable
 from proxy.state import keys
-from proxy.state.client import Client, Script
+from proxy.state.client import Call, Client, Script
 from proxy.state.keys import Lifetimes
 from proxy.state.page import Page
 from proxy.state.records import Draft, Stored
@@ -41,16 +41,21 @@ class TenantIndex:
 
     async def add(self, draft: Draft) -> None:
         """Lists a response; a failure is logged and costs no more than the entry."""
+        entry = self.entry(draft)
+        try:
+            await self._client.script(entry.script, entry.keys, *entry.args)
+        except StoreUnavailable:
+            _log.warning("%s", entry.loss)
+
+    def entry(self, draft: Draft) -> Call:
+        """What lists a response."""
         now = time.time_ns() // 1000
         created = draft.created_at * 1_000_000
         # created_at has whole seconds; within one, what was saved first comes first
         score = min(max(now, created), created + 999_999)
         oldest = now - self._ttl * 1_000_000 if self._ttl else 0
-        try:
-            key = keys.tenant_index(draft.tenant)
-            await self._client.script(_ADD, [key], score, _member(draft.id), oldest, self._ttl)
-        except StoreUnavailable:
-            _log.warning("response %s was not entered into its tenant's list", draft.id)
+        loss = f"response {draft.id} was not entered into its tenant's list"
+        return Call(_ADD, [keys.tenant_index(draft.tenant)], (score, _member(draft.id), oldest, self._ttl), loss)
 
     async def remove(self, tenant: str, *ids_: str) -> None:
         """Takes responses off the list; a failure is left to the next reader."""

@@ -10,7 +10,7 @@ from typing import Any
 from proxy import codec, ids
 from proxy.errors import LockLost, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.state import records
-from proxy.state.client import Client, Script
+from proxy.state.client import Call, Client, Script
 from proxy.state.index import OTHER, Listed, TenantIndex
 from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
 from proxy.state.page import Page
@@ -66,12 +66,15 @@ class Responses:
         when the turn's lock on its conversation has expired; for the end of a run RunLost, and RunCancelled when it may
         only be saved as cancelled; then nothing is stored.
         """
-        listing = asyncio.create_task(self._index.add(draft))
-        try:
-            await self._write(draft)
-            self._saved = asyncio.get_running_loop().time()
-        finally:
-            await listing
+        if not self._client.is_cluster:
+            await self._write(draft, self._index.entry(draft))
+        else:  # the list belongs to a server of its own
+            listing = asyncio.create_task(self._index.add(draft))
+            try:
+                await self._write(draft, None)
+            finally:
+                await listing
+        self._saved = asyncio.get_running_loop().time()
 
     def saved_within(self, seconds: float) -> bool:
         """Whether a save has succeeded so recently that the store need not be asked whether it takes one."""
@@ -156,11 +159,12 @@ class Responses:
         except StoreUnavailable:
             pass  # already logged; the next use tries again
 
-    async def _write(self, draft: Draft) -> None:
+    async def _write(self, draft: Draft, beside: Call | None) -> None:
         past = draft.past
         carried = past.items if past.log is None else []  # stored nowhere, so it goes in with the response
         while True:
-            reply = await self._client.script(_SAVE, *self._save_arguments(draft, past, carried))
+            reply = await self._client.script(_SAVE, *self._save_arguments(draft, past, carried), beside=beside)
+            beside = None
             if reply == b"SAVED":
                 if past.lock:
                     past.lock.held = False  # released in the same step

@@ -1,6 +1,7 @@
 """The client: every kind of URL, and stores that are down, paused, restarted, refusing or resharded."""
 
 import asyncio
+import itertools
 import logging
 import re
 import time
@@ -243,14 +244,14 @@ async def test_a_cancelled_call_is_cancelled_and_spoils_no_connection(store_url)
     async with opened(store_url, connections=1) as state:
         talk = Talk(state)
         saved = await talk.turn()
-        for steps in range(20):
-            task = asyncio.create_task(talk.read(saved))
+        for steps, work in itertools.product(range(20), (lambda: talk.read(saved), talk.turn)):
+            task = asyncio.create_task(work())
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=20)
             assert done, "the cancellation was lost"
-            assert task.cancelled() or task.result() == "q a"
+            assert task.cancelled() or task.result()
             assert await talk.read(saved) == "q a"
 
 

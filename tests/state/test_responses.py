@@ -386,7 +386,7 @@ async def test_a_fresh_parent_is_not_touched_again(state, talk, monkeypatch):
     sent = []
     script = state._client.script
     monkeypatch.setattr(
-        state._client, "script", lambda one, keys, *args: sent.append(one.name) or script(one, keys, *args)
+        state._client, "script", lambda one, *args, **rest: sent.append(one.name) or script(one, *args, **rest)
     )
     a = await talk.turn()
     record = Lineage(a.minter.tag).record(a.minter.turn)

@@ -86,9 +86,9 @@ async def test_no_script_touches_a_foreign_slot(cluster, monkeypatch):
     sent = set()
     evaluate = Client._evaluate
 
-    async def recorded(self, script, args):
-        sent.add(script.name)
-        return await evaluate(self, script, args)
+    async def recorded(self, call):
+        sent.add(call.script.name)
+        return await evaluate(self, call)
 
     for script in SCRIPTS.values():  # in this dialect a Cluster refuses them
         strict = f"#!lua\n{script.text}"
