@@ -274,6 +274,14 @@ async def client(request):
 
 
 @pytest.fixture
+async def client_there(site, kind):
+    """Both official clients on a module's own kind of server."""
+    client = Client(site, is_async=kind == "async")
+    yield client
+    await client.close()
+
+
+@pytest.fixture
 async def scripted_client(scripted, kind):
     """Both official clients in front of the scripted backend."""
     client = Client(scripted, is_async=kind == "async")

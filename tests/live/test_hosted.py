@@ -12,10 +12,11 @@ import pytest
 
 from tests import mcp_servers, servers
 from tests.live import strict
-from tests.live.conftest import Client, Site, whole
+from tests.live.conftest import Client, Site, client_there, whole
 from tests.mcp_servers import McpServer, Tool
 
 pytestmark = pytest.mark.live
+client = client_there
 
 README = Path(__file__).parents[2] / "README.md"
 ASKED = "Search for ovens"

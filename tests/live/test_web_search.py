@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from agents import Agent, OpenAIResponsesModel, Runner, WebSearchTool, set_tracing_disabled
 
-from tests.live.conftest import Client, Site
+from tests.live.conftest import Client, Site, client_there
 from tests.searxng import SearXNG, page
 
 pytestmark = pytest.mark.live
+client = client_there
 
 ASKED = "Search the web for ovens"
 SAID = "About a. [1] About b. [2]"
