@@ -1,5 +1,6 @@
 """The life of ``statecar serve`` as real processes: readiness, signals, exit codes, what ends with what."""
 
+import contextlib
 import os
 import re
 import resource
@@ -201,6 +202,27 @@ def test_a_killed_worker_comes_back_and_ctrl_c_ends_all_of_them_before_valkey(st
     assert server.ended() == 0
     assert not alive(valkey)
     assert not any(alive(worker) for worker in workers)
+
+
+def test_all_workers_serve_also_where_uvloop_cannot_be_imported(statecar, tmp_path, monkeypatch):
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    server = statecar(*SERVE, "--store", "memory://", "--workers", "2").ready()
+    until(lambda: server.stderr.count("serving by asyncio and httptools") == 2, lambda: server.stderr)
+    assert server.stderr.count("uvloop cannot be imported") == 2
+    before = [sockets(pid) for pid in server.workers()]
+    with contextlib.ExitStack() as stack:
+        for _ in range(64):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)))
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        took = [sockets(pid) - n for pid, n in zip(server.workers(), before, strict=True)]
+    assert min(took) >= 5, took
+
+
+def sockets(pid):
+    """How many a process has open."""
+    return sum(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def test_a_killed_parent_takes_workers_and_valkey_with_it(statecar):
