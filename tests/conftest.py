@@ -17,23 +17,24 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # whoever 
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
 
-
 LONG = ("tests/faults", "tests/live", "tests/config", "tests/contract", "tests/state")
 """What takes longest, which must not be begun last."""
+ONE_BY_ONE = ("tests/faults/",)
+"""Each takes all that the machine has, and waits for the others."""
+ON_EVERY_SITE = tuple(f"tests/live/test_{name}" for name in ("talk", "sdk", "websocket", "open_responses"))
+"""They share servers of every kind, ten processes that are started once in each of those who run tests."""
 
 
 class Shared(LoadFileScheduling):
-    """Which process runs what: one file after the other, the long ones first, and one alone those of faults.
-
-    Those wait for each other anyway, because each takes all that the machine has.
-    """
+    """Which process runs what: one file after the other, the long ones first, and what belongs together as one."""
 
     def __init__(self, config, log):
         super().__init__(config, log)
         config.option.loadscopereorder = False  # the files come in the order of the tests
 
     def _split_scope(self, nodeid):
-        return "tests/faults" if nodeid.startswith("tests/faults/") else super()._split_scope(nodeid)
+        together = [rooms[0] for rooms in (ONE_BY_ONE, ON_EVERY_SITE) if nodeid.startswith(rooms)]
+        return together[0] if together else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

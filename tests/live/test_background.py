@@ -1,4 +1,4 @@
-"""Background responses in real processes that are killed, ended and cut off from their store, and the SDK."""
+"""Background responses in real processes that are killed, ended and cut off from their store."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from tests import servers
-from tests.backend import DONE, PATIENCE, STREAM_END, STREAM_HEAD, chunk, chunked, sse, talk
+from tests.backend import DONE, STREAM_END, STREAM_HEAD, chunk, chunked, sse, talk
 from tests.callers import Caller
 from tests.live import strict
-from tests.live.conftest import Process, whole
+from tests.live.conftest import Process
 from tests.translate import rules
 
 pytestmark = pytest.mark.live
@@ -245,29 +245,3 @@ async def test_a_run_outlives_the_absence_of_its_store(launch, backend, store, f
         last = await ended(other, plain)
         assert (last["status"], text_of(last)) == ("completed", "Hello")
     assert asked(backend) == 2
-
-
-# -- the official clients, on every kind of server
-
-
-async def test_the_client_polls_streams_and_cancels(client):
-    queued = await client.create("Hello", background=True)
-    assert queued.status == "queued"
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = await client.responses.retrieve(queued.id)
-            if found.status in ENDED:
-                break
-    assert found.status == "completed" and found.output_text
-    again = await client.responses.cancel(queued.id)
-    assert whole(again) == whole(found)
-
-
-async def test_the_client_goes_on_with_a_stream_where_it_stopped(client):
-    events = await client.events("Hello", background=True)
-    assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
-    id_ = events[0].response.id
-    for after in (0, 3, len(events) - 2):
-        stream = await client.responses.retrieve(id_, stream=True, starting_after=after)
-        rest = [event async for event in stream] if client.is_async else await asyncio.to_thread(list, stream)
-        assert [whole(event) for event in rest] == [whole(event) for event in events[after + 1 :]]

@@ -1,13 +1,11 @@
-"""Idempotency keys over processes that are killed or told to end, and as the official clients send them."""
+"""Idempotency keys over processes that are killed or told to end."""
 
 import asyncio
-import secrets
 
 import pytest
 
 from tests.callers import Caller
 from tests.live import strict
-from tests.live.conftest import whole
 from tests.live.test_background import HALF, launch, lose, store, text_of, url_of
 from tests.live.test_detach import asked, runs
 from tests.routes.test_background import eventually
@@ -46,13 +44,3 @@ async def test_what_a_lost_process_was_about_to_make_or_making_is_had_by_its_key
     with store.admin() as admin:
         assert admin.zcard("sc:runs") == 0
         assert len(admin.keys("sc:{t:*}:h:*")) == 0
-
-
-async def test_the_client_gets_the_same_response_for_the_same_key(client):
-    made = [await client.create("Hello", extra_headers={"Idempotency-Key": key}) for key in ("a", "a", "b")]
-    first, again, another = map(whole, made)
-    assert first == again
-    assert another["id"] != first["id"]
-    headers = {"Idempotency-Key": secrets.token_hex(8)}
-    told = [[whole(event) for event in await client.events("Hello", extra_headers=headers)] for _ in range(2)]
-    assert told[0] == told[1]
