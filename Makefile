@@ -84,11 +84,11 @@ soak: .venv/installed .venv/test ## clients that do anything while everything is
 fuzz: .venv/installed .venv/test ## try every operation with strange requests: make fuzz [CASES=24000] [SEED=1]
 	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)
 
-bench: .venv/installed ## what statecar costs beside a bare relay, and its budgets (4 minutes; needs cc, redis-server)
+bench: .venv/installed .venv/bench ## what statecar costs beside a bare relay, and its budgets (4 minutes; needs cc, redis-server)
 	@mkdir -p build
 	$(BIN)/python -m bench --json build/bench.json $(ARGS)
 
-bench-compare: .venv/installed ## the same before and after: make bench-compare BASE=main
+bench-compare: .venv/installed .venv/bench ## the same before and after: make bench-compare BASE=main
 	@rm -rf build/base && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
 	$(BIN)/python -m bench --base build/base --json build/bench.json $(ARGS); code=$$?; git worktree remove --force build/base; exit $$code
 

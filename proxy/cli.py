@@ -47,6 +47,7 @@ from proxy.settings import Parser, Settings, SettingsError
 from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 from proxy.supervisor import Workers, served_app, worker_app
+from proxy.upstream import Upstream
 from proxy.values import DEMO, EMBEDDED, MEMORY, redacted
 
 log = logging.getLogger("statecar")
@@ -130,6 +131,7 @@ def _doctor(args: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)
     settings = Settings.resolve(rest, os.environ, parser.prog)
+    _check_proxy(settings.upstream)
     configure_logging("text", "error")
     with contextlib.ExitStack() as stack:
         named = settings.upstream
@@ -151,6 +153,7 @@ def _doctor(args: list[str]) -> int:
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
     _check_store(settings.store)
+    _check_proxy(settings.upstream)
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
     asked = _AskedToEnd()
@@ -181,6 +184,15 @@ def _check_store(url: str) -> None:
             open_state(url, response_ttl=0, conversation_ttl=0)
         except ValueError as exc:
             raise SettingsError(f"--store: {exc}") from None
+
+
+def _check_proxy(upstream: str) -> None:
+    """Raises SettingsError for a proxy of the environment that cannot be used, before a worker meets it."""
+    if upstream != DEMO:
+        try:
+            Upstream(upstream, api_key=None)
+        except ValueError as exc:
+            raise SettingsError(f"--upstream: {exc}") from None
 
 
 class _AskedToEnd:

@@ -57,6 +57,14 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(argv, words, capsys):
     assert words in err
 
 
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_proxy_that_cannot_be_used_is_one_line_and_exit_code_2(command, capsys, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "socks5://me:secret@proxy:1080")
+    assert run(command, "--upstream", "http://upstream.invalid/v1", "--store=memory://") == 2
+    told = capsys.readouterr().err
+    assert "HTTP_PROXY names no proxy of http:// or https://" in told and "secret" not in told
+
+
 def test_every_command_has_help(capsys):
     for command, option in (("serve", "--upstream URL"), ("demo", "--port PORT")):
         assert run(command, "--help") == 0

@@ -26,14 +26,11 @@ FLOORS = [
     {"__main__"},
 ]
 PURE = {"translate", "wire", "chunks", "sse", "errors", "codec"}
-IMPURE = {"asyncio", "httpx", "aiohttp", "redis", "starlette", "socket", "time", "random", "secrets", "os"}
+IMPURE = {"asyncio", "httpx", "httptools", "redis", "starlette", "socket", "time", "random", "secrets", "os"}
 DOORS = {
     "pydantic": {"hosted"},  # comes with mcp, whose results it checks
     "httpx": {"upstream", "hosted"},
-    "aiohttp": {"upstream"},
-    "httpx_aiohttp": {"upstream"},
-    "multidict": {"upstream"},
-    "yarl": {"upstream"},
+    "httptools": {"upstream"},
     "mcp": {"hosted"},
     "mcp_types": {"hosted"},
     "httpx2": {"hosted"},

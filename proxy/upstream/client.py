@@ -104,7 +104,7 @@ class Upstream:
         """
         mapped = self._address.target(target, harmless=method == "OPTIONS")
         timeouts = replace(self._timeouts, first_byte=None, idle=None)
-        # expect: our server has answered it, and aiohttp would wait for an upstream that does not
+        # expect: our server has answered it
         pairs = [pair for pair in end_to_end(headers) if pair[0].lower() not in (b"host", b"expect")]
         pairs = self._with_key(pairs, keep_authorization=keep_authorization)
         request = self._request(method, self._address.url, pairs, body, timeouts)

@@ -61,7 +61,7 @@ class Forwarded:
         """The body as it came off the socket, undecoded. Raises UpstreamError when it breaks off."""
         silent = True
         try:
-            async for data in self._body:
+            while data := await self._body.read():
                 if silent:
                     silent = False
                     self._call.begin()

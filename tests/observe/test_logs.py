@@ -92,8 +92,8 @@ def test_what_asyncio_shows_of_a_task_is_not_told(logs, capsys):
 def test_the_level_is_ours_and_others_speak_from_warning_on(logs, capsys):
     configure_logging("text", "debug")
     logging.getLogger("proxy.state").debug("ours")
-    logging.getLogger("aiohttp").info("theirs")
-    logging.getLogger("aiohttp").warning("their warning")
+    logging.getLogger("httpx").info("theirs")
+    logging.getLogger("httpx").warning("their warning")
     configure_logging("text", "error")
     log.warning("our warning")
     log.error("our error")

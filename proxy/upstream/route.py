@@ -1,0 +1,148 @@
+"""How the upstream is reached: at its addresses, at its unix socket, or over the proxy that the environment names."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio.staggered import staggered_race
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from proxy.upstream.connection import Connection
+
+_HEAD_START = 0.25  # seconds that an address has before the next one is tried beside it (RFC 8305 §5)
+_RESOLVED = 10.0  # seconds that addresses are used; a burst of 1000 streams asks once
+
+
+class Route:
+    """The way to ``origin``, or to the unix socket ``path``.
+
+    ``prefix``: what goes before a request's target; ``headers``: lines for every request, both for a proxy. Raises
+    ValueError for a proxy that cannot be used.
+    """
+
+    def __init__(self, origin: httpx.URL, path: str | None) -> None:
+        proxy = None if path else _proxy_for(origin)
+        secure = origin.scheme == "https"
+        self._origin, self._path, self._first = origin, path, proxy or origin
+        self._tunnel = proxy is not None and secure
+        # without TLS on the way no certificates need be loaded, which takes 30 ms
+        self._tls = httpx.create_ssl_context() if secure or self._first.scheme == "https" else None
+        self._credentials = _credentials(proxy) if proxy else b""
+        relayed = proxy is not None and not secure
+        self.prefix = b"http://" + origin.netloc if relayed else b""
+        self.headers = self._credentials if relayed else b""
+        self._addresses: list[tuple[Any, ...]] = []
+        self._stale = 0.0
+        self._asking = asyncio.Lock()
+
+    async def connect(self, make: Callable[[], Connection]) -> Connection:
+        """A new connection. Raises httpx.ConnectError, with its cause, or httpx.ProxyError."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self._path:
+                return (await loop.create_unix_connection(make, self._path))[1]
+            taken = await self._dial()
+            secure = self._first.scheme == "https"
+            tls, name = (self._tls, _name(self._first)) if secure else (None, None)
+            _, connection = await loop.create_connection(make, sock=taken, ssl=tls, server_hostname=name)
+            if self._tunnel:
+                await self._through(connection)
+        except (OSError, UnicodeError, OverflowError) as exc:  # the last two of a name or port that is none
+            raise httpx.ConnectError(str(exc)) from exc
+        return connection
+
+    async def _through(self, connection: Connection) -> None:
+        """Make the proxy's connection one to the origin."""
+        loop = asyncio.get_running_loop()
+        target = b"%b:%d" % (self._origin.netloc.rpartition(b":")[0] or self._origin.netloc, self._origin.port or 443)
+        head = b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, target, self._credentials)
+        try:
+            connection.send(head, b"", bodiless=True)
+            await connection.head(loop.time())
+            if not 200 <= connection.status <= 299:
+                raise httpx.ProxyError(f"its proxy answered {connection.status}")
+            if connection.transport.is_closing():  # more came with its answer, or the end
+                raise httpx.ReadError("the proxy does not lead on")
+            assert self._tls is not None
+            raw, name = connection.transport, _name(self._origin)
+            secure = await loop.start_tls(raw, connection, self._tls, server_hostname=name)
+            if secure is None:
+                raise ConnectionAbortedError("the connection was closed")
+            connection.connection_made(secure)
+        except (httpx.ReadError, httpx.RemoteProtocolError) as exc:
+            raise httpx.ProxyError("its proxy gave no answer") from exc
+        except BaseException:
+            connection.cut()
+            raise
+
+    async def _dial(self) -> socket.socket:
+        """A socket that is connected to the first address that takes it."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() >= self._stale:
+                port = self._first.port or (443 if self._first.scheme == "https" else 80)
+                found = await loop.getaddrinfo(self._first.raw_host.decode(), port, type=socket.SOCK_STREAM)
+                self._addresses, self._stale = list(found), loop.time() + _RESOLVED
+        made: list[socket.socket] = []
+        winner = None
+        try:
+            tries = [partial(_connected, made, *address) for address in self._addresses]
+            winner, _, errors = await staggered_race(tries, _HEAD_START)
+            if winner is None:
+                self._stale = 0.0
+                raise next(exc for exc in errors if exc is not None)
+            assert isinstance(winner, socket.socket)
+            return winner
+        finally:
+            for each in made:  # two may have come at once, or one as this was cancelled
+                if each is not winner:
+                    each.close()
+
+
+async def _connected(
+    made: list[socket.socket], family: int, kind: int, protocol: int, _name: str, address: tuple[Any, ...]
+) -> socket.socket:
+    taken = socket.socket(family, kind, protocol)
+    try:
+        taken.setblocking(False)
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(taken, address)
+    except BaseException:
+        taken.close()
+        raise
+    made.append(taken)
+    return taken
+
+
+def _name(url: httpx.URL) -> str:
+    """The host as its certificate names it."""
+    return url.raw_host.decode().rstrip(".")
+
+
+def _proxy_for(origin: httpx.URL) -> httpx.URL | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this origin."""
+    given = getproxies().get(origin.scheme)
+    if not given or proxy_bypass(origin.host):
+        return None
+    try:
+        proxy = httpx.URL(given if "://" in given else f"http://{given}")
+    except httpx.InvalidURL:
+        raise ValueError(f"{origin.scheme.upper()}_PROXY is no URL") from None
+    if proxy.scheme not in ("http", "https") or not proxy.host:
+        raise ValueError(
+            f"{origin.scheme.upper()}_PROXY names no proxy of http:// or https://, and no others can be used"
+        )
+    return proxy
+
+
+def _credentials(proxy: httpx.URL) -> bytes:
+    """The header line that a proxy wants of its user, if its URL names one."""
+    if not proxy.userinfo:
+        return b""
+    return b"Proxy-Authorization: Basic %b\r\n" % b64encode(f"{proxy.username}:{proxy.password}".encode())

@@ -1,0 +1,292 @@
+"""The ways to an upstream: its addresses, TLS, proxies; and how many connections it is asked over."""
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+
+import pytest
+
+from proxy.errors import UpstreamError, UpstreamUnreachable
+from proxy.upstream import transport
+from tests.backend import CLOSE, PATIENCE, Backend, completion, json_reply, reply
+from tests.upstream.test_client import call
+from tests.upstream.test_forward import pass_on
+
+LOOPS = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
+BOTH_LOOPS = pytest.mark.parametrize("anyio_backend", LOOPS, ids=["asyncio", "uvloop"])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """The file of a certificate for localhost, which is its own authority, and of its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl on PATH")
+    folder = tmp_path_factory.mktemp("tls")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "key"]
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", *key, *name, "-days", "2", "-out", folder / "crt"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return folder / "crt", folder / "key"
+
+
+@pytest.fixture
+async def secure(backend, certificate):
+    """The port of a server that takes TLS off before the scripted backend, and the names it was asked for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    names = []
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    server = await asyncio.start_server(joined(backend.url), "127.0.0.1", 0, ssl=context)
+    yield server.sockets[0].getsockname()[1], names
+    server.close()
+
+
+def joined(url):
+    """What hands a connection on to the server at ``url``."""
+
+    async def carry(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader, writer):
+        there = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))
+        await asyncio.gather(carry(reader, there[1]), carry(there[0], writer), return_exceptions=True)
+
+    return accept
+
+
+@pytest.fixture
+async def tunnel(secure):
+    """The port of a proxy that leads every CONNECT to the secure server, what it was asked, and what it answers."""
+    heads, answers = [], [b"HTTP/1.1 200 Connection established\r\nproxy-agent: x\r\n\r\n"]
+
+    async def accept(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answers[-1])
+        if b" 200 " in answers[-1]:
+            await joined(f"http://127.0.0.1:{secure[0]}")(reader, writer)
+        else:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], heads, answers
+    server.close()
+
+
+@BOTH_LOOPS
+async def test_tls_is_spoken_to_whom_the_environment_trusts(
+    backend, secure, connect, certificate, monkeypatch, anyio_backend
+):
+    port, names = secure
+    with pytest.raises(UpstreamUnreachable, match="not reachable: no secure connection"):
+        await call(connect(f"https://localhost:{port}/v1"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    upstream = connect(f"https://localhost:{port}/v1")
+    body = b'"' + b"x" * 1_000_000 + b'"'
+    for _ in range(2):
+        assert await call(upstream, body, streamed=False) == [completion()]
+    assert [request.body for request in backend.requests] == [body, body]
+    assert backend.requests[0].values("host") == [f"localhost:{port}"] and backend.connections == 1
+    assert set(names) == {"localhost"}
+    with pytest.raises(UpstreamUnreachable, match="no secure connection"):  # the certificate is not for this name
+        await call(connect(f"https://127.0.0.1:{port}/v1"))
+
+
+@BOTH_LOOPS
+async def test_a_proxy_leads_to_a_secure_upstream(backend, tunnel, connect, certificate, monkeypatch, anyio_backend):
+    port, heads, answers = tunnel
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    monkeypatch.setenv("HTTPS_PROXY", f"user:p%40ss@127.0.0.1:{port}")
+    upstream = connect("https://localhost/v1")
+    for _ in range(2):
+        assert await call(upstream, streamed=False) == [completion()]
+    asked = b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n"
+    assert heads == [asked]
+    assert backend.requests[0].target == "/v1/chat/completions"
+    assert not backend.requests[0].values("proxy-authorization")
+    for answer, why in ((b"HTTP/1.1 407 No\r\n\r\n", "answered 407"), (b"", "gave no answer"), (b"?\r\n", "gave no")):
+        answers.append(answer)
+        with pytest.raises(UpstreamUnreachable, match=f"its proxy {why}"):
+            await call(connect("https://localhost/v1"))
+    answers.append(b"HTTP/1.1 200 OK\r\n\r\nno TLS at all")
+    with pytest.raises(UpstreamUnreachable):
+        await call(connect("https://upstream.invalid/v1"))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@proxy:1080", "http://:secret@", "http://proxy:secret"])
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(monkeypatch, proxy):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(ValueError, match="HTTP_PROXY") as caught:
+        transport.Transport("http://upstream.invalid")
+    assert "secret" not in str(caught.value)
+
+
+async def test_every_address_of_a_name_is_tried_and_asked_for_once(backend, connect, monkeypatch):
+    loop, port = asyncio.get_running_loop(), int(backend.url[:-3].rpartition(":")[2])
+    asked = []
+    tcp = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+
+    async def getaddrinfo(host, *_args, **_options):
+        asked.append(host)
+        return [(*tcp, ("127.0.0.1", 1)), (*tcp, ("127.0.0.1", port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    upstream = connect("http://several.invalid/v1")
+    for answer in await asyncio.gather(*(call(upstream, streamed=False) for _ in range(5))):
+        assert answer == [completion()]
+    assert asked == ["several.invalid"] and backend.connections == 5
+
+
+async def test_an_address_of_ipv6_is_reached(connect):
+    async def answer(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(json_reply(completion(), headers=("connection: close",)))
+        writer.close()
+
+    heads = []
+    try:
+        server = await asyncio.start_server(answer, "::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    port = server.sockets[0].getsockname()[1]
+    assert await call(connect(f"http://[::1]:{port}/v1"), streamed=False) == [completion()]
+    assert b"Host: [::1]:%d\r\n" % port in heads[0]
+    server.close()
+
+
+async def test_leaving_while_there_is_no_connection_yet_leaves_nothing(connect):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        task = asyncio.create_task(call(connect(f"http://127.0.0.1:{full.getsockname()[1]}/v1")))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (reply(b"x"), True),
+        (reply(status=204, length=False), True),
+        (reply(b"x", headers=("connection: close",)), False),
+        (reply(b"x").replace(b"1.1", b"1.0"), False),
+        (reply(b"x") + reply(b"unasked"), False),
+        (reply(b"x") + b"unasked", False),
+    ],
+)
+async def test_a_connection_is_kept_where_the_answer_allows_it(backend, upstream, answer, kept):
+    backend.script(answer)
+    await pass_on(upstream)
+    await pass_on(upstream)
+    assert backend.connections == 2 - kept
+
+
+async def test_an_answer_to_head_has_no_body_whatever_it_says(backend, upstream):
+    backend.script(reply(headers=("content-length: 5",), length=False))
+    assert (await pass_on(upstream, "HEAD"))[::2] == (200, b"")
+    assert (await pass_on(upstream))[0] == 200
+    assert backend.connections == 1
+
+
+@pytest.mark.parametrize("unasked", [CLOSE, reply(b"late")])
+async def test_an_idle_connection_on_which_anything_happens_is_dropped(backend, upstream, unasked):
+    later = asyncio.Event()
+    backend.script(reply(b"x"), later, unasked)
+    await pass_on(upstream)
+    later.set()
+    async with asyncio.timeout(PATIENCE):
+        await backend.requests[0].gone.wait()
+        while upstream._transport._connections:  # noqa: ASYNC110 (what the loop does next is no event)
+            await asyncio.sleep(0)
+    await pass_on(upstream)
+    assert backend.connections == 2
+
+
+async def test_idle_connections_are_closed_and_the_latest_serves_first(backend, upstream, monkeypatch):
+    monkeypatch.setattr(transport, "KEEPALIVE", 0.2)
+    both = asyncio.Event()
+    for _ in range(2):
+        backend.script(both, reply(b"x"))
+    calls = [asyncio.create_task(pass_on(upstream)) for _ in range(2)]
+    await backend.received(2)
+    both.set()
+    await asyncio.gather(*calls)
+    for _ in range(3):
+        await pass_on(upstream)
+    assert len({request.connection for request in backend.requests[2:]}) == 1
+    async with asyncio.timeout(PATIENCE):
+        while backend.open_connections:  # noqa: ASYNC110 (each connection has an event of its own)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_slow_reader_holds_the_upstream_back_and_loses_nothing(connect):
+    size, sent = 60_000_000, 0
+
+    async def flood(reader, writer):
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        while sent < size:
+            writer.write(b"x" * 1_000_000)
+            sent += 1_000_000
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(flood, "127.0.0.1", 0) as server:
+        upstream = connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        async with upstream.forward("GET", b"/v1/x", [], None) as answer:
+            chunks = answer.chunks()
+            came = len(await anext(chunks))
+            before = -1
+            while sent != before:
+                before = sent
+                await asyncio.sleep(0.05)
+            assert sent < size
+            came += sum([len(chunk) async for chunk in chunks])
+        assert came == size
+
+
+async def test_a_line_break_in_a_header_is_not_sent(backend, connect):
+    for upstream in (connect(backend.url, api_key="sk\nx-evil: 1"), connect(backend.url, user_agent="a\r\n\r\n")):
+        with pytest.raises(ValueError, match="line break"):
+            await call(upstream)
+    assert not backend.connections
+
+
+async def test_calls_in_flight_end_as_broken_when_all_is_closed(backend, upstream):
+    backend.script(asyncio.Event())
+    backend.script(reply(headers=("content-length: 5",), length=False), asyncio.Event())
+    tasks = [asyncio.create_task(pass_on(upstream)) for _ in range(2)]
+    await backend.received(2)
+    await asyncio.sleep(0.05)
+    await upstream.aclose()
+    for task in tasks:
+        with pytest.raises(UpstreamError, match="closed the"):
+            await task
+
+
+@BOTH_LOOPS
+async def test_a_connection_serves_again_on_either_loop(backend, connect, anyio_backend):
+    upstream = connect(backend.url)
+    for _ in range(3):
+        assert await call(upstream, streamed=False) == [completion()]
+    backend.script(CLOSE)
+    assert await call(upstream, streamed=False) == [completion()]
+    assert backend.connections == 2
+
+
+async def test_a_unix_socket_is_no_affair_of_a_proxy(tmp_path, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    async with Backend(str(tmp_path / "b.sock")) as backend:
+        assert await call(connect(backend.url), streamed=False) == [completion()]
