@@ -37,11 +37,11 @@ _running: ContextVar[tuple[weakref.ref[asyncio.Task[object]], Waits] | None] = C
 """A task and its waits; tasks beside it inherit this, and a task holds its context, hence the weak reference."""
 
 
-def begin() -> Waits:
-    """Those of the running task from now on."""
+def begin(begun: Waits | None = None) -> Waits:
+    """Those of the running task from now on. ``begun``: by another task, whose work this one goes on with."""
     task = asyncio.current_task()
     assert task is not None, "coroutines run in tasks"
-    begun = Waits()
+    begun = begun or Waits()
     _running.set((weakref.ref(task), begun))
     return begun
 

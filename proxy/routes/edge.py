@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -201,6 +201,42 @@ class attended:
             if broken := self._watcher.exception():
                 raise broken from None
             raise ClientGone from None
+
+
+async def beside(receive: Receive, ticking: Ticking, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work in a task of its own as long as the client is there; raises ClientGone as soon as it is not.
+
+    ``attended`` the other way round, for work that is woken for every token: each time a request's own task wakes, six
+    frames are gone through that have nothing to do with it, six calls of 92.
+    """
+    task, worker = current_task(), asyncio.create_task(work)
+    cancelling, is_heard, is_done = task.cancelling(), True, False
+
+    def done(_: asyncio.Task[None]) -> None:
+        nonlocal is_done
+        if is_heard:  # else it ended in the very step in which the client left
+            is_done = True
+            task.cancel()
+
+    worker.add_done_callback(done)
+    try:
+        await _tick(receive, ticking)
+    except asyncio.CancelledError:
+        if not is_done or task.uncancel() > cancelling:
+            raise
+    finally:
+        is_heard = False
+        if not worker.done():
+            worker.cancel()
+            await asyncio.wait([worker])
+        has_left = worker.cancelled() and not is_done
+        worker.cancelled() or worker.exception()  # seen, whatever is raised here
+    try:
+        if has_left:
+            raise ClientGone
+        worker.result()
+    finally:
+        del worker  # it knows its failure, which knows this frame
 
 
 async def _watch(receive: Receive) -> None:

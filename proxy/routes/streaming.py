@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from proxy import sse
 from proxy.errors import RunLost, StoreUnavailable
-from proxy.routes.edge import ClientGone, answer, attended, facts
+from proxy.routes.edge import ClientGone, answer, attended, beside, facts
 from proxy.routes.open import OpenRequests
 from proxy.runs import ENDS, Detached, Runner
 from proxy.translate.items import Event
 from proxy.turn import Turn
-from proxy.waits import Waits
+from proxy.waits import Waits, begin
 
 log = logging.getLogger("statecar.edge")
 
@@ -98,7 +98,7 @@ class _EventStream:
         self._requests, self._pace, self._done = requests, pace, done
         self._headers: dict[str, str] = {}
         self._sending = False  # what the turn tells
-        self._filling = asyncio.Lock()  # by the clock, while the turn waits
+        self._filling: asyncio.Lock | None = None  # held by the clock while it sends, and the turn waits
         self._opened = False
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()
@@ -149,17 +149,20 @@ class _EventStream:
         """Sends for the clock, which cannot watch over itself meanwhile."""
         if self._sending:  # by now: then there is no silence
             return
+        self._filling = asyncio.Lock()
         try:
             async with asyncio.timeout(self._pace.stall or None), self._filling:
                 await self._open()
                 await self._body(data)
         except TimeoutError:
             raise ClientGone from None
+        finally:
+            self._filling = None
 
     # -- sending
 
     async def _frames(self, frames: bytes, *, more: bool = True) -> None:
-        if self._filling.locked():
+        if self._filling:
             async with self._filling:
                 pass  # the clock has begun to send
         self._sending = True  # no lock: it would be four calls for every token
@@ -206,15 +209,28 @@ class SseReply(_EventStream):
         self._facts["turn"] = self._turn.facts
         try:
             with self._requests.ended_by(self._turn.stop):
-                async with aclosing(self._turn.run()) as batches, attended(receive, self):
-                    async for events in batches:
-                        if events:
-                            await self._write(events)
+                await beside(receive, self, self._tell())
         except ClientGone:
             self._facts["left"] = True
         finally:
             self._close()
             self._turn.facts |= self._waits.told()
+
+    async def _tell(self) -> None:
+        waits = begin(self._waits)
+        async with aclosing(self._turn.run()) as batches:
+            async for events in batches:
+                if not events:
+                    continue
+                frames = sse.encode(events[0]) if len(events) == 1 else b"".join(map(sse.encode, events))
+                began = perf_counter()
+                if not self._answered:
+                    self._answered = True
+                    self._turn.facts["first_event_ms"] = round((began - waits.began) * 1000, 1)
+                try:
+                    await self._frames(frames, more=events[-1]["type"] not in _TERMINAL)
+                finally:
+                    waits.client += perf_counter() - began
 
     async def _early(self) -> bytes:
         return b"".join(map(sse.encode, self._turn.begin()))
@@ -222,18 +238,6 @@ class SseReply(_EventStream):
     async def _between(self) -> bytes:
         event = self._turn.keepalive()
         return sse.encode(event) if event else await super()._between()
-
-    async def _write(self, events: list[Event]) -> None:
-        ends = events[-1]["type"] in _TERMINAL
-        frames = sse.encode(events[0]) if len(events) == 1 else b"".join(map(sse.encode, events))
-        began = perf_counter()
-        if not self._answered:
-            self._answered = True
-            self._turn.facts["first_event_ms"] = round((began - self._waits.began) * 1000, 1)
-        try:
-            await self._frames(frames, more=not ends)
-        finally:
-            self._waits.client += perf_counter() - began
 
 
 class DetachedReply(_EventStream):
@@ -260,10 +264,7 @@ class DetachedReply(_EventStream):
         self._detached = self._make()
         with attending(self._detached, self._facts):
             try:
-                async with attended(receive, self):
-                    async with aclosing(self._runner.told(self._detached)) as batches:
-                        async for frames in batches:
-                            await self._write(frames)
+                await beside(receive, self, self._tell())
             except RunLost as exc:
                 log.warning("the events of a response cannot be read: %s", exc.message)
                 if not self._opened:
@@ -273,18 +274,20 @@ class DetachedReply(_EventStream):
                 self._close()
             await self._detached.ended()  # its facts are whole by then
 
+    async def _tell(self) -> None:
+        async with aclosing(self._runner.told(self._detached)) as batches:
+            async for frames in batches:
+                if not self._opened:
+                    now = perf_counter()
+                    self._turn.facts["first_event_ms"] = round((now - self._waits.began) * 1000, 1)
+                await self._frames(b"".join(frames), more=not frames[-1].startswith(ENDS))
+
     async def _early(self) -> bytes:
         await self._detached.open()
         return b""
 
     async def _between(self) -> bytes:
         return b"" if await self._detached.keepalive() else await super()._between()
-
-    async def _write(self, frames: list[bytes]) -> None:
-        if not self._opened:
-            now = perf_counter()
-            self._turn.facts["first_event_ms"] = round((now - self._waits.began) * 1000, 1)
-        await self._frames(b"".join(frames), more=not frames[-1].startswith(ENDS))
 
 
 class DetachedJsonReply:
@@ -341,14 +344,17 @@ class RunReply(_EventStream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._begin(scope, send)
         try:
-            async with aclosing(self._batches) as batches, attended(receive, self):
-                await self._frames(b"")
-                async for frames in batches:
-                    await self._frames(b"".join(frames))
-                await self._frames(b"", more=False)
+            await beside(receive, self, self._tell())
         except ClientGone:
             self._facts["left"] = True
         except RunLost as exc:  # without an end: the reader may go on where it stopped
             log.warning("the events of a response cannot be read: %s", exc.message)
         finally:
             self._close()
+
+    async def _tell(self) -> None:
+        async with aclosing(self._batches) as batches:
+            await self._frames(b"")
+            async for frames in batches:
+                await self._frames(b"".join(frames))
+            await self._frames(b"", more=False)

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import pytest
 
-from proxy.routes.edge import ClientGone, attended
+from proxy.routes.edge import ClientGone, attended, beside
 from tests.backend import PATIENCE, STREAM_END, STREAM_HEAD, chunk, chunked, sse, stream, talk
 from tests.callers import Caller, refusal
 from tests.live import strict
@@ -231,3 +231,56 @@ async def test_a_client_that_leaves_just_as_its_answer_is_ready_breaks_nothing(s
         await asyncio.sleep(0)
     asyncio.get_running_loop().set_exception_handler(None)
     assert errors == []
+
+
+class Silence:
+    """Nothing is to be done meanwhile."""
+
+    def due_in(self):
+        return None
+
+    async def tick(self):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("end", "raised"),
+    {
+        "it is done": (None, None),
+        "it fails": (KeyError(), KeyError),
+        "it is cancelled": (asyncio.CancelledError(), asyncio.CancelledError),
+        "the client leaves": ("leave", ClientGone),
+        "the client leaves as it is done": ("leave, done", None),
+        "the request is cancelled": ("cancel", asyncio.CancelledError),
+    }.values(),
+)
+async def test_work_beside_its_request_ends_with_it_and_in_its_way(end, raised):
+    left, closed, request = asyncio.Event(), [], asyncio.current_task()
+
+    async def receive():
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def work():
+        try:
+            await asyncio.sleep(0)
+            if isinstance(end, BaseException):
+                raise end
+            if end in ("leave", "cancel"):
+                request.cancel() if end == "cancel" else left.set()
+                await asyncio.Event().wait()
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            closed.append(True)
+            if end == "leave, done":
+                left.set()
+
+    with pytest.raises(raised) if raised else nullcontext():
+        await beside(receive, Silence(), work())
+    assert closed
+    if end == "cancel":
+        request.uncancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not request.cancelling()
