@@ -94,17 +94,17 @@ bench-compare: .venv/installed .venv/bench ## the same before and after: make be
 
 bench-micro: .venv/installed .venv/bench ## CPU time of the pieces of a turn, in build/micro.json (1 minute)
 	@mkdir -p build && rm -f build/micro.json
-	$(BIN)/python bench/micro.py --quiet -o build/micro.json $(ARGS)
+	PYTHONPATH=. $(BIN)/python bench/micro.py --quiet -o build/micro.json $(ARGS)
 
 bench-micro-compare: bench-micro ## the same before and after: make bench-micro-compare BASE=main
 	@rm -rf build/base build/before.json && git worktree prune && git worktree add --detach build/base '$(BASE)' >/dev/null
-	PYTHONPATH='$(CURDIR)/build/base' $(BIN)/python bench/micro.py --quiet -o build/before.json $(ARGS); code=$$?; \
-	  git worktree remove --force build/base; exit $$code
+	cd build/base && PYTHONPATH=. ../../$(BIN)/python bench/micro.py --quiet -o ../before.json $(ARGS); code=$$?; \
+	  cd ../.. && git worktree remove --force build/base; exit $$code
 	$(BIN)/python -m pyperf compare_to build/before.json build/micro.json --table
 
 counts: .venv/installed .venv/test ## calls, bytecodes, round trips, beside their budgets; instructions where valgrind is
 	$(BIN)/python -m tests.budgets $(ARGS)
-	@! command -v valgrind >/dev/null || $(BIN)/python bench/instructions.py
+	@! command -v valgrind >/dev/null || PYTHONPATH=. $(BIN)/python bench/instructions.py
 
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .

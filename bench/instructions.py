@@ -1,6 +1,6 @@
 """Instructions of the processor for one unit of each piece of a turn, counted by valgrind: the same at any load.
 
-    python bench/instructions.py
+    PYTHONPATH=. python bench/instructions.py
 
 What is counted is twice as many units less as many, each in a fork of one process that has done both before. Figures
 depend on the Python, its build and the libraries: compare them within one installation.

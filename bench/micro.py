@@ -1,10 +1,9 @@
 """Microbenchmarks of the pieces of a turn, in CPU time (pyperf).
 
-    python bench/micro.py -o after.json              of the tree that PYTHONPATH names
+    PYTHONPATH=. python bench/micro.py -o after.json
     python -m pyperf compare_to before.json after.json --table
 
-The pieces themselves are always those that lie beside this script. A figure is the CPU time of one unit: a token, an
-item, a request.
+A figure is the CPU time of one unit: a token, an item, a request.
 """
 
 from __future__ import annotations

@@ -28,11 +28,8 @@ def pieces() -> dict[str, Count]:
 def counts(driver: Driver) -> dict[str, Count]:
     """What a server does for requests, tokens and items of its history, for ``UNITS`` of each."""
     found = {name: _requests(driver, act) for name, act in _requests_of(driver).items()}
-    for name, (path, fields) in _STREAMS.items():
-        found[f"token one by one, {name}"] = _tokens(driver, path, fields)
-    for name in ("store: false", "passed on"):
-        path, fields = _STREAMS[name]
-        found[f"token in a flood, {name}"] = _flood(driver, path, fields)
+    found |= {f"token one by one, {kind}": tokens(driver, kind) for kind in _STREAMS}
+    found |= {f"token in a flood, {kind}": _flood(driver, kind) for kind in ("store: false", "passed on")}
     found["item of a chain"] = _items(driver)
     return found
 
@@ -82,13 +79,16 @@ def _requests(driver: Driver, act: Act) -> Count:
     return _least(driver, act).times(UNITS)
 
 
-def _tokens(driver: Driver, path: str, fields: dict[str, object]) -> Count:
+def tokens(driver: Driver, kind: str) -> Count:
+    """Tokens one by one, of a kind of stream."""
+    path, fields = _STREAMS[kind]
     with driver.stream(path, **fields) as tell:
         tell(0, 5)
         return _more(driver, tell)
 
 
-def _flood(driver: Driver, path: str, fields: dict[str, object]) -> Count:
+def _flood(driver: Driver, kind: str) -> Count:
+    path, fields = _STREAMS[kind]
     with driver.stream(path, **fields):
         driver.flood(0, 5)
         return _more(driver, driver.flood)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import aclosing
 
 import pytest
 
@@ -9,9 +10,9 @@ from bench.works import PIECES
 from proxy import sse
 from proxy.state.responses import Responses
 from proxy.translate import request as request_module
-from proxy.translate.stream import ResponseStream
+from proxy.turn import Turn
 from tests import servers
-from tests.budgets import trips
+from tests.budgets import measures, trips
 from tests.budgets.counting import counted, grown
 from tests.budgets.driving import driven
 from tests.budgets.measures import UNITS
@@ -57,17 +58,17 @@ def now(name):
     return exceeded(name, grown(piece.make, UNITS))
 
 
-def test_a_generator_about_every_token_exceeds_the_budget(monkeypatch):
-    feed = ResponseStream.feed
+def test_a_generator_that_every_token_passes_exceeds_the_budget(monkeypatch, store):
+    run = Turn.run
 
-    def wrapped(self, chunk):
-        def through():
-            yield from feed(self, chunk)
+    async def wrapped(self):
+        async with aclosing(run(self)) as batches:
+            async for events in batches:
+                yield events
 
-        return list(through())
-
-    monkeypatch.setattr(ResponseStream, "feed", wrapped)
-    assert "calls instead of" in now("translate text, token")
+    monkeypatch.setattr(Turn, "run", wrapped)
+    found = driven(store, lambda driver: measures.tokens(driver, "store: false"))
+    assert "calls instead of" in exceeded("token one by one, store: false", found)
 
 
 def test_slower_json_exceeds_the_budget(monkeypatch):
