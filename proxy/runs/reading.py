@@ -47,10 +47,10 @@ class Reading:
                 running = self._running.get(id_)
                 if running and running.over:  # what is left to tell is in the store
                     running = None
-                frames = running.since(after) if running else None
-                if frames == [] and running:
+                if running and running.last <= after:
                     await running.changed()
                     continue
+                frames = running.since(after) if running else None
                 if frames is None:
                     is_over, frames = await self._read(id_, after, made_here=running is not None, wait=wait)
                     if is_over and not await patiently(lambda: self._runs.events(id_, -1, most=1)):

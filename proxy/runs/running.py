@@ -21,8 +21,8 @@ log = logging.getLogger("statecar.runs")
 ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 """How the last frame of a stream begins."""
 
-_KEPT = 256
-"""Frames kept here for readers that keep up; others read the store."""
+_KEPT = 64
+"""Frames kept here, beside all of the last read, for readers that keep up; others read the store. 20 KB a run."""
 
 
 class Running:
@@ -47,7 +47,7 @@ class Running:
         self.waits = Waits()
         self._runs, self._began = runs, run.began
         self._loop = asyncio.get_running_loop()  # to ask for it is a system call on Python 3.11
-        self._frames: deque[bytes] = deque(maxlen=_KEPT)
+        self._frames: deque[bytes] = deque()
         self._waiting: list[asyncio.Future[None]] = []
         self._unlogged: list[Event] = []  # those that the store is being told of
         self._insisting: asyncio.Task[None] | None = None
@@ -150,6 +150,8 @@ class Running:
         """Hands events to the readers, that are in the log by now."""
         events, self._unlogged = self._unlogged, []
         self._frames.extend(frames)
+        for _ in range(len(self._frames) - max(_KEPT, len(frames))):
+            self._frames.popleft()
         self.last, self.latest = events[-1]["sequence_number"], events[-1]
         self._wake()
 
