@@ -203,7 +203,7 @@ async def test_a_store_that_hangs_is_waited_for_by_one_at_a_time_and_by_what_was
 
 
 async def test_an_operation_that_alone_takes_too_long_keeps_nobody_else_out(own, monkeypatch):
-    monkeypatch.setattr("proxy.state.client._OVERLOAD", 3.0)
+    monkeypatch.setattr("proxy.state.nodes._OVERLOAD", 3.0)
     async with opened(own.url) as state:
         slow = asyncio.create_task(state._client.command("BLPOP", "nothing", 60))
         while not slow.done():
