@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -39,6 +39,40 @@ class _Ended:
         if self._end:
             self._end.cancel()
             self._end = None
+
+
+class _Head:
+    """A transport that keeps an answer's head until its first bytes come, or the loop's next step: uvicorn writes both
+    apart, and a write to a socket takes 20 us of the 600 of a plain request. After that the answer goes on without it.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
+        self._cycle, self._transport, self._loop = cycle, cycle.transport, loop
+        self._kept = b""
+
+    def write(self, data: bytes) -> None:
+        """Keeps what comes first."""
+        if self._kept:
+            self._transport.writelines([self._kept, data])
+            self._kept = b""
+        else:
+            self._kept = data
+            self._loop.call_soon(self._go)
+
+    def close(self) -> None:
+        """Ends the connection once all is written."""
+        self._go()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it has ended."""
+        return self._transport.is_closing()
+
+    def _go(self) -> None:
+        self._cycle.transport = self._transport
+        if self._kept:
+            self._transport.write(self._kept)
+            self._kept = b""
 
 
 class Http(_Ended, HttpToolsProtocol):
@@ -74,8 +108,12 @@ class Http(_Ended, HttpToolsProtocol):
         self._data = b""  # else a stream keeps its whole request
 
     def on_headers_complete(self) -> None:
-        if not self._is_read_again():
-            super().on_headers_complete()
+        if self._is_read_again():
+            return
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle and self.cycle is not before and self.scope["method"] != "HEAD":  # else nothing follows the head
+            self.cycle.transport = _Head(self.cycle, self.loop)  # type: ignore[assignment]  # all that a cycle needs
 
     def on_message_complete(self) -> None:
         if not self._is_read_again():

@@ -139,3 +139,46 @@ async def closed(socket):
             return await socket.closed()
         except AssertionError:
             pass
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    """What the server gives its transports to write, piece by piece; one in several parts counts once."""
+    made, found = Http.connection_made, []
+
+    class Transport:
+        def __init__(self, real):
+            self._real = real
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+        def write(self, data):
+            found.append(data)
+            self._real.write(data)
+
+        def writelines(self, parts):
+            found.append(b"".join(parts))
+            self._real.writelines(parts)
+
+    monkeypatch.setattr(Http, "connection_made", lambda self, transport: made(self, Transport(transport)))
+    return found
+
+
+async def test_the_head_of_an_answer_goes_with_what_follows_it_and_waits_for_nothing(caller, backend, writes):
+    backend.script(json_reply({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}))
+    await caller.create()
+    [whole] = writes
+    assert whole.startswith(b"HTTP/1.1 200 OK\r\n") and whole.endswith(b"}")
+    writes.clear()
+    more = asyncio.Event()
+    backend.script(STREAM_HEAD, more, chunked(sse(*talk("Hi"))), b"0\r\n\r\n")
+    async with caller.http.stream("POST", "/chat/completions", json={"model": "m", "stream": True}) as answer:
+        assert answer.status_code == 200, "the body has not begun"
+        more.set()
+        await answer.aread()
+    assert writes[0].endswith(b"\r\n\r\n")
+    writes.clear()
+    assert (await caller.http.head("/responses")).status_code == 200
+    assert (await caller.http.get("/responses/x")).status_code == 404
+    assert [told.count(b"HTTP/1.1 ") for told in writes] == [1, 1]
