@@ -164,18 +164,23 @@ class Model:
 
 @asynccontextmanager
 async def sent_twice(active):
-    evaluate = Client._evaluate
+    evaluate, both = Client._evaluate, Client._evaluate_both
 
-    async def twice(self, script, args):
-        first = await evaluate(self, script, args)
-        return first if script.name in ONCE else await evaluate(self, script, args)
+    async def twice(self, call):
+        first = await evaluate(self, call)
+        return first if call.script.name in ONCE else await evaluate(self, call)
+
+    async def both_twice(self, call, beside):
+        assert not {call.script.name, beside.script.name} & set(ONCE)
+        await both(self, call, beside)
+        return await both(self, call, beside)
 
     if active:
-        Client._evaluate = twice
+        Client._evaluate, Client._evaluate_both = twice, both_twice
     try:
         yield
     finally:
-        Client._evaluate = evaluate
+        Client._evaluate, Client._evaluate_both = evaluate, both
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
