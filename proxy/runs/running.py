@@ -22,7 +22,7 @@ ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event
 """How the last frame of a stream begins."""
 
 _KEPT = 64
-"""Frames kept here, beside all of the last read, for readers that keep up; others read the store. 20 KB a run."""
+"""Frames kept here for readers that keep up, 20 KB, or as many as came in one read; others read the store."""
 
 
 class Running:
@@ -47,7 +47,7 @@ class Running:
         self.waits = Waits()
         self._runs, self._began = runs, run.began
         self._loop = asyncio.get_running_loop()  # to ask for it is a system call on Python 3.11
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[bytes] = deque(maxlen=_KEPT)
         self._waiting: list[asyncio.Future[None]] = []
         self._unlogged: list[Event] = []  # those that the store is being told of
         self._insisting: asyncio.Task[None] | None = None
@@ -149,9 +149,10 @@ class Running:
     def _publish(self, frames: list[bytes]) -> None:
         """Hands events to the readers, that are in the log by now."""
         events, self._unlogged = self._unlogged, []
-        self._frames.extend(frames)
-        for _ in range(len(self._frames) - max(_KEPT, len(frames))):
-            self._frames.popleft()
+        if len(frames) > _KEPT:
+            self._frames = deque(frames, len(frames))
+        else:
+            self._frames.extend(frames)
         self.last, self.latest = events[-1]["sequence_number"], events[-1]
         self._wake()
 
