@@ -11,6 +11,7 @@ So a response's items are found by their id alone, and nothing has to be indexed
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def is_path_id(id_: object) -> bool:
 
 
 def new_tag() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def new_call_id() -> str:
@@ -92,7 +93,7 @@ class Minter:
 
     def __init__(self, tag: str | None = None) -> None:
         self.tag = tag or new_tag()
-        self.turn = secrets.token_hex(14)
+        self.turn = os.urandom(14).hex()
         self._ordinal = 0
 
     @classmethod

@@ -61,6 +61,7 @@ _ECHOED = (
 )
 _WHEN_GIVEN = ("user", "prompt_cache_retention", "prompt_cache_options")
 _APART = frozenset({"id", "object", "created_at", "status", "model", "output", "conversation"})
+_NONE = object()
 _USAGE = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "total_tokens")
 
 
@@ -99,6 +100,8 @@ def snapshot(response: Response, **changes: Any) -> Response:
 def usage(*rounds: dict[str, Any]) -> dict[str, Any]:
     """Chat usages, one per upstream call, summed in the Responses form with all keys (wire §5.4)."""
     totals = [_figures(chat) for chat in rounds]
+    if len(totals) == 1:
+        return _expand(totals[0])
     return _expand([sum(column) for column in zip(*totals, strict=True)] if totals else [0] * len(_USAGE))
 
 
@@ -117,7 +120,11 @@ def moved(chat: dict[str, Any], told: Tokens) -> dict[str, Any]:
 
 def shorten(response: Response) -> dict[str, Any]:
     """What the store must keep of a response beside id, times, status, model and items: all that is no default."""
-    body = {k: v for k, v in response.items() if k not in _APART and not _is_default(k, v)}
+    body = {
+        key: value
+        for key, value in response.items()
+        if key not in _APART and not ((default := _DEFAULTS.get(key, _NONE)) == value and type(default) is type(value))
+    }
     if body.get("usage"):
         body["usage"] = _compact(body["usage"])
     return body
@@ -149,10 +156,6 @@ def restore(
     if conversation:
         response["conversation"] = {"id": conversation}
     return response
-
-
-def _is_default(key: str, value: Any) -> bool:
-    return key in _DEFAULTS and _DEFAULTS[key] == value and type(_DEFAULTS[key]) is type(value)
 
 
 def _text(text: dict[str, Any]) -> dict[str, Any]:

@@ -195,18 +195,17 @@ async def _resolved(
     items: list[Item], known: dict[str, Item], services: Services, caller: Caller, *, signed: bool
 ) -> list[Item]:
     """The items, with what references mean in their place, once each and only if the context lacks it."""
-    there = {item["id"] for item in items if "id" in item and not is_reference(item)} | known.keys()
-    wanted = {item["id"] for item in items if is_reference(item)} - there
-    wanted |= {item["id"] for item in items if "id" in item and _is_emptied(item)} - known.keys()
-    if signed:
-        wanted |= {item["id"] for item in items if "id" in item and _is_signed(item)} - known.keys()
+    there = {item["id"] for item in items if "id" in item and not is_reference(item)}
+    wanted = {item["id"] for item in items if is_reference(item) and item["id"] not in there}
+    wanted |= {item["id"] for item in items if "id" in item and (_is_emptied(item) or (signed and _is_signed(item)))}
+    wanted = {id_ for id_ in wanted if id_ not in known}  # not the difference, which goes through all that is known
     found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
     out: list[Item] = []
     for item in items:
         if not is_reference(item):
             made = found.get(item.get("id", ""))
             out.append(made if made and (_repeats(item, made) or _means(item, made)) else item)
-        elif item["id"] not in there:
+        elif item["id"] not in there and item["id"] not in known:
             if item["id"] not in found and "summary" not in item:
                 raise NotFound(
                     f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
