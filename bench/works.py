@@ -148,7 +148,7 @@ def _known(count: int) -> Callable[[], object]:
         repeats.learn(first, opening)
         texts, _ = repeats.read(iter(payloads))
         assert texts
-        return [*stream.start(), *stream.feed(opening), *stream.feed(texts)]
+        return stream.feed_all([opening, texts])
 
     return run
 

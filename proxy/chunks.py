@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from proxy import codec
@@ -17,16 +16,15 @@ _PROBED = codec.dumps(_PROBE)
 _TRIES = 4
 
 
-@dataclass(slots=True)
-class Texts:
-    """Chunks that are like one before them, save for the text in ``field`` of its delta: ``texts``, one for each.
+class Texts(list[str]):
+    """Chunks that are like one before them, save for the text in ``field`` of its delta: the texts, one for each.
 
-    No text holds a lone surrogate.
+    None of them holds a lone surrogate.
     """
 
-    like: Chunk
+    __slots__ = ("field", "like")  # and no __init__, a frame for every token
     field: str
-    texts: list[str]
+    like: Chunk
 
     def chunk(self, text: str) -> Chunk:
         """The whole chunk that brings this text."""
@@ -46,26 +44,26 @@ class Repeats:
         self._like: Chunk = {}
         self._field = ""
         self._before = self._after = b""
+        self._string = slice(0)  # of a payload that repeats it: its text, the quotes included
         self._tries = 0
 
     def read(self, payloads: Iterator[bytes]) -> tuple[Texts | None, bytes | None]:
         """The next payloads, as far as they repeat the chunk, and the one after them; None for none."""
-        before, after = self._before, self._after
-        begin, end, loads = len(before) - 1, 1 - len(after), codec.loads_utf8  # of the string, its quotes included
-        texts: list[str] = []
+        before, after, string, loads = self._before, self._after, self._string, codec.loads_utf8
+        texts = Texts()
         for payload in payloads:
             if not (before and payload.startswith(before) and payload.endswith(after) and type(payload) is bytes):
                 break
             try:
-                texts.append(loads(payload[begin:end]))
+                texts.append(loads(payload[string]))
             except ValueError:
                 break
         else:
             payload = None
         if not texts:
             return None, payload
-        self._tries = 0
-        return Texts(self._like, self._field, texts), payload
+        self._tries, texts.like, texts.field = 0, self._like, self._field
+        return texts, payload
 
     def learn(self, payload: bytes, chunk: Chunk) -> None:
         """From now on the payloads that repeat this one, which is the chunk, are known."""
@@ -83,6 +81,7 @@ class Repeats:
             return
         if probed == _with(chunk, field, _PROBE):  # so it is this string that the text was read from, and no other
             self._like, self._field, self._before, self._after = chunk, field, before, after
+            self._string = slice(len(before) - 1, 1 - len(after))
 
 
 def _text_field(chunk: Chunk) -> str:

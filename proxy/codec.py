@@ -29,6 +29,10 @@ loads_utf8 = orjson.loads
 """``loads`` of a text that holds no lone surrogate, else ValueError; without a frame of its own, for short texts."""
 
 
+dumps_utf8 = orjson.dumps
+"""``dumps`` of what holds no lone surrogate, else TypeError; without a frame of its own, for short values."""
+
+
 def dumps(value: Any) -> bytes:
     """Compact UTF-8 JSON; lone surrogates leave escaped. Raises ValueError for what is nested some 1000 deep."""
     try:

@@ -104,7 +104,11 @@ class Decoder:
 
 def encode(event: dict[str, Any]) -> bytes:
     """One whole frame: ``event`` line, one ``data`` line of compact JSON, an empty line (wire §9.1)."""
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), codec.dumps(event))
+    try:
+        data = codec.dumps_utf8(event)
+    except TypeError:
+        data = codec.dumps(event)
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), data)
 
 
 def decode(frame: bytes) -> dict[str, Any]:

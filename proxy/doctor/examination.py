@@ -170,8 +170,7 @@ async def _answer(check: Check, upstream: Upstream, dialect: Dialect, model: str
     async with AsyncExitStack() as stack:
         reply, tries = await put(stack, upstream, dialect, (), written)
         while batch := await reply.read():
-            for chunk in batch:
-                events += stream.feed(chunk)
+            events += stream.feed_all(batch)
             if stream.failure:
                 raise stream.failure
         stream.finish(int(time.time()), done=reply.ended)

@@ -153,7 +153,8 @@ class _EventStream:
         try:
             async with asyncio.timeout(self._pace.stall or None), self._filling:
                 await self._open()
-                await self._body(data)
+                self._last = self._clock()
+                await self._go_on({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             raise ClientGone from None
         finally:
@@ -169,7 +170,9 @@ class _EventStream:
         try:
             if not self._opened:
                 await self._open()
-            await self._body(frames if more or not self._done else frames + sse.DONE, more=more)
+            self._last = self._clock()
+            body = frames if more or not self._done else frames + sse.DONE
+            await self._go_on({"type": "http.response.body", "body": body, "more_body": more})
         finally:
             self._sending = False
 
@@ -181,10 +184,6 @@ class _EventStream:
             told = [(name.encode(), value.encode("latin-1")) for name, value in self._headers.items()]
             self._last = self._clock()
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *told]})
-
-    def _body(self, data: bytes, *, more: bool = True) -> Awaitable[None]:
-        self._last = self._clock()
-        return self._go_on({"type": "http.response.body", "body": data, "more_body": more})
 
     def _begin(self, scope: Scope, send: Send) -> None:
         self._send, self._facts = send, facts(scope)

@@ -7,9 +7,8 @@ import logging
 
 from proxy.errors import UpstreamError
 from proxy.translate.items import Event
-from proxy.translate.reply import is_error
 from proxy.translate.stream import ResponseStream
-from proxy.upstream import Batch, Reply
+from proxy.upstream import Reply
 
 log = logging.getLogger("statecar.turn")
 
@@ -35,21 +34,9 @@ class Answer:
                 raise stream.failure
             batch = await reply.read()
             self._over = not batch
-            if events := self._fed(batch):
+            if events := stream.feed_all(batch):
                 return events
         return []
-
-    def _fed(self, batch: Batch) -> list[Event]:
-        """The events of one read. The stream begins with its first payload, unless that is an error (wire §2.6)."""
-        stream = self._stream
-        events: list[Event] = []
-        for chunk in batch:
-            if not stream.started and not (isinstance(chunk, dict) and is_error(chunk)):
-                events += stream.start()
-            events += stream.feed(chunk)
-            if stream.failure:
-                break
-        return events
 
     async def _after_finish(self) -> list[Event]:
         """Reads on for the usage, which may come after the finish reason, or never."""
@@ -57,7 +44,7 @@ class Answer:
         try:
             async with asyncio.timeout(USAGE_WAIT):
                 while batch := await self._reply.read():
-                    events += self._fed(batch)
+                    events += self._stream.feed_all(batch)
         except TimeoutError:
             log.warning("the upstream neither ended its stream nor sent usage within %s s", USAGE_WAIT)
         except UpstreamError as exc:

@@ -18,4 +18,4 @@ async def batches(reply: Reply) -> AsyncGenerator[list[dict[str, Any]], None]:
 def whole(batch: Batch) -> Iterator[dict[str, Any]]:
     """Each chunk of a batch as it came."""
     for one in batch:
-        yield from map(one.chunk, one.texts) if isinstance(one, Texts) else [one]
+        yield from map(one.chunk, one) if isinstance(one, Texts) else [one]
