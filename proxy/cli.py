@@ -28,6 +28,11 @@ if os.getpid() == 1:
     # A container's first process: until it handles a signal the kernel drops it, and the rest takes a while to import.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
+try:
+    import httptools  # noqa: F401
+except ImportError as exc:
+    sys.exit(f"statecar: httptools reads all HTTP here and cannot be imported ({exc}): pip install httptools")
+
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 

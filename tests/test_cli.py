@@ -81,6 +81,13 @@ def test_a_package_overwritten_by_proxy_py_is_told_apart(tmp_path):
     assert "virtual environment of its own" in done.stderr
 
 
+def test_a_parser_that_cannot_be_imported_is_one_line():
+    program = "import sys; sys.modules['httptools'] = None; import proxy.cli"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("statecar: httptools reads all HTTP here")
+    assert done.stderr.count("\n") == 1
+
+
 def test_all_addresses_of_a_host_share_one_port():
     sockets = cli.listen("localhost", 0)
     try:

@@ -30,7 +30,7 @@ IMPURE = {"asyncio", "httpx", "httptools", "redis", "starlette", "socket", "time
 DOORS = {
     "pydantic": {"hosted"},  # comes with mcp, whose results it checks
     "httpx": {"upstream", "hosted"},
-    "httptools": {"upstream"},
+    "httptools": {"upstream", "cli"},
     "mcp": {"hosted"},
     "mcp_types": {"hosted"},
     "httpx2": {"hosted"},

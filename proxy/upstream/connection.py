@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         """Much has come that nobody took: all of it in bounds, or too much of it."""
         if not self.parts and not self.over:
             self.fail(httpx.RemoteProtocolError("the answer's head is too long"))
-        elif self._came > _FULL and not self._paused and not self.over:
+        elif self._came > _FULL and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
@@ -266,7 +266,7 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.status = status
-        if self._bodiless or status == 101:
+        if self._bodiless:
             self._complete()
 
     def on_message_complete(self) -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from proxy.upstream.connection import Connection
+from tests.backend import PATIENCE
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream \r\nX-Empty:\r\nx-a: 1\r\nx-a: 2\r\n"
 HEADERS = [(b"Content-Type", b"text/event-stream"), (b"X-Empty", b""), (b"x-a", b"1"), (b"x-a", b"2")]
@@ -177,6 +178,51 @@ async def test_what_comes_after_the_answer_costs_the_connection_and_not_the_answ
             connection.data_received(rest)
         assert connection.take() == b"abcde" and connection.status == 200
         assert connection.over and not connection.free() and connection.transport.aborted
+
+
+async def test_even_a_blank_line_between_requests_costs_the_connection():
+    connection = asked()
+    connection.data_received(SIZED)
+    assert connection.free()
+    connection.data_received(b"\r\n")
+    assert connection.transport.aborted and not connection.keeps
+
+
+async def test_a_limit_counts_what_is_waited_for_and_from_where_it_is_told():
+    connection = asked()
+    connection.limit(0.02)
+    connection.data_received(HEAD + b"content-length: 5\r\n\r\na")
+    await asyncio.sleep(0.05)
+    assert not connection.failure  # nobody waits
+    async with asyncio.timeout(PATIENCE):
+        connection.take()
+        await connection.news()
+    assert isinstance(connection.failure, httpx.ReadTimeout) and connection.transport.aborted
+
+    connection, long_ago = asked(), asyncio.get_running_loop().time() - 60
+    connection.limit(50, long_ago)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(httpx.ReadTimeout):
+            await connection.head(long_ago)
+
+
+async def test_a_request_that_is_over_reads_no_more_of_its_body():
+    left = asyncio.Event()
+
+    async def parts():
+        try:
+            yield b"ab"
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    connection = asked()
+    connection.send(b"", parts(), chunked=True)
+    connection.data_received(SIZED)
+    await asyncio.sleep(0)
+    assert not connection.free()
+    async with asyncio.timeout(PATIENCE):
+        await left.wait()
 
 
 async def test_a_body_that_none_may_have_costs_the_connection():

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from proxy.errors import UpstreamError, UpstreamUnreachable
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream import transport
 from tests.backend import CLOSE, PATIENCE, Backend, completion, json_reply, reply
 from tests.upstream.test_client import call
@@ -107,6 +107,7 @@ async def test_a_proxy_leads_to_a_secure_upstream(backend, tunnel, connect, cert
     assert heads == [asked]
     assert backend.requests[0].target == "/v1/chat/completions"
     assert not backend.requests[0].values("proxy-authorization")
+    assert await call(connect("https://localhost./v1"), streamed=False) == [completion()]  # the certificate has no dot
     for answer, why in ((b"HTTP/1.1 407 No\r\n\r\n", "answered 407"), (b"", "gave no answer"), (b"?\r\n", "gave no")):
         answers.append(answer)
         with pytest.raises(UpstreamUnreachable, match=f"its proxy {why}"):
@@ -165,7 +166,10 @@ async def test_leaving_while_there_is_no_connection_yet_leaves_nothing(connect):
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(full.getsockname())
-        task = asyncio.create_task(call(connect(f"http://127.0.0.1:{full.getsockname()[1]}/v1")))
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        with pytest.raises(UpstreamTimeout, match="no first byte within 0.1 s"):
+            await call(connect(url, first_byte_timeout=0.1))
+        task = asyncio.create_task(call(connect(url)))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -209,8 +213,29 @@ async def test_an_idle_connection_on_which_anything_happens_is_dropped(backend, 
         await backend.requests[0].gone.wait()
         while upstream._transport._connections:  # noqa: ASYNC110 (what the loop does next is no event)
             await asyncio.sleep(0)
+    assert not upstream._transport._idle
     await pass_on(upstream)
     assert backend.connections == 2
+
+
+async def test_a_connection_that_was_idle_for_too_long_is_not_used(backend, upstream, monkeypatch):
+    await pass_on(upstream)
+    monkeypatch.setattr(transport, "KEEPALIVE", 0.0)  # as where the loop was busy when it should have been closed
+    await pass_on(upstream)
+    assert backend.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [((b"HTTP/1.1 200", CLOSE), "before it answered"), ((asyncio.Event(),), "no first byte")],
+)
+async def test_a_request_is_not_sent_again_when_its_answer_has_begun_or_takes_too_long(backend, connect, answer, error):
+    upstream = connect(backend.url, first_byte_timeout=0.2)
+    await call(upstream, streamed=False)
+    backend.script(*answer)
+    with pytest.raises(UpstreamError, match=error):
+        await call(upstream)
+    assert len(backend.requests) == 2 and backend.connections == 1
 
 
 async def test_idle_connections_are_closed_and_the_latest_serves_first(backend, upstream, monkeypatch):
