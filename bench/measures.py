@@ -192,8 +192,8 @@ class Measures:
             nonlocal peak
             peak = max(peak, system.memory())
 
-        how = {"requests": count, "stream": True, "tokens": tokens, "ramp": ramp}
-        self._bench.load(system, work, f"paced-{tokens}x2", count, **how, watch=watch)  # all open as long again
+        model = f"paced-{tokens}x2"  # all are open for as long again
+        self._bench.load(system, work, model, count, requests=count, stream=True, tokens=tokens, ramp=ramp, watch=watch)
         return (peak - before) * 1024 / count
 
     def _flat(self) -> None:

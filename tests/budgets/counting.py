@@ -27,7 +27,7 @@ class Count:
     calls: Counter[Function] = field(default_factory=Counter)
     bytecodes: Counter[CodeType] = field(default_factory=Counter)
 
-    def figures(self) -> dict[str, int]:
+    def figures(self) -> dict[str, float]:
         """``calls``, of Python and of C functions, and ``bytecodes``."""
         return {"calls": self.calls.total(), "bytecodes": self.bytecodes.total()}
 
@@ -38,9 +38,10 @@ class Count:
         more.bytecodes.subtract(other.bytecodes)
         return more
 
-    def times(self, factor: int) -> Count:
+    def times(self, factor: float) -> Count:
         """As if all of it had been done so often."""
-        calls, bytecodes = ({key: n * factor for key, n in each.items()} for each in (self.calls, self.bytecodes))
+        calls = {called: number * factor for called, number in self.calls.items()}
+        bytecodes = {code: number * factor for code, number in self.bytecodes.items()}
         return Count(Counter(calls), Counter(bytecodes))
 
     def lines(self, units: int, least: float = 0.5) -> list[str]:

@@ -139,7 +139,7 @@ class Driver:
         return self._reads() - before - 1
 
     def _reads(self) -> int:
-        told: dict[str, Any] = self._store.info("stats")  # type: ignore[assignment]
+        told: dict[str, Any] = self._store.info("stats")
         return int(told["total_reads_processed"])
 
     def _rest(self) -> None:

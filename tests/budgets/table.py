@@ -54,7 +54,7 @@ def found(store: str) -> Found:
 
 
 def per_unit(count: Count) -> dict[str, float]:
-    return {kind: round(number / measures.UNITS, 1) for kind, number in count.figures().items()}
+    return {kind: max(0.0, round(number / measures.UNITS, 1)) for kind, number in count.figures().items()}
 
 
 def written() -> dict[str, Any]:
