@@ -78,7 +78,7 @@ def test_a_generator_that_every_token_passes_exceeds_the_budget(monkeypatch, sto
 
 
 def test_slower_json_exceeds_the_budget(monkeypatch, told):
-    monkeypatch.setattr(sse.codec, "dumps", lambda value: json.dumps(value).encode())
+    monkeypatch.setattr(sse, "encode", lambda event: f"data: {json.dumps(event)}\n\n".encode())
     over, too_much = beside(told, "encode SSE, event")
     assert "calls instead of" in over
     assert "Write it anew" in too_much  # once it is as it was again
