@@ -10,10 +10,10 @@ from proxy import codec
 
 Chunk = dict[str, Any]
 
-_STRING = re.compile(rb'"[ \t]*:[ \t]*("(?:[^"\\]|\\.)*")')  # the end of a key, and the string that is its value
+_STRING = re.compile(rb'"[ \t]*:[ \t]*("[^"\\]*(?:\\.[^"\\]*)*")')  # the end of a key, and the string that is its value
 _PROBE = "another text \u2021"
 _PROBED = codec.dumps(_PROBE)
-_TRIES = 4
+_TRIES, _LONGEST = 4, 4096  # bytes of a payload that is worth the while: one that brings a token has some 300
 
 
 class Texts(list[str]):
@@ -67,7 +67,7 @@ class Repeats:
 
     def learn(self, payload: bytes, chunk: Chunk) -> None:
         """From now on the payloads that repeat this one, which is the chunk, are known."""
-        if not (field := _text_field(chunk)):
+        if len(payload) > _LONGEST or not (field := _text_field(chunk)):
             return
         self.hopeless = self._tries >= _TRIES
         self._tries += 1

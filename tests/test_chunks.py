@@ -139,6 +139,11 @@ def test_payloads_that_vary_in_other_ways_are_soon_taken_for_what_they_are(monke
     assert 0 < len(tried) <= 8
 
 
+def test_nothing_is_learned_from_a_payload_that_would_take_long(monkeypatch):
+    monkeypatch.setattr(chunks, "_text_field", None)
+    Repeats().learn(payload(AROUND["vllm"], b'"%b"' % (b"\\n" * 5000)), {})
+
+
 # -- what a stream makes of them
 
 TEXT = st.sampled_from(["a", " b", "é😀", '"\n', "[1]", "[", "1]", "", "\ud83d", "\ude00", "<think>", "</think>"])
