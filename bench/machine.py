@@ -71,6 +71,14 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def is_worker(pid: int) -> bool:
+    """Whether a process is one that serves, spawned by another."""
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def cpu_seconds(pids: list[int]) -> float:
     """User and system seconds so far, by the scheduler's own count: finer than clock ticks."""
     total = 0

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from bench.systems import CHAT, Bench, Load, System, Work
@@ -42,14 +43,17 @@ class Figure:
 
 
 class Measures:
-    """``own``: statecar, ``relay``: what it is compared with, each alone on a core.
+    """``own``: statecar, ``relay``: what it is compared with, each alone on a core. ``two``: starts statecar with two
+    workers.
 
     ``parts``: what is measured, by name, in the order in which it must be; memory comes before loads that leave some
     behind for it to use.
     """
 
-    def __init__(self, bench: Bench, own: System, relay: System) -> None:
-        self._bench, self._own, self._relay, self._alone = bench, own, relay, bench.alone
+    def __init__(
+        self, bench: Bench, own: System, relay: System, two: Callable[[], AbstractContextManager[System]]
+    ) -> None:
+        self._bench, self._own, self._relay, self._alone, self._two = bench, own, relay, bench.alone, two
         self.figures: list[Figure] = []
         self._idle, self._relay_idle = own.memory(), relay.memory()
         self.parts = {
@@ -60,6 +64,7 @@ class Measures:
             "flood": self._flood,
             "history": self._history,
             "background": self._background,
+            "workers": self._workers,
             "flat": self._flat,
         }
 
@@ -140,6 +145,20 @@ class Measures:
         rounds = [(load(STORED), load(BACKGROUND)) for _ in range(ROUNDS)]
         base, background = (min(each) for each in zip(*rounds, strict=True))
         self._add("background token, 50 a second", background, "us", base=base, budget=1.6, against="foreground")
+
+    def _workers(self) -> None:
+        """Each worker has as many connections as the one, as what comes at once is cheaper; all are on one core."""
+
+        def load(system: System, connections: int) -> float:
+            return _per_request(self._bench.load(system, STORED, "plain", connections, seconds=1.5))
+
+        with self._two() as two:
+            load(two, 64)
+            rounds = [(load(self._own, 32), load(two, 64)) for _ in range(ROUNDS)]
+            share = two.busier(lambda: load(two, 64))
+        base, own = (min(each) for each in zip(*rounds, strict=True))
+        self._add("plain request, stored, two workers", own, "us", base=base, against="one worker")
+        self._add("share of the busier of two workers", share, "", budget=0.65)
 
     # -- history
 

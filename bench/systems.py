@@ -146,6 +146,14 @@ class System:
     def cpu(self) -> float:
         return machine.cpu_seconds(machine.family(self._process.pid))
 
+    def busier(self, work: Callable[[], object]) -> float:
+        """The share that the busier of its workers has in the CPU time that this work takes."""
+        workers = [pid for pid in machine.family(self._process.pid) if machine.is_worker(pid)]
+        before = [machine.cpu_seconds([pid]) for pid in workers]
+        work()
+        took = [machine.cpu_seconds([pid]) - then for pid, then in zip(workers, before, strict=True)]
+        return max(took) / sum(took)
+
     def memory(self) -> float:
         """Megabytes."""
         return machine.megabytes(machine.family(self._process.pid))
