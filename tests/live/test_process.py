@@ -256,7 +256,7 @@ def test_an_upgrade_is_not_complained_about(statecar):
     assert httpx.get(server.url + "/health", headers=upgrade, timeout=PATIENCE).status_code < 500
     os.kill(server.pid, signal.SIGTERM)
     assert server.ended() == 0
-    assert len(server.stderr.splitlines()) == 2
+    assert len(server.stderr.splitlines()) == 3
     assert "store memory:// (nothing is kept)" in server.stderr
 
 
