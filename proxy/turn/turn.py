@@ -135,7 +135,10 @@ class Turn:
                 told = await self._to_tell(work, failure)
                 if told is None:
                     self.lease = self._work = None  # its conversation is free, and no clock begins to tell it
-                    raise failure
+                    try:
+                        raise failure
+                    finally:
+                        del failure  # it knows this frame, and both would wait for the collector with the whole context
                 closing = await self._failed(work, told, closing)
             yield closing
             self.facts |= work.facts(asked="upstream" in self.facts)
@@ -264,7 +267,7 @@ class Turn:
         if isinstance(exc, RunLost):
             raise exc
         if isinstance(exc, StatecarError):
-            return exc
+            return exc.with_traceback(None)  # which knows frames that know the failure
         log.error("a turn broke; response %s", self.facts["response"], exc_info=exc)
         return StatecarError("The server had an error while processing the request.")
 

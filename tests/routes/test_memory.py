@@ -6,8 +6,9 @@ import gc
 import pytest
 
 from proxy.protocol import Http
-from tests.backend import completion, json_reply, stream, talk
+from tests.backend import completion, json_reply, reply, stream, talk
 
+REFUSED = reply(b'{"error":{"message":"no"}}', status=429)
 PLAIN, STREAM = json_reply(completion()), stream(*talk("Hi", "!"))
 
 
@@ -38,6 +39,7 @@ CASES = {
     "in a conversation": ([PLAIN], {"conversation": ...}),
     "chained": ([STREAM], {"previous_response_id": ..., "stream": True}),
     "in the background": ([STREAM], {"background": True, "stream": True}),
+    "refused": ([REFUSED], {}),
     "refused here": ([], {"tools": 1}),
     "of an unknown response": ([], {"previous_response_id": "resp_1"}),
 }
