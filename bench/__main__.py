@@ -2,7 +2,7 @@
 
     python -m bench [--json FILE]                 every figure, its ratio, and whether it keeps its budget
     python -m bench --base TREE                   the same for statecar in another source tree, and what has changed
-    python -m bench --only plain,flood            some parts: memory plain first one flood history background flat
+    python -m bench --only plain,flood            some parts; another name tells which there are
 
 Needs Linux, a C compiler and redis-server. Trust ratios of CPU: absolute figures and times depend on the machine.
 Exit code 1: a budget is exceeded.
