@@ -84,7 +84,7 @@ soak: .venv/installed .venv/test ## clients that do anything while everything is
 fuzz: .venv/installed .venv/test ## try every operation with strange requests: make fuzz [CASES=24000] [SEED=1]
 	nice $(BIN)/python -m tests.contract.fuzz $(CASES) $(SEED)
 
-bench: .venv/installed .venv/bench ## what statecar costs beside a bare relay, and its budgets (4 minutes; needs cc, redis-server)
+bench: .venv/installed .venv/bench ## what statecar costs beside a bare relay, and its budgets (5 minutes; needs cc, redis-server)
 	@mkdir -p build
 	$(BIN)/python -m bench --json build/bench.json $(ARGS)
 

@@ -32,7 +32,7 @@ def measured(tree: Path, only: Collection[str] = ()) -> tuple[list[Figure], floa
     bench = Bench(directory)
     try:
         with relay(bench) as base, statecar(bench, tree) as own:
-            measures = Measures(bench, own, base, lambda: statecar(bench, tree, "--workers", "2"))
+            measures = Measures(bench, own, base, lambda workers: statecar(bench, tree, workers))
             if unknown := set(only) - set(measures.parts):
                 sys.exit(f"no such part: {', '.join(unknown)} (there are {', '.join(measures.parts)})")
             measures.run(only)

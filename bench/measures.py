@@ -43,17 +43,17 @@ class Figure:
 
 
 class Measures:
-    """``own``: statecar, ``relay``: what it is compared with, each alone on a core. ``two``: starts statecar with two
-    workers.
+    """``own``: statecar, ``relay``: what it is compared with, each alone on a core. ``free``: starts statecar with so
+    many workers, on any core.
 
     ``parts``: what is measured, by name, in the order in which it must be; memory comes before loads that leave some
     behind for it to use.
     """
 
     def __init__(
-        self, bench: Bench, own: System, relay: System, two: Callable[[], AbstractContextManager[System]]
+        self, bench: Bench, own: System, relay: System, free: Callable[[int], AbstractContextManager[System]]
     ) -> None:
-        self._bench, self._own, self._relay, self._alone, self._two = bench, own, relay, bench.alone, two
+        self._bench, self._own, self._relay, self._alone, self._free = bench, own, relay, bench.alone, free
         self.figures: list[Figure] = []
         self._idle, self._relay_idle = own.memory(), relay.memory()
         self.parts = {
@@ -69,7 +69,7 @@ class Measures:
         }
 
     def run(self, only: Collection[str] = ()) -> None:
-        """All parts, in less than five minutes, or only these."""
+        """All parts, in some five minutes, or only these."""
         self._warm()
         for name, measure in self.parts.items():
             if not only or name in only:
@@ -147,17 +147,23 @@ class Measures:
         self._add("background token, 50 a second", background, "us", base=base, budget=1.6, against="foreground")
 
     def _workers(self) -> None:
-        """Each worker has as many connections as the one, as what comes at once is cheaper; all are on one core."""
+        """On all cores, beside the load and the backend. Nothing is stored: on two cores the store would be in the way.
 
-        def load(system: System, connections: int) -> float:
-            return _per_request(self._bench.load(system, STORED, "plain", connections, seconds=1.5))
+        Two have twice the connections, as what comes at once is cheaper.
+        """
 
-        with self._two() as two:
-            load(two, 64)
-            rounds = [(load(self._own, 32), load(two, 64)) for _ in range(ROUNDS)]
+        def load(workers: System, connections: int) -> Load:
+            return self._bench.load(workers, STATELESS, "plain", connections, seconds=1.5)
+
+        with self._free(1) as one, self._free(2) as two:
+            load(one, 32), load(two, 64)
+            rounds = [(load(one, 32), load(two, 64)) for _ in range(ROUNDS)]
             share = two.busier(lambda: load(two, 64))
-        base, own = (min(each) for each in zip(*rounds, strict=True))
-        self._add("plain request, stored, two workers", own, "us", base=base, against="one worker")
+        (base, own), (slow, fast) = (
+            [min(map(figure, each)) for each in zip(*rounds, strict=True)] for figure in (_per_request, _time)
+        )
+        self._add("plain request, store: false, two workers", own, "us", base=base, budget=1.2, against="one worker")
+        self._add("time per request of two busy workers", fast, "us", base=slow, budget=0.65, against="one worker")
         self._add("share of the busier of two workers", share, "", budget=0.65)
 
     # -- history
@@ -230,3 +236,7 @@ def _per_request(load: Load) -> float:
 
 def _per_token(load: Load) -> float:
     return load.cpu / load.tokens * _US
+
+
+def _time(load: Load) -> float:
+    return float(load.told["wall"]) / load.requests * _US

@@ -173,22 +173,27 @@ def relay(bench: Bench) -> Iterator[System]:
     port = machine.free_port()
     options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
     command = [sys.executable, "-m", "uvicorn", "bench.relay:app", "--port", str(port), "--backlog", "4096", *options]
-    yield from _served("relay", port, command, {"RELAY_UPSTREAM": bench.upstream}, machine.HERE.parent)
+    yield from _served(
+        "relay", port, machine.pinned(-1, command), {"RELAY_UPSTREAM": bench.upstream}, machine.HERE.parent
+    )
 
 
 @contextmanager
-def statecar(bench: Bench, tree: Path = machine.HERE.parent, *options: str) -> Iterator[System]:
-    """statecar as it comes, of the source in ``tree``; the upstream's kind is given, so that plain stays plain."""
+def statecar(bench: Bench, tree: Path = machine.HERE.parent, workers: int | None = None) -> Iterator[System]:
+    """statecar as it comes, of the source in ``tree``; the upstream's kind is given, so that plain stays plain.
+
+    ``workers``: so many, on any core.
+    """
     port = machine.free_port()
     given = ["--upstream", bench.upstream, "--upstream-kind", "vllm", "--store", bench.store_url, "--port", str(port)]
-    command = [sys.executable, "-m", "proxy", "serve", *given, *options]
-    yield from _served("statecar", port, command, {}, tree)
+    command = [sys.executable, "-m", "proxy", "serve", *given, *(["--workers", str(workers)] if workers else [])]
+    yield from _served("statecar", port, machine.pinned(-1, command) if workers is None else command, {}, tree)
 
 
 def _served(name: str, port: int, command: list[str], env: dict[str, str], tree: Path) -> Iterator[System]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("STATECAR_")}
     process = subprocess.Popen(
-        machine.pinned(-1, command),
+        command,
         env=clean | {"PYTHONPATH": str(tree)} | env,
         cwd=tree,
         stdout=subprocess.DEVNULL,
