@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
             await news
 
     def news(self) -> asyncio.Future[None]:
-        """What is done as soon as something has come, good or bad; may have been a byte of framing."""
+        """What is done as soon as something has come, good or bad: a part of the head, or of the body, or its end."""
         self._since = self._loop.time()
         self._waiter = waiter = self._loop.create_future()
         return waiter
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._settle()
         if self.parts:
             self.take()
-        return self.over and self.keeps
+        return self.over and self.keeps and self._room is None  # or else the next one would wait behind what is unsent
 
     def _settle(self) -> None:
         if self._timer is not None:
@@ -196,6 +196,7 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         self._came += len(data)
+        headed = self.status
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -204,7 +205,8 @@ class Connection(asyncio.Protocol):
             return
         if self._came > _DULL:
             self._weigh()
-        self._wake()
+        if self.parts or self.over or not headed:  # framing is nothing that a reader waits for: its limit goes on
+            self._wake()
 
     def _weigh(self) -> None:
         """Much has come that nobody took: all of it in bounds, or too much of it."""
@@ -260,9 +262,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """A head has come: the answer's, or an interim one (100, 103), of which nothing is kept."""
         status = self._parser.get_status_code()
-        if self._came > _DULL and sum(len(name) + len(value) for name, value in self.headers) > _DULL:
+        if self._came > _DULL and sum(len(name) + len(value) + 4 for name, value in self.headers) > _DULL:
             raise ValueError
-        if 100 <= status < 200 and status != 101:
+        if status < 200 and status != 101:
+            if status < 100:
+                raise ValueError
             self.headers.clear()
             return
         self.status = status

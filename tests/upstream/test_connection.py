@@ -145,6 +145,8 @@ async def test_a_connection_that_was_closed_before_its_request_is_broken():
         (b"", HEAD + b"content-length: x\r\n\r\n"),
         (b"", HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"),
         (b"", HEAD + b"x: a\0b\r\n\r\n"),
+        (b"", b"HTTP/1.1 000 Nothing\r\ncontent-length: 2\r\n\r\nhi"),
+        (b"", HEAD + b"x: y\r\n" * 12_000 + b"content-length: 2\r\n\r\nhi"),
         (b"", HEAD + b"x: " + b"y" * 70_000),
         (b"", HEAD + b"x: " + b"y" * 70_000 + b"\r\n\r\n"),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 3000),
@@ -204,6 +206,30 @@ async def test_a_limit_counts_what_is_waited_for_and_from_where_it_is_told():
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(httpx.ReadTimeout):
             await connection.head(long_ago)
+
+
+async def test_framing_alone_is_not_waited_for():
+    connection = asked()
+    connection.data_received(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    waiter = connection.news()
+    for byte in b"0000000001;x=y\r\n":
+        connection.data_received(bytes([byte]))
+    assert not waiter.done()
+    connection.data_received(b"a")
+    assert waiter.done() and connection.take() == b"a"
+    waiter = connection.news()
+    connection.data_received(b"\r\n0\r\n")
+    assert not waiter.done()
+    connection.data_received(b"\r\n")
+    assert waiter.done() and connection.over
+
+
+async def test_an_answer_that_comes_before_its_request_was_taken_costs_the_connection():
+    connection = asked()
+    connection.send(b"", b"x" * 1_000_000)
+    connection.pause_writing()
+    connection.data_received(SIZED)
+    assert whole(connection) == (200, True, True, b"abcde") and not connection.free()
 
 
 async def test_a_request_that_is_over_reads_no_more_of_its_body():
