@@ -30,6 +30,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._idle: dict[Connection, float] = {}  # and since when, the longest first
         self._connections: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer's head, as soon as it has come; its body is ``response.stream``, one item a socket read."""
@@ -52,7 +53,7 @@ class Transport(httpx.AsyncBaseTransport):
                 await connection.head(began)
             except BaseException as exc:
                 connection.cut()
-                if not (reused and connection.silent and isinstance(exc, httpx.ReadError)):
+                if self._closed or not (reused and connection.silent and isinstance(exc, httpx.ReadError)):
                     raise
                 connection = None
             else:
@@ -87,6 +88,8 @@ class Transport(httpx.AsyncBaseTransport):
         except TimeoutError as exc:
             kind = httpx.ConnectTimeout if limit == timeouts.connect else httpx.ReadTimeout
             raise kind("no connection in time") from exc
+        if self._closed:
+            connection.cut()
         if not connection.transport.is_closing():
             self._connections.add(connection)
         return connection
@@ -126,7 +129,8 @@ class Transport(httpx.AsyncBaseTransport):
         self._idle.pop(connection, None)
 
     async def aclose(self) -> None:
-        """Close every connection; what is being answered ends as broken."""
+        """Close every connection, for good; what is being asked or answered ends as broken."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

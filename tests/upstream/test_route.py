@@ -290,15 +290,22 @@ async def test_a_line_break_in_a_header_is_not_sent(backend, connect):
 
 
 async def test_calls_in_flight_end_as_broken_when_all_is_closed(backend, upstream):
+    await pass_on(upstream)  # whose connection serves again, and could be replaced
     backend.script(asyncio.Event())
     backend.script(reply(headers=("content-length: 5",), length=False), asyncio.Event())
     tasks = [asyncio.create_task(pass_on(upstream)) for _ in range(2)]
-    await backend.received(2)
+    await backend.received(3)
     await asyncio.sleep(0.05)
+    tasks.append(asyncio.create_task(pass_on(upstream)))
+    await asyncio.sleep(0)  # it connects
     await upstream.aclose()
     for task in tasks:
         with pytest.raises(UpstreamError, match="closed the"):
             await task
+    assert len(backend.requests) == 3
+    async with asyncio.timeout(PATIENCE):
+        while backend.open_connections:  # noqa: ASYNC110 (each connection has an event of its own)
+            await asyncio.sleep(0.01)
 
 
 @BOTH_LOOPS
