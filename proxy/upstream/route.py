@@ -37,9 +37,8 @@ class Route:
         relayed = proxy is not None and not secure
         self.prefix = b"http://" + origin.netloc if relayed else b""
         self.headers = self._credentials if relayed else b""
-        self._addresses: list[tuple[Any, ...]] = []
+        self._lookup: asyncio.Future[list[tuple[Any, ...]]] | None = None
         self._stale = 0.0
-        self._asking = asyncio.Lock()
 
     async def connect(self, make: Callable[[], Connection]) -> Connection:
         """A new connection. Raises httpx.ConnectError, with its cause, or httpx.ProxyError."""
@@ -83,26 +82,36 @@ class Route:
 
     async def _dial(self) -> socket.socket:
         """A socket that is connected to the first address that takes it."""
-        loop = asyncio.get_running_loop()
-        async with self._asking:
-            if loop.time() >= self._stale:
-                port = self._first.port or (443 if self._first.scheme == "https" else 80)
-                found = await loop.getaddrinfo(self._first.raw_host.decode(), port, type=socket.SOCK_STREAM)
-                self._addresses, self._stale = list(found), loop.time() + _RESOLVED
+        addresses = await self._resolved()
         made: list[socket.socket] = []
         winner = None
         try:
-            tries = [partial(_connected, made, *address) for address in self._addresses]
+            tries = [partial(_connected, made, *address) for address in addresses]
             winner, _, errors = await staggered_race(tries, _HEAD_START)
             if winner is None:
-                self._stale = 0.0
-                raise next(exc for exc in errors if exc is not None)
+                raise next((exc for exc in errors if exc is not None), OSError("its name has no address"))
             assert isinstance(winner, socket.socket)
             return winner
         finally:
+            if winner is None:  # in time, or at all: it may have moved
+                self._stale = 0.0
             for each in made:  # two may have come at once, or one as this was cancelled
                 if each is not winner:
                     each.close()
+
+    async def _resolved(self) -> list[tuple[Any, ...]]:
+        """The addresses; one lookup, which takes a thread, serves all, and outlives those who give up."""
+        loop = asyncio.get_running_loop()
+        if self._lookup is None or (self._lookup.done() and loop.time() >= self._stale):
+            port = self._first.port or (443 if self._first.scheme == "https" else 80)
+            found = loop.getaddrinfo(self._first.raw_host.decode(), port, type=socket.SOCK_STREAM)
+            self._lookup = asyncio.ensure_future(found)
+            self._lookup.add_done_callback(self._looked_up)
+        return await asyncio.shield(self._lookup)
+
+    def _looked_up(self, lookup: asyncio.Future[list[tuple[Any, ...]]]) -> None:
+        failed = lookup.cancelled() or lookup.exception() is not None
+        self._stale = 0.0 if failed else lookup.get_loop().time() + _RESOLVED
 
 
 async def _connected(

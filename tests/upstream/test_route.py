@@ -15,6 +15,7 @@ from tests.upstream.test_client import call
 from tests.upstream.test_forward import pass_on
 
 LOOPS = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
+TCP = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
 BOTH_LOOPS = pytest.mark.parametrize("anyio_backend", LOOPS, ids=["asyncio", "uvloop"])
 
 
@@ -128,17 +129,81 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(monkeypatch, 
 async def test_every_address_of_a_name_is_tried_and_asked_for_once(backend, connect, monkeypatch):
     loop, port = asyncio.get_running_loop(), int(backend.url[:-3].rpartition(":")[2])
     asked = []
-    tcp = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
 
     async def getaddrinfo(host, *_args, **_options):
         asked.append(host)
-        return [(*tcp, ("127.0.0.1", 1)), (*tcp, ("127.0.0.1", port))]
+        return [(*TCP, ("127.0.0.1", 1)), (*TCP, ("127.0.0.1", port))]
 
     monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
     upstream = connect("http://several.invalid/v1")
     for answer in await asyncio.gather(*(call(upstream, streamed=False) for _ in range(5))):
         assert answer == [completion()]
     assert asked == ["several.invalid"] and backend.connections == 5
+
+
+@pytest.fixture
+async def lookups(monkeypatch):
+    """What the loop was asked to look up: futures of addresses."""
+    asked = []
+
+    async def getaddrinfo(*_args, **_options):
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    async def begun(count):
+        async with asyncio.timeout(PATIENCE):
+            while len(asked) < count:  # noqa: ASYNC110 (nobody tells who waits for a name)
+                await asyncio.sleep(0)
+        return asked[-1]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    return begun
+
+
+@pytest.fixture
+def deaf():
+    """An address that takes no connection and refuses none, as that of a pod that is gone."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        yield full.getsockname()
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [(socket.gaierror(socket.EAI_AGAIN, "try again"), "reachable: try again."), ([], "reachable.")],
+)
+async def test_one_lookup_serves_all_and_outlives_who_asked_for_it(connect, lookups, found, message):
+    upstream = connect("http://several.invalid/v1")
+    first, *others = (asyncio.create_task(call(upstream)) for _ in range(3))
+    lookup = await lookups(1)
+    first.cancel()
+    await asyncio.sleep(0)
+    if isinstance(found, list):
+        lookup.set_result(found)
+    else:
+        lookup.set_exception(found)
+    for task in others:
+        with pytest.raises(UpstreamUnreachable, match=message):
+            async with asyncio.timeout(PATIENCE):
+                await task
+
+
+async def test_a_name_is_looked_up_again_when_its_address_takes_no_connection(backend, connect, lookups, deaf):
+    upstream = connect("http://moving.invalid/v1", connect_timeout=0.1)
+    task = asyncio.create_task(call(upstream))
+    (await lookups(1)).set_result([(*TCP, deaf)])
+    with pytest.raises(UpstreamUnreachable, match="no connection within"):
+        await task
+    task = asyncio.create_task(call(upstream, streamed=False))
+    (await lookups(2)).set_result([(*TCP, ("127.0.0.1", int(backend.url[:-3].rpartition(":")[2])))])
+    assert await task == [completion()]
 
 
 async def test_an_address_of_ipv6_is_reached(connect):
@@ -158,24 +223,15 @@ async def test_an_address_of_ipv6_is_reached(connect):
     server.close()
 
 
-async def test_leaving_while_there_is_no_connection_yet_leaves_nothing(connect):
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
-        with pytest.raises(UpstreamTimeout, match="no first byte within 0.1 s"):
-            await call(connect(url, first_byte_timeout=0.1))
-        task = asyncio.create_task(call(connect(url)))
-        await asyncio.sleep(0.1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        for each in waiting:
-            each.close()
+async def test_leaving_while_there_is_no_connection_yet_leaves_nothing(connect, deaf):
+    url = f"http://127.0.0.1:{deaf[1]}/v1"
+    with pytest.raises(UpstreamTimeout, match="no first byte within 0.1 s"):
+        await call(connect(url, first_byte_timeout=0.1))
+    task = asyncio.create_task(call(connect(url)))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize(
