@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from proxy.errors import StatecarError
 from proxy.runs.keyed import KeyedRequest
@@ -43,7 +43,7 @@ class Detached(Running):
         await self.ended()
         response: dict[str, Any] | None = self.latest.get("response") if self.latest else None
         if self.failure or response is None or response["status"] in ("queued", "in_progress"):
-            raise self.failure or ShuttingDown()
+            self._refuse()
         return response
 
     async def told(self) -> AsyncGenerator[list[bytes], None]:
@@ -61,7 +61,15 @@ class Detached(Running):
             else:
                 await self.changed()
         if not self.entered:
-            raise self.failure or ShuttingDown()
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        """Raises what the request is answered with; kept any longer it would be a cycle with the frames it passes."""
+        failure, self.failure = self.failure or ShuttingDown(), None
+        try:
+            raise failure
+        finally:
+            del failure
 
     async def open(self) -> None:
         """Tells the opening events before the upstream has answered, if the turn is as far as that (wire §2.6)."""

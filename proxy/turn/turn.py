@@ -107,6 +107,7 @@ class Turn:
         # not kept in self, which it knows: a cycle would keep the whole context until the collector comes
         rounds = Rounds(self._services, self._request, self._caller, self.facts, self.headers, self._is_streamed)
         async with AsyncExitStack() as stack:
+            stack.callback(self._forget)
             work = self._work = await self._begin(stack, rounds)
             stack.callback(self._leave)
             closing: list[Event] = []
@@ -130,15 +131,18 @@ class Turn:
                 closing = work.stream.finish(int(self._services.now()), done=work.done)
                 closing.append(await self._end(work, closing))
             except (Exception, asyncio.CancelledError) as exc:
+                if not self._has_failed(exc):
+                    raise
                 failure = self._failure(exc)
             if failure:
                 told = await self._to_tell(work, failure)
                 if told is None:
-                    self.lease = self._work = None  # its conversation is free, and no clock begins to tell it
+                    # its conversation is free, and no clock begins to tell it
+                    self.lease = self._work = self._ending = None
                     try:
                         raise failure
                     finally:
-                        del failure  # it knows this frame, and both would wait for the collector with the whole context
+                        del failure, work  # it knows this frame: both would wait for the collector, context and all
                 closing = await self._failed(work, told, closing)
             yield closing
             self.facts |= work.facts(asked="upstream" in self.facts)
@@ -254,22 +258,26 @@ class Turn:
 
     # -- the end
 
-    def _failure(self, exc: BaseException) -> StatecarError:
-        """What the turn fails with. Raises what is no failure of it: another process makes the run, or the task that
-        pulls is cancelled.
+    def _has_failed(self, exc: BaseException) -> bool:
+        """Whether this is a failure of the turn: else another process makes the run, or the task that pulls is
+        cancelled. Nothing is interrupted any more.
         """
         self._interruptible = False
+        return self._ending is not None if isinstance(exc, asyncio.CancelledError) else not isinstance(exc, RunLost)
+
+    def _failure(self, exc: BaseException) -> StatecarError:
+        """What the turn fails with."""
         if isinstance(exc, asyncio.CancelledError):
-            if not self._ending:
-                raise exc
             _current().uncancel()
-            exc = self._ending
-        if isinstance(exc, RunLost):
-            raise exc
+            exc = self._ending or exc
         if isinstance(exc, StatecarError):
             return exc.with_traceback(None)  # which knows frames that know the failure
         log.error("a turn broke; response %s", self.facts["response"], exc_info=exc)
         return StatecarError("The server had an error while processing the request.")
+
+    def _forget(self) -> None:
+        """Nothing is left to stop. The task would be a cycle: it knows its failure, which knows the frames of this."""
+        self._task = None
 
     def _leave(self) -> None:
         """A run that ends here without its response goes on elsewhere: the lock of its conversation waits for it."""

@@ -53,6 +53,7 @@ class Transport(httpx.AsyncBaseTransport):
                 await connection.head(began)
             except BaseException as exc:
                 connection.cut()
+                connection.failure = None  # as in ``Body.aclose``
                 if self._closed or not (reused and connection.silent and isinstance(exc, httpx.ReadError)):
                     raise
                 connection = None
@@ -187,6 +188,7 @@ class Body(httpx.AsyncByteStream):
         if connection is not None:
             self._ended, self._connection = self.ended, None
             self._transport.release(connection)
+            connection.failure = None  # raised, it is a cycle with the frames that it has passed
 
 
 def _body(request: httpx.Request) -> bytes | AsyncIterable[bytes]:

@@ -6,9 +6,24 @@ import gc
 import pytest
 
 from proxy.protocol import Http
-from tests.backend import completion, json_reply, reply, stream, talk
+from tests.backend import (
+    CLOSE,
+    PATIENCE,
+    RESET,
+    STREAM_HEAD,
+    chunk,
+    chunked,
+    completion,
+    json_reply,
+    reply,
+    sse,
+    stream,
+    talk,
+)
 
 REFUSED = reply(b'{"error":{"message":"no"}}', status=429)
+HALF = STREAM_HEAD + chunked(sse(chunk({"content": "Hel"})))
+ERROR = {"error": {"message": "dead"}}
 PLAIN, STREAM = json_reply(completion()), stream(*talk("Hi", "!"))
 
 
@@ -42,10 +57,19 @@ CASES = {
     "refused": ([REFUSED], {}),
     "refused here": ([], {"tools": 1}),
     "of an unknown response": ([], {"previous_response_id": "resp_1"}),
+    "refused, streamed": ([REFUSED], {"stream": True}),
+    "of an unknown response, streamed": ([], {"previous_response_id": "resp_1", "stream": True}),
+    "failed before its first event": ([stream(ERROR)], {"stream": True}),
+    "failed in the middle": ([stream(chunk({"content": "Hel"}), ERROR)], {"stream": True}),
+    "cut off": ([HALF, CLOSE], {"stream": True}),
+    "cut off before its head": ([RESET], {"stream": True}),
+    "cut off in the background": ([HALF, CLOSE], {"background": True}),
 }
 
 
-async def test_a_request_leaves_nothing_to_the_collector(caller, backend, garbage):
+@pytest.mark.parametrize("disconnect", ["cancel", "detach"])
+async def test_a_request_leaves_nothing_to_the_collector(calling, backend, garbage, disconnect):
+    caller = await calling(f"--on-disconnect={disconnect}")
     before = {"conversation": await caller.conversation(), "previous_response_id": (await caller.create())["id"]}
     for case, (script, fields) in CASES.items():
         garbage()
@@ -54,3 +78,19 @@ async def test_a_request_leaves_nothing_to_the_collector(caller, backend, garbag
         await caller.ask(**{name: before[name] if value is ... else value for name, value in fields.items()})
         await asyncio.sleep(0.02)  # its task may still be about to end
         assert garbage() == set(), case
+
+
+@pytest.mark.parametrize("disconnect", ["cancel", "detach"])
+async def test_a_turn_that_ends_early_leaves_nothing_to_the_collector(calling, backend, garbage, disconnect):
+    caller = await calling(f"--on-disconnect={disconnect}")
+    backend.script(HALF, asyncio.Event())
+    garbage()
+    async with caller.opened() as opened:
+        made = (await opened.frame())["response"]["id"]
+        await opened.until("response.output_text.delta")
+    if disconnect == "detach":
+        assert (await caller.http.post(f"/responses/{made}/cancel")).status_code == 200
+    async with asyncio.timeout(PATIENCE):
+        await backend.requests[0].gone.wait()
+    await asyncio.sleep(0.02)
+    assert garbage() == set()
