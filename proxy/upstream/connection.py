@@ -271,16 +271,13 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         if self._bodiless:
-            self._complete()
+            self.over, self.keeps = True, False  # nothing tells whether a body follows all the same
 
     def on_message_complete(self) -> None:
         """The end of an answer, unless it was an interim one."""
         if self.status and not self.over:
-            self._complete()
-
-    def _complete(self) -> None:
-        self.over = True
-        self.keeps = self._parser.should_keep_alive()
+            self.over = True
+            self.keeps = self._parser.should_keep_alive()
 
 
 def _refuse(_: bytes) -> None:
