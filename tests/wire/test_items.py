@@ -208,7 +208,7 @@ def test_an_object_as_arguments_becomes_the_same_json():
 
 def test_arguments_too_deep_to_be_written_again_are_refused():
     arguments = {}
-    for _ in range(5000):
+    for _ in range(100_000):
         arguments = {"a": arguments}
     code, param, text = refusal(wire.input_item, {**CALL, "arguments": arguments}, "input[1]")
     assert (code, param) == ("invalid_value", "input[1].arguments")
