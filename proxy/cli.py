@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -136,7 +137,7 @@ def _doctor(args: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)
     settings = Settings.resolve(rest, os.environ, parser.prog)
-    _check_proxy(settings.upstream)
+    _check_environment(settings)
     configure_logging("text", "error")
     with contextlib.ExitStack() as stack:
         named = settings.upstream
@@ -158,7 +159,7 @@ def _doctor(args: list[str]) -> int:
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
     _check_store(settings.store)
-    _check_proxy(settings.upstream)
+    _check_environment(settings)
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
     asked = _AskedToEnd()
@@ -191,13 +192,20 @@ def _check_store(url: str) -> None:
             raise SettingsError(f"--store: {exc}") from None
 
 
-def _check_proxy(upstream: str) -> None:
-    """Raises SettingsError for a proxy of the environment that cannot be used, before a worker meets it."""
-    if upstream != DEMO:
-        try:
-            Upstream(upstream, api_key=None)
-        except ValueError as exc:
-            raise SettingsError(f"--upstream: {exc}") from None
+def _check_environment(settings: Settings) -> None:
+    """Raises SettingsError for a proxy or certificates of the environment that cannot be used, before a worker meets
+    them.
+    """
+    certificates = os.environ.get("SSL_CERT_FILE")
+    try:
+        if settings.upstream != DEMO:
+            Upstream(settings.upstream, api_key=None)
+        if certificates and _hosted_in_words(settings):
+            ssl.create_default_context(cafile=certificates)
+    except ValueError as exc:
+        raise SettingsError(f"--upstream: {exc}") from None
+    except OSError as exc:  # ssl.SSLError too
+        raise SettingsError(f"SSL_CERT_FILE={certificates!r}: no file of certificates: {exc.strerror}") from None
 
 
 class _AskedToEnd:

@@ -34,7 +34,9 @@ dumps_utf8 = orjson.dumps
 
 
 def dumps(value: Any) -> bytes:
-    """Compact UTF-8 JSON; lone surrogates leave escaped. Raises ValueError for what is nested some 1000 deep, 10,000 on Python 3.13."""
+    """Compact UTF-8 JSON; lone surrogates leave escaped. Raises ValueError for what is nested too deeply: some 1000
+    levels, 10,000 from Python 3.13 on.
+    """
     try:
         return orjson.dumps(value)
     except TypeError:

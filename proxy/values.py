@@ -49,12 +49,12 @@ def upstream(text: str) -> str:
     if text == DEMO:
         return text
     parts = _split(text, right)
-    if parts.scheme not in ("http", "https", "http+unix") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(right)
     if parts.scheme == "http+unix" and not unquote(parts.netloc).startswith("/"):
         raise ValueError(
             "must be http+unix:// and the socket's path percent-encoded, as http+unix://%2Frun%2Fx.sock/v1"
         )
+    if parts.scheme not in ("http", "https", "http+unix") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(right)
     if not parts.path:
         raise ValueError(f"{right}; is {redacted(text)}/v1 meant?")
     return text.rstrip("/")

@@ -65,6 +65,22 @@ def test_a_proxy_that_cannot_be_used_is_one_line_and_exit_code_2(command, capsys
     assert "HTTP_PROXY names no proxy of http:// or https://" in told and "secret" not in told
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("serve", "--upstream=https://up.invalid/v1"),
+        ("doctor", "--upstream=https://up.invalid/v1"),
+        ("doctor", "--upstream=demo", "--web-search=brave", "--web-search-key=k"),
+    ],
+)
+@pytest.mark.parametrize(("file", "why"), [("/no/such.pem", "No such file"), (__file__, "no certificate")])
+def test_certificates_that_cannot_be_read_are_one_line_and_exit_code_2(argv, file, why, capsys, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", file)
+    assert run(*argv, "--store=memory://") == 2
+    told = capsys.readouterr().err
+    assert f"SSL_CERT_FILE={file!r}" in told and why in told and told.count("\n") == 1
+
+
 def test_every_command_has_help(capsys):
     for command, option in (("serve", "--upstream URL"), ("demo", "--port PORT")):
         assert run(command, "--help") == 0

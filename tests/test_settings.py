@@ -125,6 +125,7 @@ WRONG_FLAGS = {
     ("--upstream", "http://h:8000"): ["--upstream='http://h:8000'", "http://h:8000/v1 meant?"],
     ("--upstream", "http://h/v1?x=1"): ["--upstream='http://h/v1?x=1'"],
     ("--upstream", "http+unix://run/x.sock/v1"): ["percent-encoded"],
+    ("--upstream", "http+unix:///run/x.sock/v1"): ["percent-encoded"],
     ("--upstream", ""): ["--upstream=''", "base URL"],
     ("--api-key", ""): ["--api-key:", "not empty"],
     ("--api-key", "@/does/not/exist"): ["--api-key:", "cannot read /does/not/exist"],

@@ -49,7 +49,9 @@ def failure(exc: Exception, timeouts: Timeouts, *, begun: bool, silent: bool = F
 
 def shown(exc: BaseException) -> str:
     """An exception for the log: its kind; in words only why there was no connection."""
-    return str(exc) if isinstance(exc, (httpx.ConnectError, httpx.ProxyError)) else type(exc).__name__
+    if not isinstance(exc, (httpx.ConnectError, httpx.ProxyError)):
+        return type(exc).__name__
+    return str(exc.__cause__ if isinstance(exc.__cause__, OSError) else exc)
 
 
 def _reason(exc: Exception) -> str:

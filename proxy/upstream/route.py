@@ -23,7 +23,7 @@ class Route:
     """The way to ``origin``, or to the unix socket ``path``.
 
     ``prefix``: what goes before a request's target; ``headers``: lines for every request, both for a proxy. Raises
-    ValueError for a proxy that cannot be used.
+    ValueError for a proxy that cannot be used, OSError for a SSL_CERT_FILE.
     """
 
     def __init__(self, origin: httpx.URL, path: str | None) -> None:
@@ -43,6 +43,7 @@ class Route:
     async def connect(self, make: Callable[[], Connection]) -> Connection:
         """A new connection. Raises httpx.ConnectError, with its cause, or httpx.ProxyError."""
         loop = asyncio.get_running_loop()
+        taken = None
         try:
             if self._path:
                 return (await loop.create_unix_connection(make, self._path))[1]
@@ -53,6 +54,8 @@ class Route:
             if self._tunnel:
                 await self._through(connection)
         except (OSError, UnicodeError, OverflowError) as exc:  # the last two of a name or port that is none
+            if taken is None and self._first is not self._origin:
+                raise httpx.ProxyError("its proxy cannot be reached") from exc
             raise httpx.ConnectError(str(exc)) from exc
         return connection
 

@@ -118,6 +118,14 @@ async def test_a_proxy_leads_to_a_secure_upstream(backend, tunnel, connect, cert
         await call(connect("https://upstream.invalid/v1"))
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://me:secret@proxy.invalid"])
+async def test_a_proxy_that_is_away_is_not_taken_for_the_upstream(backend, connect, monkeypatch, caplog, proxy):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(UpstreamUnreachable, match="not reachable: its proxy cannot be reached.$"):
+        await call(connect("http://upstream.invalid/v1"))
+    assert "[Errno " in caplog.text and "secret" not in caplog.text
+
+
 @pytest.mark.parametrize("proxy", ["socks5://me:secret@proxy:1080", "http://:secret@", "http://proxy:secret"])
 def test_a_proxy_that_cannot_be_used_is_named_without_its_password(monkeypatch, proxy):
     monkeypatch.setenv("HTTP_PROXY", proxy)
