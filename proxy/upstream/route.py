@@ -62,7 +62,7 @@ class Route:
     async def _through(self, connection: Connection) -> None:
         """Make the proxy's connection one to the origin."""
         loop = asyncio.get_running_loop()
-        target = b"%b:%d" % (self._origin.netloc.rpartition(b":")[0] or self._origin.netloc, self._origin.port or 443)
+        target = self._origin.netloc if self._origin.port else self._origin.netloc + b":443"
         head = b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, target, self._credentials)
         try:
             connection.send(head, b"", bodiless=True)

@@ -126,6 +126,24 @@ async def test_a_proxy_that_is_away_is_not_taken_for_the_upstream(backend, conne
     assert "[Errno " in caplog.text and "secret" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        ("up.invalid", b"up.invalid:443"),
+        ("up.invalid:81", b"up.invalid:81"),
+        ("[::1]", b"[::1]:443"),
+        ("[::1]:8", b"[::1]:8"),
+    ],
+)
+async def test_a_proxy_is_told_the_port_whatever_the_host_is(tunnel, connect, monkeypatch, origin, target):
+    port, heads, answers = tunnel
+    answers.append(b"HTTP/1.1 407 No\r\n\r\n")
+    monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{port}")
+    with pytest.raises(UpstreamUnreachable):
+        await call(connect(f"https://{origin}/v1"))
+    assert heads == [b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, target)]
+
+
 @pytest.mark.parametrize("proxy", ["socks5://me:secret@proxy:1080", "http://:secret@", "http://proxy:secret"])
 def test_a_proxy_that_cannot_be_used_is_named_without_its_password(monkeypatch, proxy):
     monkeypatch.setenv("HTTP_PROXY", proxy)
