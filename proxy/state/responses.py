@@ -164,7 +164,6 @@ class Responses:
         carried = past.items if past.log is None else []  # stored nowhere, so it goes in with the response
         while True:
             reply = await self._client.script(_SAVE, *self._save_arguments(draft, past, carried), beside=beside)
-            beside = None
             if reply == b"SAVED":
                 if past.lock:
                     past.lock.held = False  # released in the same step

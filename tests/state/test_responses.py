@@ -171,6 +171,30 @@ async def test_a_parent_that_expired_in_mid_turn_leaves_the_child_whole(talk):
     assert await talk.read(await talk.turn(child, "q2 a2")) == "a0 a1 q a q2 a2"
 
 
+async def test_a_save_that_begins_again_lists_its_response_again(talk, monkeypatch):
+    """Whoever reads the list between the two finds nothing to its entry, and takes it off."""
+    if talk.state._client.is_cluster:  # the list belongs to another server
+        return
+    a, script, answers = await talk.turn(), talk.state._client.script, []
+
+    async def watched(called, *args, **how):
+        answers.append(reply := await script(called, *args, **how))
+        if reply == b"ORPHAN":
+            assert await talk.state.responses.list(talk.tenant, Page(), None) == ([], False)
+        return reply
+
+    past = await talk.state.responses.history(a.id, talk.tenant)
+    lineage = Lineage(past.tag)
+    await talk.state._client.command("DEL", lineage.record(a.minter.turn), lineage.log(past.log), lineage.meta)
+    child = talk.draft(past)
+    with monkeypatch.context() as patched:
+        patched.setattr(talk.state._client, "script", watched)
+        await talk.state.responses.save(child)
+    assert b"ORPHAN" in answers
+    listed, _ = await talk.state.responses.list(talk.tenant, Page(), None)
+    assert [each.id for each in listed] == [child.id]
+
+
 async def test_what_is_stored_nowhere_is_carried_by_the_response_that_continues_it(talk):
     before = talk.draft(words="a0 a1")
     child = talk.draft(Past(before.past.tag, [*before.input, *before.output]), "q a")
