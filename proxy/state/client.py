@@ -111,6 +111,7 @@ class Client:
         self._sent: set[str] = set()
         """The scripts that a server has got from us: asking it for others would cost a round trip more."""
         self._line: Line | None = None
+        self._moves = 0  # how often what was the primary has been left
         self._reply_limit = float(address.options["socket_timeout"])
 
     @property
@@ -149,10 +150,12 @@ class Client:
             return
         assert isinstance(self._redis, Redis), "there is one server"
         connection: Lean = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        moves = self._moves
         try:
             async with asyncio.timeout(self._limit):
                 await connection.connect()
-            self._line = Line(connection, self._reply_limit, self._posted)
+            if moves == self._moves:  # else it may lead to what was left meanwhile
+                self._line = Line(connection, self._reply_limit, self._posted)
         except _FAULTS as exc:
             _log.debug("no connection to share: %s", exc)
         finally:
@@ -210,6 +213,7 @@ class Client:
         """Closes the connections, those in use after what they are used for: what was the primary when they were made
         is none now, and the URL's address or the Sentinels may lead to the new one. A Cluster's client is told by
         MOVED."""
+        self._moves += 1
         self._close_line()
         if isinstance(self._redis, Redis):
             pool = self._redis.connection_pool

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.errors import LogFull, RunCancelled, RunLost, StoreUnavailable
 from proxy.state import Lease, Limits
+from proxy.state.pool import Unix
 from tests import servers
 from tests.backend import PATIENCE
 from tests.state.talk import Talk, opened
@@ -98,3 +99,21 @@ async def test_what_has_no_answer_is_to_be_asked_again_and_adds_nothing_twice(se
         await runs.ready()
         assert await outcome(runs, lease, 2, [b"2"]) is None
         assert await runs.events(run.id, -1) == [b"0", b"1", b"2"]
+
+
+async def test_a_connection_to_what_is_left_meanwhile_is_not_shared(server, monkeypatch):
+    async with opened(server.url) as state:
+        client, (_, lease) = state._client, await ready(Talk(state))
+        client._close_line()
+        connect = Unix.connect
+
+        async def late(connection):
+            await connect(connection)
+            await client._leave()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Unix, "connect", late)
+            await state.runs.ready()
+        assert not state.runs.append_soon(lease, 1, [b"1"], pytest.fail)
+        await state.runs.ready()
+        assert await outcome(state.runs, lease, 1, [b"1"]) is None
