@@ -49,6 +49,11 @@ class Front:
         while url in self._ready or self._unanswered[url]:  # noqa: ASYNC110
             await asyncio.sleep(LOOK)
 
+    async def knows(self, url: str) -> None:
+        """Returns when a process gets connections: only then may another one go."""
+        while url not in self._ready:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK)
+
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK)

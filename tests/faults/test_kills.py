@@ -228,6 +228,7 @@ async def test_a_rolling_restart_under_fifty_streams_breaks_none(fleet, http, ch
                     member.process.ask_to_end()  # the delay is over
                     await ending
                     await member.start()
+                    await front.knows(member.url)
             finally:
                 over.set()
         for member in site.members:  # else they would take their time
