@@ -31,6 +31,7 @@ AROUND = {
     "an error": b'{"error":{"message":"no"},' + CHOICE % b'"content":%b',
     "two choices": b'{"choices":[{"delta":{"content":%b}},{"delta":{"content":"b"}}]}',
     "nothing of the kind": b'{"choices":[{"index":0,"delta":{"tool_calls":[{"function":{"arguments":%b}}]}}]}',
+    "a name that is no character": b'{"choices":[{"delta":{"\\ud83d":%b}}]}',
     "finish": b'{"model":"m","choices":[{"index":0,"delta":{"content":%b},"finish_reason":"stop"}]}',
 }
 STRINGS = [
@@ -116,6 +117,26 @@ def test_payloads_that_differ_in_their_text_alone_are_parsed_once(name):
     first, rest = read([payload(AROUND[name], string) for string in STRINGS[:9]], Repeats())
     assert isinstance(first, dict)
     assert rest == texts[1:]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b'"model":"m"', b'"model":"n"'), (b'"index":0', b'"index":1'), (b"null}]", b'"eo"}]'), (b"null}]}", b"null}]]")],
+)
+@pytest.mark.parametrize("name", ["vllm", "llama.cpp"])
+def test_a_payload_that_differs_beside_its_text_is_no_repetition_however_long_it_is(name, before, after):
+    learned = payload(AROUND[name], b'"a"').replace(b"null,", b"null, ")
+    payloads = [learned, learned.replace(before, after), learned]
+    assert repr(list(whole(read(payloads, Repeats())))) == repr(list(map(parsed, payloads)))
+
+
+def test_a_stream_that_varies_now_and_then_is_still_known():
+    """llama.cpp tells the second."""
+    repeats, found = Repeats(), []
+    for second in range(10):
+        told = payload(AROUND["llama.cpp"], b'"a"').replace(b'"created":1', b'"created":%d' % second)
+        found += [type(one) for one in read([told] * 3, repeats)]
+    assert found == [dict, Texts] * 10
 
 
 def test_nothing_can_lie_between_what_stands_around_a_text():
