@@ -1,6 +1,6 @@
 """Chat-completion chunks in, Responses events out (wire §8, §9, §11.5–11.7). No I/O, no clock, no randomness.
 
-One state machine, kept whole: what may be open, held or counted is known here and nowhere else.
+One state machine, kept whole: what may be open or held is known here and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from proxy.chunks import Chunk, Texts
-from proxy.errors import StatecarError, UpstreamError, from_upstream
+from proxy.errors import UpstreamError, from_upstream
 from proxy.translate import reply
 from proxy.translate.calls import Call, Delta
 from proxy.translate.citations import Sources
@@ -18,9 +18,9 @@ from proxy.translate.hosted_calls import HostedCall, answered, of_hosted
 from proxy.translate.hosted_items import known_of
 from proxy.translate.hosting import Outcome
 from proxy.translate.items import Event, Item, Message, OutputItem, Reasoning, ReasoningSummary, Seal
+from proxy.translate.lifecycle import Lifecycle
 from proxy.translate.made_calls import MadeCalls
-from proxy.translate.outlet import Outlet
-from proxy.translate.response import Response, snapshot, usage
+from proxy.translate.response import Response, usage
 from proxy.translate.round import Round
 from proxy.translate.text import ThinkTags
 from proxy.translate.told import Telling, Tokens, Told
@@ -28,7 +28,7 @@ from proxy.translate.tool_calls import ToolCall
 from proxy.translate.tools import ToolPlan
 
 
-class ResponseStream:
+class ResponseStream(Lifecycle):
     """``start``, ``feed`` every chunk, ``finish`` (or ``fail``), ``end``: each gives the events to send, in order.
 
     ``response`` is at any time the Response object. A response may take several upstream calls: ``end_round`` closes
@@ -59,9 +59,7 @@ class ResponseStream:
         them off. ``logprobs``: they were asked for. ``seal``: gives each thought, as it ends, ``encrypted_content``.
         ``include``: what else was asked for (wire §10.9).
         """
-        self.response = response
-        self.started = False
-        self.items: list[OutputItem] = []
+        super().__init__(response)
         self.failure: UpstreamError | None = None
         self.finish_reason: str | None = None
         self.hosted_left: int | None = None
@@ -69,21 +67,11 @@ class ResponseStream:
         self.tools, self._made = tools or ToolPlan(), MadeCalls(new_item_id, new_call_id, call_ids, include)
         self._seal, self._think_tags, self._logprobs = seal, think_tags, logprobs
         self._summary = bool(response["reasoning"].get("summary"))
-        self.figures, self._sources = Figures(), Sources()
-        self._outlet = Outlet()
-        self._emit = self._outlet.emit
+        self._sources = Sources()
         self._plain: Chunk | None = None  # the last chunk, if it brought nothing but a piece of ``_text``
-        self._created = self._ended = False
         self._begin_round()
 
     # -- the verbs of a turn
-
-    def queue(self) -> list[Event]:
-        """The opening of a response that somebody will make: ``response.created`` and ``response.queued`` (§9.5)."""
-        self.response["status"] = "queued"
-        events = self._emit(map(self._lifecycle, ("created", "queued")))
-        self._created = True
-        return events
 
     def resume(self, telling: Telling, *, go_on: bool) -> None:
         """Begins where another process stopped. ``go_on``: the text it was writing is written on, if there is one."""
@@ -100,20 +88,6 @@ class ResponseStream:
         """What searches have found by now, in items as they are stored, may be cited too."""
         for item in context:
             self._sources.learn(known_of(item))
-
-    def start(self) -> list[Event]:
-        """``response.created`` and ``response.in_progress``, then what was placed before (wire §9.4)."""
-        self.started = True
-        self.response["status"] = "in_progress"
-        told = ("in_progress",) if self._created else ("created", "in_progress")
-        self._created = True
-        return self._emit([*map(self._lifecycle, told), *self._outlet.placed])
-
-    def keepalive(self) -> Event | None:
-        """A repeated ``response.in_progress`` while nothing is written; None when only a comment is safe (§9.9)."""
-        if not self.started or self.items or self._ended or self.response["status"] != "in_progress":
-            return None
-        return self._emit([self._lifecycle("in_progress")])[0]
 
     def feed_all(self, batch: Iterable[Chunk | Texts]) -> list[Event]:
         """The events of the chunks of one read, up to an error. The stream begins with its first chunk, unless that is
@@ -227,41 +201,6 @@ class ResponseStream:
         self.response["usage"] = usage(*self.figures.usages)
         return events
 
-    def fail(self, error: StatecarError | None) -> None:
-        """Ends the response as failed, or without an error as cancelled; keeps what was written (wire §3.4, §9.5).
-
-        What is open gets no more events, and what nobody was told of is forgotten.
-        """
-        self.items = self.items[: self._outlet.first_held]
-        for item in self.items:
-            if not item.closed:
-                item.cut()
-        self._settle("failed" if error else "cancelled")
-        figures = self.figures.usages
-        self.response.update(
-            error=error.as_response_error() if error else None,
-            incomplete_details=None,
-            completed_at=None,
-            usage=usage(*figures) if figures else None,
-        )
-
-    def end(self) -> Event:
-        """The terminal event: completed, incomplete or failed, which a cancelled response's is too. The last one.
-
-        Asked for again, after a failure to keep what it says, it has the same number.
-        """
-        self._ended = True
-        status = self.response["status"]
-        event = self._lifecycle("failed" if status == "cancelled" else status)
-        event["sequence_number"] = self._outlet.sequence
-        return event
-
-    def error_event(self, error: StatecarError) -> Event:
-        """A flat ``error`` event before ``end``, for clients that see no other failure; by option only (wire §9.8)."""
-        told = error.as_response_error()
-        event = {"type": "error", "sequence_number": 0, "code": told["code"], "message": told["message"], "param": None}
-        return self._emit([event])[0]
-
     def place(self, item: OutputItem, made_by: ResponseStream) -> list[Event]:
         """``host`` for an item that a model made; the usage of ``made_by``, the stream of that call, counts."""
         self.figures.add(made_by.figures)
@@ -272,10 +211,6 @@ class ResponseStream:
         events = [*self._open(item), *item.close("completed")]
         self._round.start = len(self.items)
         return self._tell(events)
-
-    def stored_output(self) -> list[Item]:
-        """The output items as they are kept."""
-        return [item.stored() for item in self.items]
 
     # -- one chunk
 
@@ -412,18 +347,6 @@ class ResponseStream:
         if self._round.fed and len(self.items) == self._round.start:
             yield from self._message()
         yield from self._close(last)
-
-    def _settle(self, status: str) -> None:
-        self.response["status"] = status
-        self.response["output"] = [dict(item.item) for item in self.items]
-        self.response["service_tier"] = self.figures.tier or "default"
-        self.response["model"] = self.figures.model or self.response["model"]
-
-    def _tell(self, events: Iterable[Event]) -> list[Event]:
-        return self._emit(events) if self.started else self._outlet.place(events)
-
-    def _lifecycle(self, name: str) -> Event:
-        return {"type": f"response.{name}", "sequence_number": 0, "response": snapshot(self.response)}
 
 
 def _is_written(item: ToolCall) -> bool:
