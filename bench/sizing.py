@@ -30,10 +30,12 @@ class Costs:
     """CPU of a worker: a stored turn without its tokens."""
     token: float = 130.0
     """CPU of a worker: a token that comes alone."""
+    logged_token: float = 100.0
+    """CPU of a worker: what a token of a background stream costs more, as it is logged and read again."""
     item_byte: float = 0.012
     """CPU of a worker: a byte of the history that a turn reads."""
-    idle: float = 53e6
-    stream: float = 40e3
+    idle: float = 43e6
+    stream: float = 46e3
     """Memory of a worker, and of each stream that it has open."""
     store_turn: float = 250.0
     """CPU of the store: a stored turn that continues a chain."""
@@ -85,9 +87,8 @@ def fleet(load: Load, costs: Costs) -> Fleet:
     """What a load needs."""
     tokens = load.streams * load.rate
     history = load.depth * load.turn_bytes
-    cpu = tokens * costs.token + load.turns * (costs.turn + history * costs.item_byte)
-    workers = _servers(cpu / 1e6 / SHARE)
     logged = tokens * load.background
+    workers = _servers(_cpu(load, costs) / 1e6 / SHARE)
     store_cpu = load.turns * (costs.store_turn + history * costs.store_item_cpu) + logged * costs.store_token
     kept = load.turns * load.days * DAY * (costs.store_record + costs.store_item_byte * load.turn_bytes)
     logs = logged * costs.store_log * load.log_hours * 3600
@@ -102,6 +103,13 @@ def fleet(load: Load, costs: Costs) -> Fleet:
     )
 
 
+def _cpu(load: Load, costs: Costs) -> float:
+    """Of all workers: µs a second."""
+    token = costs.token + load.background * costs.logged_token
+    turn = costs.turn + load.depth * load.turn_bytes * costs.item_byte
+    return load.streams * load.rate * token + load.turns * turn
+
+
 def _servers(fraction: float) -> int:
     return max(1, math.ceil(round(fraction, 6)))
 
@@ -110,9 +118,7 @@ def busy(replicas: int, load: Load, costs: Costs) -> Load:
     """The load that keeps so many workers busy: streams and turns in the proportion given, until all their CPU that is
     planned for is used.
     """
-    tokens = load.streams * load.rate
-    cpu = tokens * costs.token + load.turns * (costs.turn + load.depth * load.turn_bytes * costs.item_byte)
-    factor = replicas * SHARE * 1e6 / cpu
+    factor = replicas * SHARE * 1e6 / _cpu(load, costs)
     return replace(load, streams=load.streams * factor, turns=load.turns * factor)
 
 

@@ -35,7 +35,7 @@ def test_what_a_load_needs_is_what_its_parts_cost():
         ({"turn_bytes": 4000}, {"store_cores", "store_bytes", "store_network", "shards"}),
         ({"depth": 1000}, {"workers", "store_cores", "store_network"}),
         ({"days": 60}, {"store_bytes", "shards"}),
-        ({"background": 0.5}, {"operations", "store_cores", "store_bytes", "store_network", "shards"}),
+        ({"background": 0.5}, {"workers", "operations", "store_cores", "store_bytes", "store_network", "shards"}),
     ],
 )
 def test_each_part_of_a_load_asks_for_its_own(more, grows):
@@ -57,3 +57,16 @@ def test_constants_come_from_what_the_benchmark_wrote(tmp_path):
     command = [sys.executable, "-m", "bench.sizing", "--replicas=10", f"--bench={written}", "--background=0.1"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
     assert re.search(r"workers +10 of one core", said) and "10% in the background" in said
+
+
+def test_the_fleets_that_are_told_are_those_computed():
+    page = (Path(__file__).parent.parent / "docs/operations/sizing.md").read_text()
+    number = r" ([\d,.]+) \|"
+    rows = re.findall(rf"^\| (10+)(,[^|]+)? \|{number * 4}[^|]+\|[^|]+\|{number}{number}$", page, re.M)
+    assert len(rows) == 6
+    for replicas, background, *rest in rows:
+        load = busy(int(replicas), replace(LOAD, days=1, background=0.1 if background else 0), Costs())
+        needs = fleet(load, Costs())
+        told = [float(text.replace(",", "")) for text in rest]
+        assert told[:4] == pytest.approx([load.streams, load.turns, needs.operations, needs.store_cores], rel=0.05)
+        assert told[4] == needs.shards
