@@ -112,8 +112,10 @@ class Http(_Ended, HttpToolsProtocol):
             return
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle and self.cycle is not before and self.scope["method"] != "HEAD":  # else nothing follows the head
-            self.cycle.transport = _Head(self.cycle, self.loop)  # type: ignore[assignment]  # all that a cycle needs
+        if self.cycle and self.cycle is not before:
+            self.headers = []  # for trailers: uvicorn adds them to the headers, which a gateway may have checked
+            if self.scope["method"] != "HEAD":  # else nothing follows the head
+                self.cycle.transport = _Head(self.cycle, self.loop)  # type: ignore[assignment]  # all that a cycle needs
 
     def on_message_complete(self) -> None:
         if not self._is_read_again():

@@ -53,6 +53,21 @@ async def test_a_body_is_read_although_an_upgrade_is_offered(url, backend, offer
     writer.close()
 
 
+@pytest.mark.parametrize("at", [0, 40])
+async def test_trailers_are_no_headers(url, backend, at):
+    asking = f"POST /v1/x HTTP/1.1\r\nhost: x\r\nx-user: me\r\nconnection: close\r\n{IN_CHUNKS}".encode()
+    asking = asking[:-2] + b"x-user: you\r\nauthorization: Bearer yours\r\n\r\n"
+    reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    writer.write(asking[: len(asking) - at])
+    await asyncio.sleep(0.01)
+    writer.write(asking[len(asking) - at :])
+    async with asyncio.timeout(PATIENCE):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    assert backend.requests[0].values("x-user") == ["me"] and not backend.requests[0].values("authorization")
+    assert backend.requests[0].body == BODY.encode()
+    writer.close()
+
+
 async def test_a_message_in_pieces_is_one_however_many_they_are(url, backend, seen):
     backend.default = (stream(*talk("Hi")),)
     text = json.dumps({"type": "response.create", "model": "m", "input": "Grüße"}, ensure_ascii=False).encode()
