@@ -84,6 +84,7 @@ class HostedTools:
     def close(self) -> None:
         """The turn is over: the servers are left."""
         self._box.close()
+        del self._keep  # it is the turn's, which holds this: a cycle would keep the whole context for the collector
 
     def check(self) -> None:
         """Raises InvalidRequest for what cannot be served, before anything is asked."""

@@ -6,6 +6,7 @@ import gc
 import pytest
 
 from proxy.protocol import Http
+from proxy.turn import Turn
 from tests.backend import (
     CLOSE,
     PATIENCE,
@@ -20,6 +21,7 @@ from tests.backend import (
     stream,
     talk,
 )
+from tests.routes.hosted import FIND, at, called, docs, said
 
 REFUSED = reply(b'{"error":{"message":"no"}}', status=429)
 HALF = STREAM_HEAD + chunked(sse(chunk({"content": "Hel"})))
@@ -94,3 +96,14 @@ async def test_a_turn_that_ends_early_leaves_nothing_to_the_collector(calling, b
         await backend.requests[0].gone.wait()
     await asyncio.sleep(0.02)
     assert garbage() == set()
+
+
+async def test_a_turn_whose_tools_run_here_leaves_nothing_of_itself_to_the_collector(serve, backend, garbage):
+    """The MCP client leaves some of its own."""
+    async with at(serve) as (caller, server):
+        garbage()
+        backend.script(called(FIND))
+        backend.script(said("Found"))
+        assert (await caller.create(tools=[docs(server)]))["status"] == "completed"
+        await asyncio.sleep(0.02)
+        assert Turn not in garbage()
