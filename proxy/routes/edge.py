@@ -212,8 +212,9 @@ async def beside(receive: Receive, ticking: Ticking, work: Coroutine[Any, Any, N
     task, worker = current_task(), asyncio.create_task(work)
     cancelling, is_heard, is_done = task.cancelling(), True, False
 
-    def done(_: asyncio.Task[None]) -> None:
+    def done(ended: asyncio.Task[None]) -> None:
         nonlocal is_done
+        ended.cancelled() or ended.exception()  # seen, whatever is raised here
         if is_heard:  # else it ended in the very step in which the client left
             is_done = True
             task.cancel()
@@ -227,16 +228,27 @@ async def beside(receive: Receive, ticking: Ticking, work: Coroutine[Any, Any, N
     finally:
         is_heard = False
         if not worker.done():
-            worker.cancel()
-            await asyncio.wait([worker])
+            await _ended(worker)
         has_left = worker.cancelled() and not is_done
-        worker.cancelled() or worker.exception()  # seen, whatever is raised here
     try:
         if has_left:
             raise ClientGone
         worker.result()
     finally:
         del worker  # it knows its failure, which knows this frame
+
+
+async def _ended(worker: asyncio.Task[None]) -> None:
+    """Cancels a task and returns when it has ended; one that is cancelled meanwhile hurries it, and waits on."""
+    is_cancelled = False
+    while not worker.done():
+        worker.cancel()
+        try:
+            await asyncio.wait([worker])
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError
 
 
 async def _watch(receive: Receive) -> None:

@@ -284,3 +284,31 @@ async def test_work_beside_its_request_ends_with_it_and_in_its_way(end, raised):
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not request.cancelling()
+
+
+async def test_work_beside_its_request_is_over_before_that_is_also_where_it_is_cancelled_once_more():
+    """As by a server that ends while a client leaves: nothing may go on by itself."""
+    closing, steps = asyncio.Event(), []
+
+    async def receive():
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                closing.set()
+                await asyncio.Event().wait()  # what it waits for is cut short too
+            finally:
+                await asyncio.sleep(0)
+                steps.append("closed")
+
+    request = asyncio.create_task(beside(receive, Silence(), work()))
+    async with asyncio.timeout(PATIENCE):
+        await closing.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    assert steps == ["closed"]
