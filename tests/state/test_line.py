@@ -75,6 +75,15 @@ async def test_many_runs_share_one_connection(server):
         assert [await state.runs.events(each.id, -1) for each, *_ in others] == [[b"0"]] * 20
 
 
+async def test_the_connection_that_is_shared_gives_the_password_and_uses_the_database(server):
+    with server.admin() as admin:
+        admin.config_set("requirepass", "p")
+    async with opened(f"{server.url.replace('://', '://:p@')}?db=3") as state:
+        run, lease = await ready(Talk(state))
+        assert await outcome(state.runs, lease, 1, [b"1"]) is None
+        assert await state.runs.events(run.id, -1) == [b"0", b"1"]
+
+
 TROUBLE = {
     "cut": "CLIENT KILL TYPE normal SKIPME yes",
     "hangs": "",

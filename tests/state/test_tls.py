@@ -9,6 +9,7 @@ import pytest
 from proxy.errors import StoreUnavailable
 from tests import servers
 from tests.state.talk import Talk, opened
+from tests.state.test_line import outcome, ready
 
 NAME = "127.0.0.1"
 
@@ -66,6 +67,10 @@ async def test_tls_is_spoken_and_checked(files, places, caplog, url):
     async with at() as state:
         talk = Talk(state)
         assert await talk.read(await talk.turn()) == "q a"
+        if "sentinel" not in url:  # which is asked once a second, by whoever waits
+            run, lease = await ready(talk)
+            assert await outcome(state.runs, lease, 1, [b"1" * 200_000]) is None
+            assert [len(event) for event in await state.runs.events(run.id, -1)] == [1, 200_000]
     for wrong, said in (
         ({"ca": "other.crt"}, "CERTIFICATE_VERIFY_FAILED"),
         ({"ca": None}, "CERTIFICATE_VERIFY_FAILED"),
