@@ -173,7 +173,7 @@ class Measures:
         costs = {}
         for depth in (1, 100, 1000):
             work = Work(fields={"store": False, "previous_response_id": at[depth]})
-            loads = [self._bench.load(self._own, work, "plain", 4, seconds=1.5) for _ in range(2)]
+            loads = [self._bench.load(self._own, work, "plain", 4, seconds=1.2) for _ in range(ROUNDS)]
             costs[depth] = min(map(_per_request, loads)) / 1000
             trips = loads[0].reads / loads[0].requests
         self._add("turn at depth 1", costs[1], "ms")

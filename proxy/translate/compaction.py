@@ -42,9 +42,10 @@ def compacted(items: list[Item], open_: Callable[[str], str | None]) -> list[Ite
     newest step, where it ends in outputs or has a call without one. ``open_``: ``encrypted_content`` to what ``packed``
     gave, None for anything else. Raises InvalidRequest for an item that is not ours, another tenant's, or changed.
     """
-    at = next((at for at in reversed(range(len(items))) if items[at]["type"] == "compaction"), None)
-    if at is None:
+    found = [at for at, item in enumerate(items) if item["type"] == "compaction"]
+    if not found:
         return items
+    at = found[-1]
     summary, users_stay = _read(items[at], open_)
     before, after = items[:at], items[at + 1 :]
     unanswered = _unanswered(before)

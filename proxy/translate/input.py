@@ -104,8 +104,12 @@ def _alone(item: Item) -> Message | None:
     """
     if item["type"] != "message" or (type_ := _TEXTS.get(role := item["role"])) is None:
         return None
-    text = parts.only_text(item["content"], type_)
-    return None if text is None else {"role": role, "content": text}
+    text = item["content"]
+    if isinstance(text, list):
+        if len(text) != 1 or (part := text[0]).get("type") != type_:
+            return None
+        text = part.get("text")
+    return {"role": role, "content": text} if isinstance(text, str) else None
 
 
 # -- blocks

@@ -27,15 +27,6 @@ def plain_text(content: str | list[Part]) -> str:
     return "\n".join(_text(part) for part in content if _text(part))
 
 
-def only_text(content: str | list[Part], type_: str) -> str | None:
-    """The text of content that is nothing but one text, or one part of that type; None for any other."""
-    if isinstance(content, str):
-        return content
-    if len(content) == 1 and (part := content[0]).get("type") == type_ and isinstance(text := part.get("text"), str):
-        return text
-    return None
-
-
 def said_by_model(content: str | list[Part]) -> tuple[str, str]:
     """(text, refusal) of an assistant message; its text parts are one text."""
     if isinstance(content, str):

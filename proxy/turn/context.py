@@ -150,9 +150,10 @@ async def input_of(
     ``signed``: calls that were made here get their extras back (wire §11.6).
     Raises NotFound for a reference to nothing.
     """
-    taken = {item["id"]: item for item in past.items}
     own: list[Item] = []
     items = [item for item in request["input"] if not _is_trigger(item)]
+    looks_back = any("id" in item or item["type"] == "local_shell_call_output" for item in items)
+    taken = {item["id"]: item for item in past.items} if looks_back else {}
     unanswered = _open_calls(past.items) if any(map(_is_call, items)) else {}
     for item in await _resolved(items, taken, services, caller, signed=signed):
         if _is_call(item) and _repeats(item, unanswered.get(item["call_id"])):
