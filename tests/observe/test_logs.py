@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import sys
+from contextvars import ContextVar
 
 import pytest
 
 from proxy.observe import configure_logging
+from proxy.observe import logs as logs_module
 from proxy.observe.logs import at_work_on, line_format
 
 log = logging.getLogger("statecar")
@@ -167,7 +169,8 @@ VALUES = [
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_line_of_fields_is_made_as_all_others_are(monkeypatch, form):
-    at_work_on("req_1")
+    told = {"request_id": "req_1"}
+    monkeypatch.setattr(logs_module, "_at_work", ContextVar("at work", default=told))
     short, long = (line_format(form, colours=False) for _ in range(2))
     monkeypatch.setattr(long, "_short", None)
     for name in ("value", "request_id", "message", "stack", "level"):
