@@ -19,8 +19,9 @@ SECRETS = ("planted-prompt", "planted-output", "planted-key", "planted-header", 
 @pytest.fixture
 async def logging(start, valkey, shared_backend, backend):
     """A server that logs all it ever does as JSON, and its process."""
-    options = (f"--upstream={shared_backend.url}", f"--store={valkey.url}", "--log-format=json", "--log-level=debug")
-    process = start(*options)
+    kind = "--upstream-kind=generic"  # else it asks for it, and may take a script
+    options = (f"--upstream={shared_backend.url}", kind, f"--store={valkey.url}", "--log-format=json")
+    process = start(*options, "--log-level=debug")
     async with Caller(await asyncio.to_thread(process.url), "planted-key", **{"x-custom": "planted-header"}) as caller:
         yield caller, process
 
