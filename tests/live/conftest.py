@@ -158,7 +158,9 @@ async def backend(shared_backend):
     """The scripted backend, with nothing left of earlier tests."""
     shared_backend.requests.clear()
     shared_backend._scripts.clear()
-    return shared_backend
+    default = shared_backend.default
+    yield shared_backend
+    shared_backend.default = default
 
 
 @pytest.fixture

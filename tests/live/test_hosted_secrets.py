@@ -53,7 +53,8 @@ def dump(store):
 
 def holds(text):
     """Where a text shows a secret, also in the three forms that base64 gives it."""
-    forms = [WORD.encode(), *(base64.b64encode(b"x" * shift + WORD.encode())[3:-3] for shift in range(3))]
+    in_base64 = [base64.b64encode(b"x" * shift + WORD.encode()) for shift in range(3)]
+    forms = [WORD.encode(), in_base64[0], *(form[3:-3] for form in in_base64[1:])]  # without what depends on others
     return [text[max(at - 200, 0) : at + 200] for form in forms if (at := text.find(form.decode())) >= 0]
 
 

@@ -74,12 +74,15 @@ async def test_a_request_leaves_nothing_to_the_collector(calling, backend, garba
     caller = await calling(f"--on-disconnect={disconnect}")
     before = {"conversation": await caller.conversation(), "previous_response_id": (await caller.create())["id"]}
     for case, (script, fields) in CASES.items():
-        garbage()
-        if script:
-            backend.script(*script)
-        await caller.ask(**{name: before[name] if value is ... else value for name, value in fields.items()})
-        await asyncio.sleep(0.02)  # its task may still be about to end
-        assert garbage() == set(), case
+        for _ in range(3):  # a task that is about to end may hold something for a moment; a cycle is there each time
+            garbage()
+            if script:
+                backend.script(*script)
+            await caller.ask(**{name: before[name] if value is ... else value for name, value in fields.items()})
+            await asyncio.sleep(0.02)
+            if not (left := garbage()):
+                break
+        assert not left, case
 
 
 @pytest.mark.parametrize("disconnect", ["cancel", "detach"])
