@@ -59,15 +59,7 @@ class Reply:
             raise self._broken
         batch: Batch = []
         while not (batch or self.ended or self._drained):
-            began = perf_counter()
-            try:  # as in ``_read``, whose frame is left out for every token
-                data = await self._next()
-            except httpx.HTTPError as exc:
-                raise self._failure(exc) from exc
-            finally:
-                self._call.waits.upstream += perf_counter() - began
-            if self._silent:
-                self._heard(data)
+            data = await self._read()
             self._drained = not data
             try:
                 self._take(self._decoder.feed(data) if data else self._decoder.flush(), batch)
@@ -101,21 +93,14 @@ class Reply:
         try:
             data = await self._next()
         except httpx.HTTPError as exc:
-            raise self._failure(exc) from exc
+            raise failure(exc, self._timeouts, begun=True, silent=self._silent) from exc
         finally:
             self._call.waits.upstream += perf_counter() - began
         if self._silent:
-            self._heard(data)
+            self._silent = False
+            if data:
+                self._call.begin()
         return data
-
-    def _failure(self, exc: httpx.HTTPError) -> UpstreamError:
-        return failure(exc, self._timeouts, begun=True, silent=self._silent)
-
-    def _heard(self, data: bytes) -> None:
-        """The body has begun, or ended."""
-        self._silent = False
-        if data:
-            self._call.begin()
 
     async def _only(self) -> Batch:
         """The chunk that a plain answer is; none when it has been read."""
