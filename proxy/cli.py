@@ -48,8 +48,9 @@ if not (proxy.__doc__ or "").startswith("statecar"):
 from proxy import demo, doctor
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
+from proxy.options import SettingsError
 from proxy.protocol import Http, WebSocket
-from proxy.settings import Parser, Settings, SettingsError
+from proxy.settings import Parser, Settings
 from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 from proxy.supervisor import Workers, served_app, worker_app

@@ -8,30 +8,22 @@ places hold text that is read by the same rules. An error is one line that names
 import argparse
 import difflib
 import os
-import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args
 
-import yaml
+from proxy import options, values
+from proxy.options import SettingsError
+from proxy.options import option as _option
+from proxy.values import EMBEDDED
 
-from proxy import values
-from proxy.values import EMBEDDED, redacted
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SWITCH = ("on", "off")
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _VENDOR_KEYS = (
     "chat_template_kwargs,top_k,min_p,repetition_penalty,seed,stop,guided_json,guided_regex,guided_choice,"
     "guided_grammar,structured_outputs,thinking,provider,skip_special_tokens"
 )
-
-
-class SettingsError(ValueError):
-    """A wrong option: one line that names it, its value (never a secret's) and what is right."""
 
 
 def default_data_dir() -> Path:
@@ -43,25 +35,6 @@ def default_data_dir() -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "statecar"
     return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "statecar"
-
-
-@dataclass(frozen=True)
-class Option:
-    """What a field of Settings says beside its name, type and default; ``shown``: the default in words."""
-
-    group: str
-    help: str
-    low: float = 0
-    high: float = float("inf")
-    check: Callable[[str], str] | None = None
-    secret: bool = False
-    metavar: str | None = None
-    shown: str | None = None
-
-
-def _option(default: Any, group: str, help: str, **rest: Any) -> Any:
-    given = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**given, metadata={"option": Option(group, help, **rest)})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -150,7 +123,7 @@ class Settings:
     # fmt: on
 
     def __repr__(self) -> str:
-        return f"Settings({', '.join(f'{f.name}={_public(f, getattr(self, f.name))!r}' for f in fields(self))})"
+        return f"Settings({', '.join(f'{f.name}={options.public(f, getattr(self, f.name))!r}' for f in fields(self))})"
 
     @classmethod
     def resolve(cls, argv: Sequence[str], env: Mapping[str, str], command: str = "statecar serve") -> "Settings":
@@ -159,15 +132,15 @@ class Settings:
         ``command``: whose help an error names. Raises SettingsError; SystemExit(0) after ``--help``.
         """
         flags = vars(_parser(command).parse_args(argv))
-        given = {f.name: (_variable(f), text) for f in fields(cls) if (text := _in_env(f, env))}
-        given |= {name: (_flag(name), value) for name, value in flags.items()}
+        given = {f.name: (options.variable(f), text) for f in fields(cls) if (text := _in_env(f, env))}
+        given |= {name: (options.flag(name), value) for name, value in flags.items()}
         if "config" in given:
             given = _in_file(given["config"][1]) | given
         if "upstream" not in given:
             raise SettingsError(
                 "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"
             )
-        settings = cls(**{f.name: _value(f, *given[f.name]) for f in fields(cls) if f.name in given})
+        settings = cls(**{f.name: options.value_of(f, *given[f.name]) for f in fields(cls) if f.name in given})
         _check_bindings(settings)
         return settings
 
@@ -187,17 +160,21 @@ def _check_bindings(settings: Settings) -> None:
         how = getattr(settings, name)
         named = how.removeprefix("mcp:").partition("/")[0]
         if how.startswith("mcp:") and named not in connectors:
-            raise SettingsError(f"{_flag(name)}={how!r}: {named!r} is no connector; {known} (--connector NAME=URL)")
+            raise SettingsError(
+                f"{options.flag(name)}={how!r}: {named!r} is no connector; {known} (--connector NAME=URL)"
+            )
 
 
 def options_table() -> str:
     """Every option as a Markdown table: flag, variable, default, meaning. The YAML key is the flag in underscores."""
     rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
     for f in fields(Settings):
-        default = f"`{_default(f)}`" if _default(f) else "(required)" if f.default is MISSING else ""
-        choices = f": {', '.join(f'`{c}`' for c in get_args(f.type))}" if _is_choice(f) else ""
-        meaning = _of(f).help.replace("<think>", "`<think>`") + choices
-        rows.append(f"| `{_flag(f.name)}` | `{_variable(f)}` | {default} | {meaning} |")
+        default = (
+            f"`{options.default_of(f)}`" if options.default_of(f) else "(required)" if f.default is MISSING else ""
+        )
+        choices = f": {', '.join(f'`{c}`' for c in get_args(f.type))}" if options.is_choice(f) else ""
+        meaning = options.of(f).help.replace("<think>", "`<think>`") + choices
+        rows.append(f"| `{options.flag(f.name)}` | `{options.variable(f)}` | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -208,13 +185,13 @@ def options_yaml() -> str:
     for f in fields(Settings):
         if f.name == "config":  # a file names no other
             continue
-        if _of(f).group != group:
-            group = _of(f).group
+        if options.of(f).group != group:
+            group = options.of(f).group
             lines.append(f"\n# ---- {group} ----")
-        told = textwrap.wrap(f"{_of(f).help}{_unfixed(f)}", 118, break_on_hyphens=False)
-        if _is_choice(f):
+        told = textwrap.wrap(f"{options.of(f).help}{options.unfixed(f)}", 118, break_on_hyphens=False)
+        if options.is_choice(f):
             told.append(f"one of: {', '.join(get_args(f.type))}")
-        lines += ["", *(f"# {line}" for line in told), f"{f.name}:{_written(f)}"]
+        lines += ["", *(f"# {line}" for line in told), f"{f.name}:{options.written(f)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -223,64 +200,6 @@ _HEAD = """\
 # the options it changes; a flag or a variable (STATECAR_ and the key in capitals) wins over it. A key without a value
 # counts as not given. Times are seconds, sizes bytes; a repeatable option takes a list. Secrets need not stand here: an
 # option that takes @FILE reads them from there, and a store's URL with a password can be given as STATECAR_STORE."""
-
-
-def _unfixed(f: Field[Any]) -> str:
-    """What an option without a fixed default says of that."""
-    if f.default is not MISSING:
-        return ""
-    return " (required)" if f.default_factory is MISSING else f" (default {_default(f)})"
-
-
-def _written(f: Field[Any]) -> str:
-    """The default as YAML, to stand behind its key."""
-    if isinstance(f.default, tuple):
-        return "".join(f"\n  - {entry}" for entry in f.default)
-    if f.default in _SWITCH:
-        return f' "{f.default}"'  # bare it would be a boolean
-    return "" if f.default in (MISSING, "") else f" {_default(f)}"
-
-
-def _of(f: Field[Any]) -> Option:
-    option: Option = f.metadata["option"]
-    return option
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _variable(f: Field[Any]) -> str:
-    return f"STATECAR_{f.name.upper()}"
-
-
-def _is_choice(f: Field[Any]) -> bool:
-    return get_origin(f.type) is Literal
-
-
-def _is_list(f: Field[Any]) -> bool:
-    return get_origin(f.type) is tuple
-
-
-def _public(f: Field[Any], value: Any) -> Any:
-    if _of(f).secret:
-        return "***" if value else value
-    return redacted(value) if isinstance(value, str) else value
-
-
-def _default(f: Field[Any]) -> str:
-    """The default as one would write it; empty for none."""
-    if (shown := _of(f).shown) is not None:
-        return shown
-    match f.default:
-        case bool() as flag:
-            return str(flag).lower()
-        case tuple() as entries:
-            return ",".join(entries)
-        case float() as number:
-            return f"{number:g}"
-        case default:
-            return "" if default is MISSING else str(default)
 
 
 class Parser(argparse.ArgumentParser):
@@ -299,28 +218,30 @@ def _parser(command: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(_of(f).group for f in fields(Settings))}
+    groups = {
+        name: parser.add_argument_group(name) for name in dict.fromkeys(options.of(f).group for f in fields(Settings))
+    }
     for f in fields(Settings):
-        option = _of(f)
+        option = options.of(f)
         default = (
-            f"default {_default(f)}".replace(",", ", ")
-            if _default(f)
+            f"default {options.default_of(f)}".replace(",", ", ")
+            if options.default_of(f)
             else "required"
             if f.default is MISSING
             else "none"
         )
-        how: dict[str, Any] = {"help": f"{option.help} [{_variable(f)}, {default}]".replace("%", "%%")}
+        how: dict[str, Any] = {"help": f"{option.help} [{options.variable(f)}, {default}]".replace("%", "%%")}
         if f.type is bool:
             how["action"] = argparse.BooleanOptionalAction
         else:
-            how["metavar"] = f"{{{','.join(get_args(f.type))}}}" if _is_choice(f) else option.metavar or "N"
-            how["action"] = "append" if _is_list(f) else "store"
-        groups[option.group].add_argument(_flag(f.name), **how)
+            how["metavar"] = f"{{{','.join(get_args(f.type))}}}" if options.is_choice(f) else option.metavar or "N"
+            how["action"] = "append" if options.is_list(f) else "store"
+        groups[option.group].add_argument(options.flag(f.name), **how)
     return parser
 
 
 def _in_env(f: Field[Any], env: Mapping[str, str]) -> str:
-    text = env.get(_variable(f), "")
+    text = env.get(options.variable(f), "")
     # Kubernetes puts STATECAR_PORT=tcp://… into every pod beside a Service named statecar: no port number of ours.
     return "" if f.name == "port" and text.startswith("tcp://") else text
 
@@ -328,12 +249,11 @@ def _in_env(f: Field[Any], env: Mapping[str, str]) -> str:
 def _in_file(path: Any) -> dict[str, tuple[str, Any]]:
     """The file's options as (where, text or list of texts). A key without a value counts as not given."""
     try:
-        # Every scalar stays text, so that `tenant: off` is no boolean and a key of digits no number.
-        content = yaml.BaseLoader(Path(path).read_text("utf-8")).get_single_data() or {}
+        content = options.in_yaml(Path(path).read_text("utf-8")) or {}
     except OSError as exc:
         raise SettingsError(f"--config={str(path)!r}: {exc.strerror}") from None
-    except (yaml.YAMLError, UnicodeError) as exc:
-        raise SettingsError(f"--config={str(path)!r}: no YAML: {' '.join(str(exc).split())}") from None
+    except ValueError as exc:
+        raise SettingsError(f"--config={str(path)!r}: {exc}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"--config={str(path)!r}: must be a mapping of options to values, as port: 8080")
     names = [f.name for f in fields(Settings) if f.name != "config"]
@@ -344,78 +264,3 @@ def _in_file(path: Any) -> dict[str, tuple[str, Any]]:
                 f"--config={str(path)!r}: no such option: {key}{f', is {near[0]} meant?' if near else ''}"
             )
     return {key: (f"{key} in {path}", value) for key, value in content.items() if value not in ("", "~", "null")}
-
-
-def _value(f: Field[Any], where: str, given: Any) -> Any:
-    option = _of(f)
-    try:
-        if isinstance(given, bool):
-            return given
-        texts = given if isinstance(given, list) and _is_list(f) else [given]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"must be {'a list of texts' if _is_list(f) else 'one value'}")
-        if _is_list(f):
-            texts = [entry.strip() for text in texts for entry in text.split(",") if entry.strip()]
-        if option.secret:
-            texts = _secrets(texts)
-        if _is_list(f):
-            return tuple(map(option.check, texts)) if option.check else tuple(texts)
-        if len(texts) > 1:
-            raise ValueError("must be one key")
-        return _single(f, option, texts[0])
-    except ValueError as exc:
-        value = "" if option.secret else f"={redacted(given)!r}" if isinstance(given, str) else f"={given!r}"
-        raise SettingsError(f"{where}{value}: {exc}") from None
-
-
-def _secrets(texts: list[str]) -> list[str]:
-    """The keys, those of ``@FILE`` and ``file:PATH`` read, one a line. Never none: that would open a door.
-
-    Without what surrounds them: secrets that were made of files tend to end in a newline, which is no part of a key.
-    """
-    keys: list[str] = []
-    for text in texts:
-        text = text.strip()
-        path = text.removeprefix("@" if text.startswith("@") else "file:")
-        try:
-            keys += [text] if path == text else [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
-        except (OSError, UnicodeError) as exc:
-            raise ValueError(f"cannot read {path}: {getattr(exc, 'strerror', None) or 'no text'}") from None
-    keys = [key for key in keys if key]
-    if not keys:
-        raise ValueError("must hold a key that is not empty")
-    if any(_CONTROL.search(key) for key in keys):
-        raise ValueError("must be a key without line breaks and other control characters")
-    return keys
-
-
-def _single(f: Field[Any], option: Option, text: str) -> Any:
-    if _is_choice(f):
-        if get_args(f.type) == _SWITCH and text in _WORDS:  # what YAML makes of on and off
-            text = "on" if _WORDS[text] else "off"
-        if text not in get_args(f.type):
-            raise ValueError(f"must be one of {', '.join(get_args(f.type))}")
-    elif f.type is bool:
-        if text.lower() not in _WORDS:
-            raise ValueError("must be true or false")
-        return _WORDS[text.lower()]
-    elif f.type is Path:
-        if not text:
-            raise ValueError("must be a directory")
-        return Path(text).expanduser()
-    elif f.type is not str:
-        return _number(int if f.type is int else float, option, text)
-    return option.check(text) if option.check else text
-
-
-def _number(kind: type[int] | type[float], option: Option, text: str) -> float:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = float("nan")
-    if not option.low <= number <= option.high or number == float("inf"):
-        bounds = (
-            f"of {option.low:g} or more" if option.high == float("inf") else f"from {option.low:g} to {option.high:g}"
-        )
-        raise ValueError(f"must be a {'whole number' if kind is int else 'number'} {bounds}")
-    return number

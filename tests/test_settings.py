@@ -8,7 +8,8 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from proxy.settings import Settings, SettingsError, default_data_dir, options_table
+from proxy.options import SettingsError
+from proxy.settings import Settings, default_data_dir, options_table
 from proxy.values import redacted
 
 FIELDS = {f.name: f for f in fields(Settings)}

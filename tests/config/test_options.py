@@ -6,7 +6,8 @@ from dataclasses import fields
 import pytest
 
 import proxy
-from proxy.settings import Settings, SettingsError, options_yaml
+from proxy.options import SettingsError
+from proxy.settings import Settings, options_yaml
 from tests.config import files
 
 NAMES = {f.name for f in fields(Settings)}
