@@ -20,8 +20,9 @@ from proxy.errors import StatecarError, StoreUnavailable, UpgradeRequired
 from proxy.hosted import open_hosted
 from proxy.life import Life
 from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
+from proxy.routes.access import Access
 from proxy.routes.conversations import Conversations
-from proxy.routes.edge import Access, facts
+from proxy.routes.edge import facts
 from proxy.routes.health import Health
 from proxy.routes.metrics import Scrape
 from proxy.routes.open import OpenRequests

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "proxy"
 FLOORS = [
     {"codec", "values"},
     {"options"},
-    {"chunks", "errors", "ids", "redact", "seal", "sse", "settings", "demo", "waits"},
+    {"chunks", "errors", "grants", "ids", "principals", "redact", "seal", "sse", "settings", "demo", "waits"},
     {"translate", "wire"},
     {"state", "upstream", "hosted"},
     {"turn"},

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from proxy import ids
 from proxy.errors import NotFound
-from proxy.routes.edge import Access, answer, facts, json_body, listed, page_of
+from proxy.routes.access import Access
+from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.resources import Resource
 from proxy.state import Conversation, State
 from proxy.translate.items import public

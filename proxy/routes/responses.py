@@ -12,7 +12,8 @@ from starlette.types import ASGIApp
 
 from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound, StoreUnavailable, UpgradeRequired
-from proxy.routes.edge import Access, answer, facts, json_body, listed, page_of
+from proxy.routes.access import Access
+from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
 from proxy.routes.resources import Resource

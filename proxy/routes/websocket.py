@@ -24,7 +24,8 @@ from proxy.errors import (
     TooManyFrames,
 )
 from proxy.observe import CLIENT_LEFT, WEBSOCKET, Finished, at_work_on
-from proxy.routes.edge import Access, ClientGone, attended, decoded, facts, key_of
+from proxy.routes.access import Access, key_of
+from proxy.routes.edge import ClientGone, attended, decoded, facts
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
 from proxy.routes.recent import Recent

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import StatecarError
+from proxy.grants import EVERYTHING, Grant
 from proxy.hosted import Hosted
+from proxy.principals import Principal
 from proxy.seal import Sealer
 from proxy.state import Past, State
 from proxy.translate.dialects import Dialect
@@ -62,12 +64,16 @@ class Caller:
     ``tenant``: "" for one that cannot be told while the store is away; it has no state, and gets none.
     ``request_id``: of the request at work, which the ids of its upstream calls begin with; "" for none.
     ``recent``: what only the caller's connection knows, by the response that it ends with (wire §13.6).
+    ``principal``: the user within the tenant, where users are told apart: it owns what it makes. ``grant``: what the
+    caller may do.
     """
 
     tenant: str
     headers: list[tuple[str, str]] = field(default_factory=list)
     request_id: str = ""
     recent: Mapping[str, Past] = field(default_factory=dict)
+    principal: Principal | None = None
+    grant: Grant = EVERYTHING
 
     def without_key(self) -> Caller:
         """The same, for an upstream that wants no key of the caller's."""
