@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio.staggered import staggered_race
 from base64 import b64encode
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -86,21 +84,11 @@ class Route:
     async def _dial(self) -> socket.socket:
         """A socket that is connected to the first address that takes it."""
         addresses = await self._resolved()
-        made: list[socket.socket] = []
-        winner = None
         try:
-            tries = [partial(_connected, made, *address) for address in addresses]
-            winner, _, errors = await staggered_race(tries, _HEAD_START)
-            if winner is None:
-                raise next((exc for exc in errors if exc is not None), OSError("its name has no address"))
-            assert isinstance(winner, socket.socket)
-            return winner
-        finally:
-            if winner is None:  # in time, or at all: it may have moved
-                self._stale = 0.0
-            for each in made:  # two may have come at once, or one as this was cancelled
-                if each is not winner:
-                    each.close()
+            return await _raced(addresses)
+        except BaseException:  # in time, or at all: it may have moved
+            self._stale = 0.0
+            raise
 
     async def _resolved(self) -> list[tuple[Any, ...]]:
         """The addresses; one lookup, which takes a thread, serves all, and outlives those who give up."""
@@ -117,9 +105,41 @@ class Route:
         self._stale = 0.0 if failed else lookup.get_loop().time() + _RESOLVED
 
 
-async def _connected(
-    made: list[socket.socket], family: int, kind: int, protocol: int, _name: str, address: tuple[Any, ...]
-) -> socket.socket:
+async def _raced(addresses: list[tuple[Any, ...]]) -> socket.socket:
+    """The first socket that is connected; an address is tried beside those before once one of them has failed or their
+    head start is over. Raises OSError, the first address's.
+
+    asyncio's ``staggered_race`` does this too, and keeps the caller's whole context in a cycle for the collector.
+    """
+    if len(addresses) < 2:
+        if addresses:
+            return await _connected(*addresses[0])
+        raise OSError("its name has no address")
+    tries: list[asyncio.Task[socket.socket]] = []
+    left, trying, winner = iter(addresses), set[asyncio.Task[socket.socket]](), None
+    try:
+        while winner is None:
+            if address := next(left, None):
+                tries.append(asyncio.create_task(_connected(*address)))
+                trying.add(tries[-1])
+            elif not trying:
+                return await tries[0]  # which raises
+            limit = _HEAD_START if address else None
+            _, trying = await asyncio.wait(trying, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            winner = next(filter(_has_come, tries), None)
+        return winner.result()
+    finally:
+        for each in tries:
+            if not each.cancel() and _has_come(each) and each is not winner:  # two may have come at once
+                each.result().close()
+        tries.clear()  # an error that is raised would be a cycle with what it passes
+
+
+def _has_come(connecting: asyncio.Task[socket.socket]) -> bool:
+    return connecting.done() and not connecting.cancelled() and connecting.exception() is None
+
+
+async def _connected(family: int, kind: int, protocol: int, _name: str, address: tuple[Any, ...]) -> socket.socket:
     taken = socket.socket(family, kind, protocol)
     try:
         taken.setblocking(False)
@@ -128,7 +148,6 @@ async def _connected(
     except BaseException:
         taken.close()
         raise
-    made.append(taken)
     return taken
 
 

@@ -1,16 +1,23 @@
 """The ways to an upstream: its addresses, TLS, proxies; and how many connections it is asked over."""
 
 import asyncio
+import gc
 import shutil
 import socket
 import ssl
 import subprocess
+import weakref
+from contextvars import ContextVar
 
+import httpx
 import pytest
 
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream import transport
+from proxy.upstream.connection import Connection
+from proxy.upstream.route import Route
 from tests.backend import CLOSE, PATIENCE, Backend, completion, json_reply, reply
+from tests.loops import forget_cancelled_timers
 from tests.upstream.test_client import call
 from tests.upstream.test_forward import pass_on
 
@@ -247,6 +254,50 @@ async def test_an_address_of_ipv6_is_reached(connect):
     assert await call(connect(f"http://[::1]:{port}/v1"), streamed=False) == [completion()]
     assert b"Host: [::1]:%d\r\n" % port in heads[0]
     server.close()
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("answering", ["first", "second", "second, where the first is deaf", "none", "none of one"])
+async def test_connecting_keeps_nothing_of_the_context_it_is_asked_in(backend, monkeypatch, deaf, answering):
+    class Mark:
+        """What only the context holds."""
+
+    async def reached():
+        variable.set(Mark())
+        route = Route(httpx.URL("http://several.invalid/v1"), None)
+        try:
+            connection = await route.connect(lambda: Connection(loop, bool))
+        except httpx.ConnectError:
+            assert answering.startswith("none")
+        else:
+            assert connection.transport.get_extra_info("peername") == there
+            connection.cut()
+        return weakref.ref(variable.get())
+
+    async def getaddrinfo(host, *rest, **options):
+        if host == "several.invalid":
+            return [(*TCP, address) for address in addresses[answering]]
+        return await resolve(host, *rest, **options)  # uvloop's for numbers
+
+    loop, variable = asyncio.get_running_loop(), ContextVar("mark")
+    resolve = loop.getaddrinfo
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    away, there = ("127.0.0.1", 1), ("127.0.0.1", int(backend.url[:-3].rpartition(":")[2]))
+    addresses = {
+        "first": [there, away],
+        "second": [away, there],
+        "second, where the first is deaf": [deaf, there],
+        "none": [away, away],
+        "none of one": [away],
+    }
+    gc.collect()
+    gc.disable()
+    try:
+        left = await asyncio.create_task(reached())
+        await forget_cancelled_timers()
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_leaving_while_there_is_no_connection_yet_leaves_nothing(connect, deaf):
