@@ -16,6 +16,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.access import Authenticator
 from proxy.errors import StatecarError, StoreUnavailable, UpgradeRequired
 from proxy.hosted import open_hosted
 from proxy.life import Life
@@ -68,13 +69,14 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
     pool = Pool(upstream)
     manners = Manners(settings, state.lessons)
-    access = Access(state, settings.api_key, settings.tenant, settings.tenant_secret)
+    authenticator = Authenticator(settings.api_key, settings.tenant)
+    access = Access(state, authenticator, settings.tenant_secret)
     services = _services(settings, state, pool, manners, metrics)
     observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
     lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics))
-    passthrough = Passthrough(pool, keep_authorization=not settings.api_key, streams=metrics.open_streams)
+    passthrough = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
     door = Door(lifespan, own, sockets, passthrough, access, about, life, metrics.open_requests)
@@ -241,7 +243,7 @@ class Door:
         facts(scope).update(passed_on=True, route="passed on")
         try:
             if scope["method"] != "OPTIONS":  # a browser's preflight carries no key
-                self.access.check(scope)
+                scope["statecar.grant"] = await self.access.check(scope)
             await self.passthrough(scope, receive, send)
         except StatecarError as exc:
             facts(scope)["passed_on"] = False

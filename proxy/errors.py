@@ -4,13 +4,16 @@ StatecarError              500  our own fault
 ├── InvalidRequest         400  the caller's body or parameters
 ├── Unauthorized           401  a missing or wrong key
 ├── ForeignOrigin          403  a WebSocket for a page of another site
+├── InsufficientScope      403  more than a key or token allows
 ├── NotFound               404  an id that is unknown, expired, deleted or another tenant's
+│   └── ModelNotFound      404  a model that is unknown, or that a key must not ask
 ├── MethodNotAllowed       405  a known path, another method
 ├── TooLarge               413  a body above the limit
 ├── UpgradeRequired        426  a WebSocket where none is served
 ├── ToolServerError        424  an MCP server that does not answer as it should
 ├── NotBuilt               501  what neither this server nor its upstream can do
 ├── StoreUnavailable       503  Redis is down, slow or refusing
+├── KeysUnavailable        503  what callers are checked by cannot be read
 ├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
 └── UpstreamError          502  the backend failed; carries the backend's own status when it gave one
     ├── UpstreamUnreachable 502  no connection
@@ -59,7 +62,24 @@ class InvalidRequest(StatecarError):
 
 
 class Unauthorized(StatecarError):
+    """``challenge``: what ``WWW-Authenticate`` says (RFC 6750 §3)."""
+
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+    def __init__(self, message: str, *, code: str | None = None, challenge: str = "Bearer") -> None:
+        super().__init__(message, code=code, headers={"www-authenticate": challenge})
+
+
+class InsufficientScope(StatecarError):
+    """A key or token does not allow what is asked. ``scope``: what it would take."""
+
+    status, type, code = 403, "invalid_request_error", "insufficient_scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"You have insufficient permissions for this operation. Missing scopes: {scope}.",
+            headers={"www-authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+        )
 
 
 class ForeignOrigin(StatecarError):
@@ -75,6 +95,15 @@ class ForeignOrigin(StatecarError):
 
 class NotFound(StatecarError):
     status, type = 404, "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    """A model that no upstream serves, or that the caller must not ask: which of both is not said."""
+
+    code = "model_not_found"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model '{model[:128]}' does not exist or you do not have access to it.", param="model")
 
 
 class MethodNotAllowed(StatecarError):
@@ -122,6 +151,15 @@ class StoreUnavailable(StatecarError):
 
     def __init__(self, message: str = "The state store is not reachable. Please retry.") -> None:
         super().__init__(message, headers={"retry-after": "1"})
+
+
+class KeysUnavailable(StatecarError):
+    """What callers are checked by was never read and cannot be. ``seconds``: until it is tried again."""
+
+    status, code = 503, "keys_unavailable"
+
+    def __init__(self, message: str, seconds: int = 2) -> None:
+        super().__init__(message, headers={"retry-after": str(seconds)})
 
 
 class LockLost(StatecarError):

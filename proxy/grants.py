@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+AREAS = ("responses", "conversations", "passthrough")
+"""What scopes name; of the first two also the halves ``:read`` and ``:write``."""
+SCOPES = ("passthrough", *(area + half for area in AREAS[:2] for half in ("", ":read", ":write")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,14 @@ class Grant:
     scopes: frozenset[str] | None = None
     models: tuple[str, ...] = ()
     quota: Quota | None = None
+
+    def permits(self, area: str, half: str) -> bool:
+        """Whether it covers a half, ``read`` or ``write``, of an area."""
+        return self.scopes is None or area in self.scopes or f"{area}:{half}" in self.scopes
+
+    def covers(self, model: str) -> bool:
+        """Whether a model may be asked, by the name that the client uses."""
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 EVERYTHING = Grant()

@@ -16,7 +16,7 @@ FLOORS = [
     {"options"},
     {"chunks", "errors", "grants", "ids", "principals", "redact", "seal", "sse", "settings", "demo", "waits"},
     {"translate", "wire"},
-    {"state", "upstream", "hosted"},
+    {"state", "upstream", "hosted", "access"},
     {"turn"},
     {"runs", "observe", "doctor"},
     {"routes"},

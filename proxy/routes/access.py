@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from proxy.errors import StoreUnavailable, Unauthorized
+from proxy.access import Authenticator, Identity
+from proxy.errors import InsufficientScope, ModelNotFound, StoreUnavailable
+from proxy.grants import AREAS, Grant
 from proxy.routes.edge import facts
-from proxy.state import State
+from proxy.state import SHARED, State, fixed_secret, tenant_id
 from proxy.turn import Caller
 from proxy.upstream import forwarded
 
@@ -21,67 +20,59 @@ from proxy.upstream import forwarded
 class Access:
     """Who may call, and whose state a call sees (wire §1.3).
 
-    ``keys``: those a caller must present one of, none for everybody. ``tenant``: ``auth``, ``off`` or ``header:NAME``.
     ``secret``: what tenants are hashed with; empty for the one that is kept in the store.
     """
 
     state: State
-    keys: tuple[str, ...]
-    tenant: str
+    authenticator: Authenticator
     secret: str = ""
 
-    def check(self, scope: Scope) -> None:
-        """Raises Unauthorized for a missing or wrong key."""
-        if not self.keys:
-            return
-        given = key_of(scope)
-        known = [hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()) for key in self.keys]
-        if not any(known):
-            told = (
-                "Incorrect API key provided." if given else "You did not provide an API key: send it as a Bearer token."
-            )
-            raise Unauthorized(told)
+    async def check(self, scope: Scope) -> Grant:
+        """What a request that needs no state may do. Raises Unauthorized, InsufficientScope, KeysUnavailable."""
+        grant = await self.authenticator.check(scope["headers"])
+        return _permitted(scope, grant)
 
     async def caller(self, request: HTTPConnection, *, unknown: bool = False) -> Caller:
-        """Raises Unauthorized, and StoreUnavailable when the secret that tenants are hashed with cannot be read;
+        """Raises as ``check`` does, and StoreUnavailable when the secret that tenants are hashed with cannot be read;
         ``unknown``: then the tenant is "" instead.
         """
-        self.check(request.scope)
-        headers = forwarded(request.scope["headers"], keep_authorization=not self.keys)
-        known = facts(request.scope)
+        scope = request.scope
+        identity = await self.authenticator.identity(scope["headers"])
+        grant = _permitted(scope, identity.grant)
+        headers = forwarded(scope["headers"], keep_authorization=not self.authenticator.guards)
+        known = facts(scope)
         try:
-            tenant = await self._tenant(request.scope)
+            tenant = await self._tenant(identity)
         except StoreUnavailable:
             if not unknown:
                 raise
             tenant = ""
         known["tenant"] = tenant[:8] or None
-        return Caller(tenant, headers, known.get("request_id", ""))
+        return Caller(tenant, headers, known.get("request_id", ""), principal=identity.principal, grant=grant)
 
-    async def _tenant(self, scope: Scope) -> str:
-        """A keyed hash: neither keys nor a guess at one can be read from the store."""
-        if self.tenant == "off":
-            return "shared"
-        if self.tenant.startswith("header:"):
-            name = self.tenant.removeprefix("header:")
-            given = _header(scope, name.lower().encode())
-            if not given:
-                raise Unauthorized(f"The header '{name}' that names the tenant is missing.")
-        elif self.keys:  # one key is one tenant, however it is presented
-            given = f"Bearer {key_of(scope)}"
-        else:
-            given = _header(scope, b"authorization") or _header(scope, b"api-key")
-        fixed = hashlib.sha256(self.secret.encode()).digest() if self.secret else None
-        secret = fixed or await self.state.tenant_secret()
-        return hashlib.blake2b(given.encode("utf-8", "surrogateescape"), key=secret, digest_size=16).hexdigest()
+    async def _tenant(self, identity: Identity) -> str:
+        if identity.tenant is None:
+            return SHARED
+        secret = fixed_secret(self.secret) if self.secret else await self.state.tenant_secret()
+        return tenant_id(secret, identity.tenant)
 
 
-def key_of(scope: Scope) -> str:
-    """The key a caller presents, as Bearer token or in ``api-key``."""
-    scheme, _, token = _header(scope, b"authorization").partition(" ")
-    return (token.strip() if scheme.lower() == "bearer" else "") or _header(scope, b"api-key")
+def check_model(caller: Caller, model: str) -> None:
+    """Raises ModelNotFound for a model that the caller must not ask."""
+    if not caller.grant.covers(model):
+        raise ModelNotFound(model)
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    found: Sequence[bytes] = [value for key, value in scope["headers"] if key == name]
-    return found[0].decode("utf-8", "surrogateescape").strip() if found else ""
+def _permitted(scope: Scope, grant: Grant) -> Grant:
+    """The grant, if it covers what the request is about to do. Raises InsufficientScope.
+
+    By the route that the request has found, not by the path that it gave.
+    """
+    if grant.scopes is None:
+        return grant
+    route = facts(scope)["route"]
+    area = next((area for area in AREAS[:2] if f"/{area}" in route), "passthrough")
+    half = "read" if scope.get("method") in ("GET", "HEAD") else "write"
+    if not grant.permits(area, half):
+        raise InsufficientScope(area if area == "passthrough" else f"{area}:{half}")
+    return grant

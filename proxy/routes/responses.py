@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound, StoreUnavailable, UpgradeRequired
-from proxy.routes.access import Access
+from proxy.routes.access import Access, check_model
 from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
@@ -80,6 +80,7 @@ class Responses:
         caller = await self.access.caller(request, unknown=unknown)
         given = await json_body(request, self.body_limit)
         body = create_response(given)
+        check_model(caller, body["model"])
         headers = request.headers.items()
         disconnect, key = on_disconnect(headers) or self.on_disconnect, idempotency_key(headers)
         if key and body.get("store", True):
@@ -208,12 +209,14 @@ class Responses:
         caller = await self.access.caller(request)
         body = compact_response(await json_body(request, self.body_limit))
         facts(request.scope)["model"] = body["model"][:128]
+        check_model(caller, body["model"])
         return ValueReply(lambda: compact(body, self.services, caller))
 
     async def input_tokens(self, request: Request) -> ASGIApp:
         caller = await self.access.caller(request)
         body = count_input_tokens(await json_body(request, self.body_limit))
         facts(request.scope)["model"] = body["model"][:128]
+        check_model(caller, body["model"])
 
         async def counted() -> tuple[dict[str, Any], dict[str, str]]:
             tokens = await input_tokens(body, self.services, caller)

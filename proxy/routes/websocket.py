@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from proxy.access import key_of
 from proxy.errors import (
     ConnectionExpired,
     ForeignOrigin,
@@ -24,7 +25,7 @@ from proxy.errors import (
     TooManyFrames,
 )
 from proxy.observe import CLIENT_LEFT, WEBSOCKET, Finished, at_work_on
-from proxy.routes.access import Access, key_of
+from proxy.routes.access import Access, check_model
 from proxy.routes.edge import ClientGone, attended, decoded, facts
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
@@ -83,7 +84,7 @@ class WebSockets:
         caller = await self.access.caller(handshake)
         origin = handshake.headers.get("origin", "")
         # no page can send a key: browsers let none set a WebSocket's headers
-        if origin and not key_of(scope) and origin.partition("://")[2] != handshake.headers.get("host"):
+        if origin and not key_of(scope["headers"]) and origin.partition("://")[2] != handshake.headers.get("host"):
             raise ForeignOrigin
         if len(self._open) >= self.bounds.connections:
             raise TooManyConnections
@@ -194,6 +195,7 @@ class Connection:
     async def _turn(self, given: dict[str, Any], noted: dict[str, Any], waits: Waits) -> bool:
         """Tells a turn as it is made; whether it went well. One that is not stored can be continued here alone."""
         request, generates = create_frame(given)
+        check_model(self._caller, request["model"])
         recent, requests = self._endpoint.recent, self._endpoint.requests
         known = recent.find(self, request.get("previous_response_id"))
         caller = replace(self._caller, request_id=noted["request_id"], recent=known)

@@ -19,9 +19,10 @@ from proxy.state.past import Item, Past, Place
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
 from proxy.state.runs import BLOCK, End, Lease, Limits, Run, Runs
-from proxy.state.secret import TenantSecret
+from proxy.state.secret import SHARED, TenantSecret, fixed_secret, tenant_id
 
 __all__ = [
+    "SHARED",
     "Claim",
     "Conversation",
     "Conversations",
@@ -41,7 +42,9 @@ __all__ = [
     "State",
     "Stored",
     "cut",
+    "fixed_secret",
     "open_state",
+    "tenant_id",
 ]
 
 

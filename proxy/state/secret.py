@@ -1,8 +1,9 @@
-"""The secret behind tenant hashes, agreed on by every replica through the store."""
+"""What tenants are called in the store, and the secret behind it, agreed on by every replica through the store."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 
 from proxy.errors import StoreUnavailable
@@ -10,6 +11,24 @@ from proxy.state.client import Client
 from proxy.state.keys import SECRET
 
 _AGE = 5.0  # seconds until it is offered again, so that replicas agree soon after the store was emptied
+
+
+SHARED = "shared"
+"""The tenant of everybody where nobody is told apart."""
+
+
+def tenant_id(secret: bytes, name: str) -> str:
+    """What a tenant is called in the store, 32 hex digits: neither its name nor a guess at it can be read from them.
+
+    ``secret``: that of the store, or ``fixed_secret``'s. ``name``: what a header, a claim or the key file says, or for
+    the holder of a key ``Bearer `` and the key (``Authorization`` as it came where statecar knows no keys).
+    """
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), key=secret, digest_size=16).hexdigest()
+
+
+def fixed_secret(text: str) -> bytes:
+    """The secret that ``tenant_secret`` stands for."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 class TenantSecret:
