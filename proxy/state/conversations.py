@@ -17,6 +17,7 @@ from proxy.errors import InvalidRequest, NotFound
 from proxy.state.client import Client, Script
 from proxy.state.keys import CONVERSATION_LOG, SCHEMA, Lifetimes, Lineage
 from proxy.state.leases import LEASE, Lock, Locks
+from proxy.state.lineages import Lineages
 from proxy.state.page import Page
 from proxy.state.past import Item, Past, decode, whole, without
 from proxy.waits import Waiting
@@ -48,6 +49,7 @@ class Conversations:
         self._client = client
         self._lifetimes = lifetimes
         self._locks = Locks(client)
+        self._lineages = Lineages(client, lifetimes)
 
     async def create(
         self,
@@ -73,7 +75,8 @@ class Conversations:
             codec.dumps(metadata),
         ]
         final = _with_ids(items, minter)
-        await self._client.script(
+        await self._lineages.script(
+            self._lineages.entry(tenant, lineage.tag, of_conversation=True),
             _CREATE,
             [lineage.conversation, lineage.index, lineage.log(CONVERSATION_LOG)],
             self._lifetimes.conversation,
@@ -116,8 +119,11 @@ class Conversations:
         keys = [lineage.conversation, lineage.index, lineage.log(CONVERSATION_LOG), lineage.receipt(minter.turn)]
         final = _with_ids(items, minter)
         while True:
-            reply = await self._script(_ADD, keys, id_, tenant, *self._ttls, *_pairs(final))
-            if reply == b"ADDED":
+            due = self._lifetimes.conversation_due
+            reply = await self._script(_ADD, keys, id_, tenant, *self._ttls, due, *_pairs(final))
+            if reply in (b"ADDED", b"DUE"):
+                if reply == b"DUE":
+                    await self._list(tenant, lineage.tag)
                 return final
             for n in reply:
                 final[n] = {**final[n], "id": minter.item(final[n].get("type", "message"))}
@@ -199,11 +205,18 @@ class Conversations:
         return Past(tag, items, CONVERSATION_LOG, length, gone.decode(), None, lock)
 
     async def _update(self, id_: str, tenant: str, what: str, value: str | bytes) -> Conversation:
-        reply = await self._script(_UPDATE, self._three(id_), id_, tenant, *self._ttls, what, value)
+        due = self._lifetimes.conversation_due
+        reply = await self._script(_UPDATE, self._three(id_), id_, tenant, *self._ttls, due, what, value)
         if reply == b"ABSENT":
             raise _missing_item(id_, str(value))
-        created, metadata = reply
+        created, metadata, unlisted = reply
+        if unlisted:
+            await self._list(tenant, _parse(id_).tag)
         return Conversation(id_, int(created), codec.loads(metadata))
+
+    async def _list(self, tenant: str, tag: str) -> None:
+        """At most once an hour, and only for its owner: a list tells whose a lineage is."""
+        await self._lineages.add(self._lineages.entry(tenant, tag, of_conversation=True))
 
     async def _script(
         self, script: Script, keys: Sequence[str], id_: str, tenant: str, *args: Any, param: str | None = None

@@ -12,7 +12,8 @@ from proxy import ids
 from proxy.errors import StoreUnavailable
 from proxy.state import keys
 from proxy.state.client import Call, Client, Script
-from proxy.state.keys import Lifetimes
+from proxy.state.keys import CONVERSATION_LOG, Lifetimes
+from proxy.state.lineages import entry_args
 from proxy.state.page import Page
 from proxy.state.records import Draft, Stored
 
@@ -37,7 +38,7 @@ class TenantIndex:
 
     def __init__(self, client: Client, lifetimes: Lifetimes) -> None:
         self._client = client
-        self._ttl = lifetimes.response
+        self._ttl, self._lifetimes = lifetimes.response, lifetimes
 
     async def add(self, draft: Draft) -> None:
         """Lists a response; a failure is logged and costs no more than the entry."""
@@ -48,14 +49,16 @@ class TenantIndex:
             _log.warning("%s", entry.loss)
 
     def entry(self, draft: Draft) -> Call:
-        """What lists a response."""
+        """What lists a response, and its lineage."""
         now = time.time_ns() // 1000
         created = draft.created_at * 1_000_000
         # created_at has whole seconds; within one, what was saved first comes first
         score = min(max(now, created), created + 999_999)
         oldest = now - self._ttl * 1_000_000 if self._ttl else 0
         loss = f"response {draft.id} was not entered into its tenant's list"
-        return Call(_ADD, [keys.tenant_index(draft.tenant)], (score, _member(draft.id), oldest, self._ttl), loss)
+        lists = [keys.tenant_index(draft.tenant), keys.tenant_lineages(draft.tenant)]
+        lineage = entry_args(draft.past.tag, self._lifetimes.listed(draft.past.log == CONVERSATION_LOG))
+        return Call(_ADD, lists, (score, _member(draft.id), oldest, self._ttl, *lineage), loss)
 
     async def remove(self, tenant: str, *ids_: str) -> None:
         """Takes responses off the list; a failure is left to the next reader."""

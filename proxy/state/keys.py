@@ -35,6 +35,13 @@ def tenant_index(tenant: str) -> str:
     return f"sc:{{t:{tenant}}}:r"
 
 
+def tenant_lineages(tenant: str) -> str:
+    """ZSET of a tenant's lineages, so that all of it is found, whatever records are left: member = the 8 bytes of the
+    tag, score = when it will be gone unless it is used, in seconds since the epoch.
+    """
+    return f"sc:{{t:{tenant}}}:l"
+
+
 KEY_TTL = 86400
 """Seconds that a response stands for its idempotency key, and that its events are kept at least."""
 
@@ -146,6 +153,12 @@ class Lifetimes:
     def conversation_log(self) -> int:
         """A conversation's log serves the conversation and the responses made in it."""
         return self.conversation and self.log and max(self.conversation, self.log)
+
+    def listed(self, of_conversation: bool) -> int:
+        """Seconds for which a lineage stands in its tenant's list, from when it was last listed on. Twice what its log
+        lives: a turn that never ended has prolonged a conversation, and what is left of a deleted one lives on.
+        """
+        return 2 * (self.conversation_log if of_conversation else self.log)
 
     @property
     def record_due(self) -> int:

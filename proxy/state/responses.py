@@ -13,6 +13,7 @@ from proxy.state import records
 from proxy.state.client import Call, Client, Script
 from proxy.state.index import OTHER, Listed, TenantIndex
 from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
+from proxy.state.lineages import Lineages
 from proxy.state.page import Page
 from proxy.state.past import Item, Items, Past, decode, whole, without
 from proxy.state.records import Draft, Stored
@@ -34,6 +35,7 @@ class Responses:
         self._lifetimes = lifetimes
         self._log_ttl = log_ttl
         self._index = TenantIndex(client, lifetimes)
+        self._lineages = Lineages(client, lifetimes)
         self._saved = -inf
 
     async def history(self, id_: str, tenant: str) -> Past | None:
@@ -145,17 +147,18 @@ class Responses:
         if not erased and not all(entries):
             raise StatecarError("What this response continues from was deleted before it was made.")
         if touch and until == "e":
-            await self._touch_path(lineage, minted.turn, [segment[0] for segment in segments])
+            await self._touch_path(tenant, lineage, minted.turn, [segment[0] for segment in segments])
         return Past(minted.tag, decode(entries), log.decode(), int(length), gone.decode(), status and status.decode())
 
-    async def _touch_path(self, lineage: Lineage, turn: str, logs: Sequence[bytes]) -> None:
+    async def _touch_path(self, tenant: str, lineage: Lineage, turn: str, logs: Sequence[bytes]) -> None:
         keys = [lineage.record(turn), lineage.meta, lineage.texts, *(lineage.log(name.decode()) for name in logs)]
         # without an expiry, a conversation's log is the conversation's for ever
-        await self._touch(keys, self._lifetimes.response, self._lifetimes.log, lineage.log(CONVERSATION_LOG))
+        entry = self._lineages.entry(tenant, lineage.tag, of_conversation=False)
+        await self._touch(entry, keys, self._lifetimes.response, self._lifetimes.log, lineage.log(CONVERSATION_LOG))
 
-    async def _touch(self, keys: Sequence[str], ttl: int, rest: int, forever: str) -> None:
+    async def _touch(self, entry: Call, keys: Sequence[str], ttl: int, rest: int, forever: str) -> None:
         try:
-            await self._client.script(_TOUCH, keys, ttl, rest, forever)
+            await self._lineages.script(entry, _TOUCH, keys, ttl, rest, forever)
         except StoreUnavailable:
             pass  # already logged; the next use tries again
 
@@ -247,8 +250,9 @@ class Responses:
         items = {item["id"]: item for item in decode(found[1::2])}
         items |= {item["id"]: item for item in decode(own) if item.get("id") in wanted}
         if logs and items:
-            await self._touch_path(lineage, turn, logs)
+            await self._touch_path(tenant, lineage, turn, logs)
         if conversation_touch:
             held = [lineage.conversation, lineage.index, lineage.log(CONVERSATION_LOG)]
-            await self._touch(held, life.conversation, life.conversation_log, "")
+            entry = self._lineages.entry(tenant, tag, of_conversation=True)
+            await self._touch(entry, held, life.conversation, life.conversation_log, "")
         return items

@@ -3,14 +3,28 @@
 from importlib import resources
 
 from proxy import state
-from proxy.state import Claim, End, Lease, Page, Run, client, conversations, idempotency, index, leases, responses, runs
+from proxy.state import (
+    Claim,
+    End,
+    Lease,
+    Page,
+    Run,
+    client,
+    conversations,
+    idempotency,
+    index,
+    leases,
+    lineages,
+    responses,
+    runs,
+)
 from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
 from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, idempotency, index, leases, runs)
+    for module in (state, responses, conversations, idempotency, index, leases, lineages, runs)
     for one in vars(module).values()
     if isinstance(one, Script)
 }

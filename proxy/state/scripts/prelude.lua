@@ -85,3 +85,11 @@ local function tell(log, there, first, from, to)
   end
   return size
 end
+
+-- Lists a lineage until then ('+inf' for ever), or as long as it is listed already, and drops what was listed until now.
+local function list_lineage(list, tag, untl, now)
+  local there = redis.call('EXISTS', list) == 1
+  redis.call('ZADD', list, 'GT', untl, tag)
+  redis.call('ZREMRANGEBYSCORE', list, '-inf', '(' .. now)
+  prolong(list, untl == '+inf' and 0 or tonumber(untl) - tonumber(now), there)
+end
