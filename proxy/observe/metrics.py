@@ -1,4 +1,4 @@
-"""What is counted and measured, for Prometheus: one table of metrics, fed by the observers and hooks of ``app.py``.
+"""What is counted and measured, for Prometheus: the table of metrics, fed by the observers and hooks of ``app.py``.
 
 No label holds anything of a caller's content, its key or an id; what a stranger can choose is bounded (``MOST``).
 """
@@ -13,10 +13,9 @@ from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,6 +23,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.values import MutexValue
 
 from proxy import __version__
+from proxy.observe.names import NAMES, Metric
 from proxy.observe.requests import CLIENT_LEFT, WEBSOCKET, Finished
 from proxy.observe.workers import Workers
 
@@ -42,119 +42,6 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _TOOL_TYPE = re.compile(r"[a-z0-9_]{1,64}\Z")
 _SOON = 0.5
 """Seconds after which what is fed is counted."""
-
-_ANSWER = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_PART = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600)
-_STORE = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a metric is. ``buckets``: upper bounds in seconds, of a histogram."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    meaning: str
-    buckets: tuple[float, ...] = ()
-
-
-NAMES: dict[str, Metric] = {
-    "statecar_build_info": Metric("gauge", ("version",), "1, with the version that runs."),
-    "statecar_requests_total": Metric(
-        "counter",
-        ("method", "route", "status"),
-        "HTTP requests by path template (passed on: the upstream's; unknown: nobody's) and status sent (499: none,"
-        " the client left before). WebSockets that are over have the method WEBSOCKET, and 101 where they were taken.",
-    ),
-    "statecar_request_seconds": Metric(
-        "histogram", ("method", "route"), "From a request's arrival to the end of its answer.", _ANSWER
-    ),
-    "statecar_open_requests": Metric(
-        "gauge", (), "Requests being answered, those about this server itself left aside."
-    ),
-    "statecar_open_streams": Metric("gauge", (), "Event streams being sent, those passed on included."),
-    "statecar_open_websockets": Metric("gauge", (), "WebSockets that are open, whether or not a turn is made."),
-    "statecar_turns_total": Metric(
-        "counter",
-        ("model", "status"),
-        "Turns: completed, incomplete or failed as the response says, refused by an HTTP error instead, left by their"
-        " client. The model is told only where an upstream answered.",
-    ),
-    "statecar_runs_total": Metric(
-        "counter",
-        ("model", "status"),
-        "Background and detached responses made here: completed, incomplete, failed or cancelled; handed over to"
-        " another process.",
-    ),
-    "statecar_open_runs": Metric("gauge", (), "Background and detached responses being made."),
-    "statecar_turn_seconds": Metric(
-        "histogram",
-        ("model",),
-        "From a request's arrival to the end of its answer, of turns told as a response.",
-        _ANSWER,
-    ),
-    "statecar_first_event_seconds": Metric(
-        "histogram",
-        ("model",),
-        "From a streamed turn's arrival to the first event that its upstream gave rise to.",
-        _FIRST,
-    ),
-    "statecar_turn_part_seconds": Metric(
-        "histogram",
-        ("part",),
-        "What the time of a turn told as a response went to: waits for the upstream, for the store, for"
-        " tools that run here, own work. What"
-        " its client took to send and to receive is none of them.",
-        _PART,
-    ),
-    "statecar_input_tokens_total": Metric("counter", ("model",), "Input tokens of turns, cached ones included."),
-    "statecar_cached_tokens_total": Metric(
-        "counter", ("model",), "Input tokens of turns that the upstream had cached."
-    ),
-    "statecar_output_tokens_total": Metric("counter", ("model",), "Output tokens of turns, reasoning included."),
-    "statecar_reasoning_tokens_total": Metric("counter", ("model",), "Output tokens of turns that were reasoning."),
-    "statecar_usage_missing_total": Metric("counter", ("model",), "Turns of which the upstream told no token counts."),
-    "statecar_upstream_requests_total": Metric(
-        "counter",
-        ("upstream", "status"),
-        "Chat calls and passed-on requests by HTTP status, or unreachable, timeout, broken; 499: cut before the answer"
-        " because nobody waited for it any more.",
-    ),
-    "statecar_upstream_first_byte_seconds": Metric(
-        "histogram",
-        ("upstream",),
-        "From the start of a chat call or passed-on request to the first byte of the answer's body.",
-        _FIRST,
-    ),
-    "statecar_tool_calls_total": Metric(
-        "counter",
-        ("tool", "outcome"),
-        "Calls of tools that run here, by type (mcp, web_search, file_search, code_interpreter): completed, failed, or"
-        " cancelled because nobody waited any more.",
-    ),
-    "statecar_tool_seconds": Metric("histogram", ("tool",), "From the start of such a call to its outcome.", _FIRST),
-    "statecar_store_seconds": Metric(
-        "histogram",
-        ("operation",),
-        "Operations of the state store by script or command, the wait for a connection included.",
-        _STORE,
-    ),
-    "statecar_store_errors_total": Metric("counter", ("operation",), "Operations of the state store that failed."),
-    "statecar_save_failures_total": Metric("counter", (), "Turns whose response could not be saved."),
-    "statecar_stateless_turns_total": Metric(
-        "counter", ("model",), "Turns that were not to be stored, as the state store was down."
-    ),
-    "statecar_dropped_tools_total": Metric(
-        "counter", ("type",), "Turns by the types of tools that were left out, as nothing here can run them."
-    ),
-    "statecar_repaired_orders_total": Metric(
-        "counter", (), "Turns whose calls and outputs had to be moved or filled in."
-    ),
-    "statecar_truncated_turns_total": Metric("counter", (), "Turns whose context was cut, as it was too long."),
-    "statecar_compacted_turns_total": Metric("counter", (), "Turns whose context was summed up."),
-}
-"""Every metric there is, by its name, with its labels."""
 
 _Key = tuple[str, ...]
 """A metric's name, then its labels' values."""
@@ -180,6 +67,7 @@ class Metrics:
         self._counts: defaultdict[_Key, float] = defaultdict(float)
         self._seconds: defaultdict[_Key, list[float]] = defaultdict(list)
         self._open = dict.fromkeys(_OPEN, 0)
+        self._out: dict[_Key, bool] = {}
         self._is_due = self._is_full = False
         self._children["statecar_build_info"][__version__,].set(1)
         for part in _PARTS.values():  # opens the file of histograms, while its directory is sure to be there
@@ -235,6 +123,15 @@ class Metrics:
         if not self._is_due:
             self._soon()
 
+    def replica(self, what: str, group: str, name: str) -> None:
+        """Hears what groups do beside answering: ``ejected``, ``returned``, ``retry``; ``fallback``, to a group."""
+        if what in ("ejected", "returned"):
+            self._out[group, name] = what == "ejected"
+        if what in _OF_REPLICAS:
+            self._counts[_OF_REPLICAS[what], group, name] += 1
+        if not self._is_due:
+            self._soon()
+
     def tool(self, type_: str, outcome: str, seconds: float) -> None:
         """Hears of every call of a tool that runs here, when it is over."""
         self._counts["statecar_tool_calls_total", type_, outcome] += 1
@@ -278,6 +175,9 @@ class Metrics:
                 child.observe_all(amounts)
         for name, many in self._open.items():
             self._children[name][()].set(many)
+        for replica, is_out in self._out.items():
+            if child := self._child("statecar_upstream_out", replica):
+                child.set(is_out)
 
     def _child(self, name: str, labels: tuple[str, ...]) -> Any:
         """What counts under these labels; None where there is no room for one more."""
@@ -337,6 +237,11 @@ class Metrics:
         return body, headers
 
 
+_OF_REPLICAS = {
+    "ejected": "statecar_upstream_ejections_total",
+    "retry": "statecar_upstream_retries_total",
+    "fallback": "statecar_upstream_fallbacks_total",
+}
 _PARTS = {"upstream_ms": "upstream", "store_ms": "store", "tools_ms": "tools", "own_ms": "own"}
 _TOKENS = {f"{kind}_tokens": f"statecar_{kind}_tokens_total" for kind in ("input", "cached", "output", "reasoning")}
 _TURNS = {

@@ -61,6 +61,8 @@ async def test_every_metric_has_the_name_the_kind_and_the_labels_of_the_table():
     metrics.store("save", 0.1, False)
     metrics.upstream("host", "200", 0.1)
     metrics.tool("mcp", "completed", 0.1)
+    for what in ("ejected", "retry", "fallback"):
+        metrics.replica(what, "chat", "host")
     metrics.settle()
     families = list(parser.text_string_to_metric_families(metrics.exposition("", "")[0].decode()))
     found = {family.name + ("_total" if family.type == "counter" else ""): family for family in families}
@@ -188,6 +190,22 @@ async def test_the_store_and_the_upstream_are_told_as_heard():
     for status in ("200", "unreachable"):
         assert told["statecar_upstream_requests_total", ("status", status), ("upstream", "host")] == 1
     assert told["statecar_upstream_first_byte_seconds_count", ("upstream", "host")] == 1
+
+
+async def test_replicas_are_told_as_they_go_out_and_come_back():
+    metrics = Metrics()
+    metrics.replica("returned", "chat", "a")  # how each begins
+    metrics.replica("returned", "chat", "b")
+    for what in ("ejected", "retry", "retry", "returned", "ejected"):
+        metrics.replica(what, "chat", "a")
+    metrics.replica("fallback", "chat", "small")
+    told = samples(metrics)
+    of_a, of_b = (("group", "chat"), ("upstream", "a")), (("group", "chat"), ("upstream", "b"))
+    assert (told["statecar_upstream_out", *of_a], told["statecar_upstream_out", *of_b]) == (1, 0)
+    assert told["statecar_upstream_ejections_total", *of_a] == told["statecar_upstream_retries_total", *of_a] == 2
+    assert told["statecar_upstream_fallbacks_total", ("fallback", "small"), ("group", "chat")] == 1
+    metrics.replica("returned", "chat", "a")
+    assert samples(metrics)["statecar_upstream_out", *of_a] == 0
 
 
 async def test_what_is_open_goes_up_and_down():
