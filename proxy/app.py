@@ -38,7 +38,7 @@ from proxy.runs import Observer, Runner
 from proxy.seal import Sealer
 from proxy.settings import Settings
 from proxy.state import Limits, State, open_state
-from proxy.turn import Manners, Services, ShuttingDown
+from proxy.turn import Guard, Manners, Services, ShuttingDown
 from proxy.upstream import Pool, Upstream
 
 log = logging.getLogger("statecar")
@@ -122,6 +122,7 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners, me
         state=state,
         pool=pool,
         manners=manners,
+        guard=Guard(settings.access_rules, state.owners),
         now=time.time,
         upstream_stream=settings.upstream_stream,
         lock_wait=settings.conversation_lock_wait,
@@ -138,7 +139,7 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners, me
 def _routes(settings: Settings, services: Services, runner: Runner, access: Access, life: Life) -> list[Resource]:
     pace = _pace(settings)
     responses = Responses(services, runner, access, life.requests, pace, settings.body_limit, settings.on_disconnect)
-    conversations = Conversations(services.state, access, time.time, settings.body_limit)
+    conversations = Conversations(services.state, services.guard, access, time.time, settings.body_limit)
     return [
         *responses.routes(PREFIX, done=True),
         *responses.routes(ALIAS, done=False),  # its client parses [DONE] as JSON and dies

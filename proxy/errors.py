@@ -3,6 +3,7 @@
 StatecarError              500  our own fault
 ├── InvalidRequest         400  the caller's body or parameters
 ├── Unauthorized           401  a missing or wrong key
+├── Forbidden              403  what an access rule keeps a user from, with what it may read
 ├── ForeignOrigin          403  a WebSocket for a page of another site
 ├── InsufficientScope      403  more than a key or token allows
 ├── NotFound               404  an id that is unknown, expired, deleted or another tenant's
@@ -80,6 +81,15 @@ class InsufficientScope(StatecarError):
             f"You have insufficient permissions for this operation. Missing scopes: {scope}.",
             headers={"www-authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
         )
+
+
+class Forbidden(StatecarError):
+    """A user may not do that. ``action``: as rules say it; ``id_``: "" where there is no thing yet."""
+
+    status, type, code = 403, "invalid_request_error", "access_denied"
+
+    def __init__(self, action: str, kind: str, id_: str = "") -> None:
+        super().__init__(f"You are not allowed to {action} {f'{kind} {id_!r}' if id_ else f'a {kind}'}.")
 
 
 class ForeignOrigin(StatecarError):

@@ -15,9 +15,10 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from proxy import options, values
+from proxy import options, rules, values
 from proxy.options import SettingsError
 from proxy.options import option as _option
+from proxy.rules import Rules
 from proxy.values import EMBEDDED
 
 _VENDOR_KEYS = (
@@ -68,6 +69,7 @@ class Settings:
     tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=values.tenant, metavar="HOW")
     seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us, and a caller's key until its background response has ended; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=values.seal_key, metavar="KEY")
     tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
+    access_rules: Rules = _option((), "access", "which users of a tenant may create, read, update and delete which responses and conversations: a list of permit and forbid rules, the first that matches decides; none: what is one's own, nobody's, or of somebody with a shared attribute; @FILE reads it", parse=rules.parsed, metavar="YAML")
 
     store: str = _option(EMBEDDED, "state", "embedded (a private Valkey, kept on disk), memory:// (the same without a disk), or a URL: redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel", check=values.store, metavar="URL")
     data_dir: Path = _option(default_data_dir, "state", "directory of the embedded store", metavar="DIR", shown="~/.local/share/statecar")

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from proxy.options import SettingsError
+from proxy.options import SettingsError, in_yaml
 from proxy.settings import Settings, default_data_dir, options_table
 from proxy.values import redacted
 
@@ -30,6 +30,11 @@ SAMPLES = {
     "code_interpreter": ("mcp:a/run", "mcp:a/python", "mcp:a/x"),
     "store": ("memory://", "redis://r:6379/1", "unix:///run/r.sock"),
     "data_dir": ("/a", "/b", "/c"),
+    "access_rules": (
+        "[{permit: {actions: [read, delete], principal: ada}, when: user is owner}]",
+        '[{"forbid": {"actions": "update", "resource": "response::*"}, "unless": ["user in owners teams"]}]',
+        "[{permit: {actions: create}}, {forbid: {actions: [read]}, description: closed}]",
+    ),
 }
 
 CONNECTOR = ["--connector", "a=http://a/mcp"]
@@ -44,6 +49,8 @@ NEEDED = {
 def samples(name):
     """Three texts for an option, and their values."""
     kind = FIELDS[name].type
+    if parse := FIELDS[name].metadata["option"].parse:
+        return SAMPLES[name], [parse(in_yaml(text)) for text in SAMPLES[name]]
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         texts = [choices[i % len(choices)] for i in range(3)]

@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy import ids
-from proxy.errors import NotFound
 from proxy.routes.access import Access
 from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.resources import Resource
-from proxy.state import Conversation, State
+from proxy.rules import CONVERSATION, DELETE, READ, UPDATE
+from proxy.state import Conversation, State, conversation_missing
 from proxy.translate.items import public
+from proxy.turn import Guard
 from proxy.wire import create_conversation, create_items, update_conversation
 
 
@@ -24,6 +25,7 @@ class Conversations:
     """The endpoints of conversations over what they need. ``now``: Unix seconds. ``body_limit``: bytes."""
 
     state: State
+    guard: Guard
     access: Access
     now: Callable[[], float]
     body_limit: int
@@ -40,54 +42,59 @@ class Conversations:
     async def create(self, request: Request) -> Response:
         caller = await self.access.caller(request)
         body = create_conversation(await json_body(request, self.body_limit, optional=True))
+        self.guard.check_create(caller, CONVERSATION)
         made = await self.state.conversations.create(
-            caller.tenant, body["metadata"], body["items"], ids.Minter(), now=int(self.now())
+            caller.tenant, body["metadata"], body["items"], ids.Minter(), now=int(self.now()), owner=caller.principal
         )
         facts(request.scope)["conversation"] = made.id
         return answer(_object(made))
 
     async def retrieve(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, READ)
         return answer(_object(await self.state.conversations.retrieve(id_, tenant)))
 
     async def update(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, UPDATE)
         metadata = update_conversation(await json_body(request, self.body_limit, optional=True))
         return answer(_object(await self.state.conversations.update(id_, tenant, metadata)))
 
     async def delete(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, DELETE)
         await self.state.conversations.delete(id_, tenant)
         return answer({"id": id_, "object": "conversation.deleted", "deleted": True})
 
     async def add_items(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, UPDATE)
         items = create_items(await json_body(request, self.body_limit))
         added = await self.state.conversations.add_items(id_, tenant, items)
         return listed([public(item) for item in added], has_more=False)
 
     async def list_items(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, READ)
         rows, has_more = await self.state.conversations.list_items(id_, tenant, page_of(request))
         return listed([public(item) for item in rows], has_more=has_more)
 
     async def item(self, request: Request) -> Response:
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, READ)
         return answer(public(await self.state.conversations.item(id_, tenant, request.path_params["item_id"])))
 
     async def delete_item(self, request: Request) -> Response:
         """Answers the conversation, not a receipt (OpenAPI ``deleteConversationItem``)."""
-        tenant, id_ = await self._addressed(request)
+        tenant, id_ = await self._addressed(request, UPDATE)
         item = request.path_params["item_id"]
         return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
 
-    async def _addressed(self, request: Request) -> tuple[str, str]:
-        """(tenant, conversation id). Raises NotFound for what cannot be a conversation's id."""
+    async def _addressed(self, request: Request, action: str) -> tuple[str, str]:
+        """(tenant, conversation id). Raises NotFound for what cannot be a conversation's id or may not be read, and
+        Forbidden for what may be, but not that done with it.
+        """
         caller = await self.access.caller(request)
         id_: str = request.path_params["conversation_id"]
         facts(request.scope)["conversation"] = id_[:128]
         if not ids.of_kind(id_, "conv"):
-            raise NotFound(f"Conversation with id '{id_[:128]}' not found.")
+            raise conversation_missing(id_[:128])
+        if not await self.guard.may(caller, action, id_):
+            raise conversation_missing(id_)
         return caller.tenant, id_
 
 

@@ -18,6 +18,7 @@ from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
 from proxy.routes.resources import Resource
 from proxy.routes.streaming import DetachedJsonReply, DetachedReply, JsonReply, Pace, RunReply, SseReply, ValueReply
+from proxy.rules import DELETE, READ, RESPONSE, UPDATE
 from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
 from proxy.translate.items import public
@@ -81,12 +82,15 @@ class Responses:
         given = await json_body(request, self.body_limit)
         body = create_response(given)
         check_model(caller, body["model"])
+        if body.get("store", True):
+            self.services.guard.check_create(caller, RESPONSE)
         headers = request.headers.items()
         disconnect, key = on_disconnect(headers) or self.on_disconnect, idempotency_key(headers)
         if key and body.get("store", True):
             if not caller.tenant:
                 raise StoreUnavailable  # whose key it is cannot be known
-            claim = Claim.of(caller.tenant, key, codec.canonical(given))
+            user = caller.principal.name if caller.principal else ""
+            claim = Claim.of(caller.tenant, key, codec.canonical(given), user)
             return self._keyed(request, Turn(self.services, body, caller), claim, waits, done=done)
         unkept = await stateless(body, self.services, caller)
         if unkept:
@@ -154,7 +158,8 @@ class Responses:
             raise UpgradeRequired("WebSocket mode is not served here: use HTTP.", headers={"upgrade": "websocket"})
         caller = await self.access.caller(request)
         page = page_of(request)
-        found, has_more = await self._state.responses.list(caller.tenant, page, request.query_params.get("model"))
+        model, sees = request.query_params.get("model"), self.services.guard.sees(caller)
+        found, has_more = await self._state.responses.list(caller.tenant, page, model, sees)
         rows = [{**_whole(stored), "input": [public(item) for item in stored.input]} for stored in found]
         return listed(rows, has_more=has_more)
 
@@ -176,6 +181,8 @@ class Responses:
 
     async def delete(self, request: Request) -> Response:
         caller, id_ = await self.access.caller(request), _id(request)
+        if not await self.services.guard.may(caller, DELETE, id_):
+            raise _missing(id_)
         if not await self._state.responses.delete(id_, caller.tenant):
             if await self._state.runs.load(id_, caller.tenant):
                 raise InvalidRequest("Cannot delete an in-flight response.")
@@ -184,10 +191,10 @@ class Responses:
         return answer({"id": id_, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
-        found = await self._found(request)
+        found = await self._found(request, UPDATE)
         if was_run := isinstance(found, Run):
             await self.runner.cancel(found.id, found.tenant)
-            found = await self._found(request)
+            found = await self._found(request, UPDATE)
         if isinstance(found, Run) or not (was_run or found.body.get("background") or found.status == "cancelled"):
             raise InvalidRequest("Cannot cancel a synchronous response.")
         return answer(_whole(found))
@@ -195,11 +202,12 @@ class Responses:
     async def input_items(self, request: Request) -> Response:
         """All the model saw but the instructions: the context carried over, then the request's input (wire §3.5)."""
         caller, id_, page = await self.access.caller(request), _id(request), page_of(request)
-        items = await self._state.responses.context(id_, caller.tenant)
+        guard = self.services.guard
+        items = await self._state.responses.context(id_, caller.tenant, sees := guard.sees(caller))
         if items is None and (run := await self._state.runs.load(id_, caller.tenant)):
-            items = await self.runner.reading.context(run)
+            items = await self.runner.reading.context(run) if guard.allows(caller, READ, id_, run.owner) else None
         if items is None:  # it may have ended between the two looks
-            items = await self._state.responses.context(id_, caller.tenant)
+            items = await self._state.responses.context(id_, caller.tenant, sees)
         if items is None:
             raise _missing(id_)
         rows, has_more = cut(items, page)
@@ -234,11 +242,11 @@ class Responses:
             return bool(found.request.get("stream"))
         return await self.runner.reading.is_logged(found)
 
-    async def _found(self, request: Request) -> Stored | Run:
-        """The response, or the run that will become it. Raises NotFound."""
+    async def _found(self, request: Request, action: str = READ) -> Stored | Run:
+        """The response, or the run that will become it. Raises NotFound, and Forbidden where it may only be read."""
         caller, id_ = await self.access.caller(request), _id(request)
         found = await self._state.responses.find(id_, caller.tenant)
-        if found:
+        if found and self.services.guard.allows(caller, action, id_, found.owner):
             return found
         raise _missing(id_)
 

@@ -31,6 +31,7 @@ from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
 from proxy.routes.recent import Recent
 from proxy.routes.streaming import Pace, attending
+from proxy.rules import RESPONSE
 from proxy.runs import Detached, Runner
 from proxy.translate.items import Event
 from proxy.turn import Caller, Services, ShuttingDown, Turn, stateless
@@ -196,6 +197,8 @@ class Connection:
         """Tells a turn as it is made; whether it went well. One that is not stored can be continued here alone."""
         request, generates = create_frame(given)
         check_model(self._caller, request["model"])
+        if request.get("store", True):
+            self._endpoint.services.guard.check_create(self._caller, RESPONSE)
         recent, requests = self._endpoint.recent, self._endpoint.requests
         known = recent.find(self, request.get("previous_response_id"))
         caller = replace(self._caller, request_id=noted["request_id"], recent=known)

@@ -385,7 +385,9 @@ class Runner:
             if caller is None:
                 log.warning("a key that response %s needs was not kept or cannot be read: --seal-key", run.id)
         resumed = Resumed(held, telling, None if caller else end)
-        turn = Turn(self._services, held.whole_request, caller or Caller(run.tenant), resumed=resumed)
+        turn = Turn(
+            self._services, held.whole_request, caller or Caller(run.tenant, principal=run.owner), resumed=resumed
+        )
         turn.lease = lease
         log.info("response %s is taken up, by process %d of it", run.id, run.claims)
         running = Running(self._runs, turn, run, lease, told=telling.sequence)

@@ -11,9 +11,11 @@ from math import inf
 from proxy.state import keys
 from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
+from proxy.state.conversations import missing as conversation_missing
 from proxy.state.idempotency import Claim, IdempotencyKeys
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
+from proxy.state.owners import Owners, Sees
 from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past, Place
 from proxy.state.records import Draft, Stored
@@ -33,14 +35,17 @@ __all__ = [
     "Lessons",
     "Limits",
     "Lock",
+    "Owners",
     "Page",
     "Past",
     "Place",
     "Responses",
     "Run",
     "Runs",
+    "Sees",
     "State",
     "Stored",
+    "conversation_missing",
     "cut",
     "fixed_secret",
     "open_state",
@@ -62,6 +67,7 @@ class State:
         self._checked = -_FRESH
         self._secret = TenantSecret(client)
         self.responses = Responses(client, lifetimes, limits.log_ttl)
+        self.owners = Owners(client)
         self.runs = Runs(client, waiting, lifetimes, limits)
         self.conversations = Conversations(client, lifetimes)
         self.idempotency = IdempotencyKeys(client, limits.lease)

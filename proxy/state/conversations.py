@@ -14,10 +14,12 @@ from typing import Any
 
 from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound
+from proxy.rules import Owner
 from proxy.state.client import Client, Script
-from proxy.state.keys import CONVERSATION_LOG, SCHEMA, Lifetimes, Lineage
+from proxy.state.keys import CONVERSATION_LOG, MARKED, PLAIN, Lifetimes, Lineage
 from proxy.state.leases import LEASE, Lock, Locks
 from proxy.state.lineages import Lineages
+from proxy.state.owners import owned
 from proxy.state.page import Page
 from proxy.state.past import Item, Past, decode, whole, without
 from proxy.waits import Waiting
@@ -59,12 +61,13 @@ class Conversations:
         minter: ids.Minter,
         *,
         now: int | None = None,
+        owner: Owner = None,
     ) -> Conversation:
         """A new conversation, its id the minter's own, with items as ``add_items`` takes them."""
         lineage, created = Lineage(minter.tag), int(time.time()) if now is None else now
         fields: list[str | bytes | int] = [
             "v",
-            SCHEMA,
+            MARKED if owner else PLAIN,
             "t",
             tenant,
             "u",
@@ -73,6 +76,7 @@ class Conversations:
             created,
             "m",
             codec.dumps(metadata),
+            *owned(owner),
         ]
         final = _with_ids(items, minter)
         await self._lineages.script(
@@ -93,7 +97,7 @@ class Conversations:
         key = Lineage(minted.tag).conversation
         schema, owner, turn, created, metadata = await self._client.command("HMGET", key, "v", "t", "u", "c", "m")
         if owner is None or owner.decode() != tenant or turn.decode() != minted.turn:
-            raise _missing(id_)
+            raise missing(id_)
         self._client.check_schema(key, int(schema))
         return Conversation(id_, int(created), codec.loads(metadata))
 
@@ -223,7 +227,7 @@ class Conversations:
     ) -> Any:
         reply = await self._client.script(script, keys, tenant, _parse(id_, param).turn, *args)
         if reply is None:
-            raise _missing(id_, param)
+            raise missing(id_, param)
         return reply
 
     @property
@@ -239,11 +243,12 @@ class Conversations:
 def _parse(id_: str, param: str | None = None) -> ids.Minted:
     minted = ids.of_kind(id_, "conv")
     if minted is None:
-        raise _missing(id_, param)
+        raise missing(id_, param)
     return minted
 
 
-def _missing(id_: str, param: str | None = None) -> NotFound:
+def missing(id_: str, param: str | None = None) -> NotFound:
+    """The error for a conversation that there is not."""
     return NotFound(f"Conversation with id '{id_}' not found.", param=param)
 
 

@@ -28,9 +28,12 @@ class Claim:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @classmethod
-    def of(cls, tenant: str, key: str, body: bytes) -> Claim:
-        """``key``: as it was sent; ``body``: the request's, the same for requests that ask for the same."""
-        return cls(tenant, _hash(key.encode("utf-8", "surrogateescape")), _hash(body))
+    def of(cls, tenant: str, key: str, body: bytes, user: str = "") -> Claim:
+        """``key``: as it was sent; ``body``: the request's, the same for requests that ask for the same; ``user``: who
+        sent it, where users are told apart.
+        """
+        named = f"{user}\0{key}" if user else key  # which no header holds
+        return cls(tenant, _hash(named.encode("utf-8", "surrogateescape")), _hash(body))
 
     @property
     def value(self) -> str:

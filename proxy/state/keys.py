@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-SCHEMA = 1
-"""The schema number written into records and conversations, and the newest one read."""
+PLAIN, MARKED = 1, 2
+"""Schemas. ``MARKED``: it has an owner, which an earlier statecar would not look at."""
+
+SCHEMA = MARKED
+"""The newest schema read. Whatever is stored says the lowest by which all that it needs is read right."""
 
 CONVERSATION_LOG = "c"
 """Name of a conversation's log; a response log is named by the turn that opened it."""

@@ -13,7 +13,9 @@ from typing import Any
 
 from proxy import codec, ids
 from proxy.errors import StatecarError
-from proxy.state.keys import SCHEMA
+from proxy.rules import Owner
+from proxy.state.keys import MARKED, PLAIN
+from proxy.state.owners import FIELDS, owned, owner_of
 from proxy.state.past import Item, Past, decode, whole
 from proxy.state.runs import End
 
@@ -30,7 +32,7 @@ class Draft:
     ``body``: what a response object holds beside items and the other fields here. ``input``, ``output``: its items with
     their ids. ``append``: it becomes the newest of its chain or conversation; False for failed and cancelled ones.
     ``minter``: made the ids; its tag is ``past.tag``. Saving may give input items fresh ids. ``end``: the run it was.
-    ``conversation``: the id of the one it was made in, also where that is not locked any more.
+    ``conversation``: the id of the one it was made in, also where that is not locked any more. ``owner``: whose it is.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Draft:
     minter: ids.Minter
     end: End | None = None
     conversation: str | None = None
+    owner: Owner = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,14 @@ class Stored:
     input: list[Item]
     output: list[Item]
     logged: bool = False
+    owner: Owner = None
 
 
 def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
     """(fields and values, hashes and texts) of a response, each flat, without its positions."""
     fields: list[str | bytes | int] = [
         "v",
-        SCHEMA,
+        MARKED if draft.owner else PLAIN,
         "t",
         draft.tenant,
         "st",
@@ -78,7 +82,7 @@ def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
         "m",
         encode_model(draft.model),
     ]
-    fields += ["c", draft.created_at]
+    fields += ["c", draft.created_at, *owned(draft.owner)]
     if draft.past.lock:
         fields += ["k", draft.past.lock.conversation]
     elif made_in := ids.of_kind(draft.conversation, "conv"):
@@ -137,4 +141,5 @@ def decode_stored(tag: str, turn: str, reply: tuple[list[bytes], list[bytes], li
         input=decode(entries[: split - start]),
         output=decode(entries[split - start :]),
         logged="o" in fields,
+        owner=owner_of(map(fields.get, FIELDS)),
     )

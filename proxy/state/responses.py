@@ -14,6 +14,7 @@ from proxy.state.client import Call, Client, Script
 from proxy.state.index import OTHER, Listed, TenantIndex
 from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
 from proxy.state.lineages import Lineages
+from proxy.state.owners import Owners, Sees, owner_of
 from proxy.state.page import Page
 from proxy.state.past import Item, Items, Past, decode, whole, without
 from proxy.state.records import Draft, Stored
@@ -36,16 +37,19 @@ class Responses:
         self._log_ttl = log_ttl
         self._index = TenantIndex(client, lifetimes)
         self._lineages = Lineages(client, lifetimes)
+        self._owners = Owners(client)
         self._saved = -inf
 
-    async def history(self, id_: str, tenant: str) -> Past | None:
-        """What a turn continues from that names this response; None when there is none.
+    async def history(self, id_: str, tenant: str, sees: Sees | None = None) -> Past | None:
+        """What a turn continues from that names this response; None when there is none, or not for ``sees``.
 
         Using it so keeps it alive, with its whole path; that is written at most once an hour. Raises StatecarError
         when the stored history is shorter than recorded.
         """
         minted = ids.of_kind(id_, "resp")
-        return await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="e") if minted else None
+        if not minted:
+            return None
+        return await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="e", sees=sees)
 
     async def past_of_run(self, run: Run) -> Past | None:
         """What a run continues from, read again from where it lies, whether or not the response before it has been
@@ -55,10 +59,12 @@ class Responses:
         assert minted, "runs are named by ids of ours"
         return await self._past(minted, Lineage(minted.tag).run(minted.turn), run.tenant, until="e", erased=False)
 
-    async def context(self, id_: str, tenant: str) -> Items | None:
-        """Everything the response's model saw, oldest first; None when there is none. Raises as ``history`` does."""
+    async def context(self, id_: str, tenant: str, sees: Sees | None = None) -> Items | None:
+        """Everything the response's model saw, oldest first; None and errors as of ``history``."""
         minted = ids.of_kind(id_, "resp")
-        past = await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="p") if minted else None
+        if not minted:
+            return None
+        past = await self._past(minted, Lineage(minted.tag).record(minted.turn), tenant, until="p", sees=sees)
         return past.items if past else None
 
     async def save(self, draft: Draft) -> None:
@@ -118,20 +124,47 @@ class Responses:
         await self._index.remove(tenant, id_)
         return True
 
-    async def list(self, tenant: str, page: Page, model: str | None) -> Listed:
-        """(responses, has_more) of a tenant by time of creation. Raises InvalidRequest for an unknown cursor."""
-        return await self._index.page(tenant, page, lambda id_: self._load(id_, tenant, model or ""))
+    async def list(self, tenant: str, page: Page, model: str | None, sees: Sees | None = None) -> Listed:
+        """(responses, has_more) of a tenant by time of creation, of those that ``sees`` lets through, None for all.
 
-    async def items(self, ids_: Iterable[str], tenant: str) -> dict[str, Item]:
-        """The items with these ids, as far as they were minted here and are still stored; resolving counts as use."""
+        Raises InvalidRequest for an unknown cursor.
+        """
+
+        async def load(id_: str) -> Stored | str | None:
+            return await self._load(id_, tenant, model or "") if not sees or await seen(id_, sees) else OTHER
+
+        async def seen(id_: str, sees: Sees) -> bool:
+            kept = await self._owners.of(id_, tenant)
+            return kept is None or sees(id_, kept.owner)  # what has gone is to be found dead
+
+        if sees and page.cursor is not None:
+            kept = await self._owners.of(page.cursor, tenant)
+            if kept is None or not sees(page.cursor, kept.owner):
+                raise page.no_cursor()
+        return await self._index.page(tenant, page, load)
+
+    async def items(self, ids_: Iterable[str], tenant: str, sees: Sees | None = None) -> dict[str, Item]:
+        """The items with these ids, as far as they were minted here and are still stored; resolving counts as use.
+
+        ``sees``: of which responses and conversations, None for all.
+        """
         turns: dict[tuple[str, str], list[str]] = {}
         for id_ in ids_:
             if minted := ids.parse(id_):
                 turns.setdefault((minted.tag, minted.turn), []).append(id_)
-        found = await asyncio.gather(*(self._items(*turn, wanted, tenant) for turn, wanted in turns.items()))
+        found = await asyncio.gather(*(self._items(*turn, wanted, tenant, sees) for turn, wanted in turns.items()))
         return {id_: item for part in found for id_, item in part.items()}
 
-    async def _past(self, minted: ids.Minted, key: str, tenant: str, *, until: str, erased: bool = True) -> Past | None:
+    async def _past(
+        self,
+        minted: ids.Minted,
+        key: str,
+        tenant: str,
+        *,
+        until: str,
+        erased: bool = True,
+        sees: Sees | None = None,
+    ) -> Past | None:
         """``erased``: entries that a deletion has erased may be missing."""
         lineage = Lineage(minted.tag)
         keys = [key, lineage.meta, lineage.texts]
@@ -139,7 +172,9 @@ class Responses:
         reply = await self._client.script(_HISTORY, keys, tenant, lineage.logs, until, *due)
         if reply is None:
             return None
-        status, log, length, gone, touch, segments = reply
+        status, log, length, gone, touch, segments, owner = reply
+        if sees and not sees(f"resp_{minted.tag}{minted.turn}0000", owner_of([owner])):
+            return None
         entries: list[bytes] = []
         for name, recorded, missing, part in reversed(segments):
             where = lineage.log(name.decode())
@@ -240,13 +275,19 @@ class Responses:
             keys.append(lineage.run(minted.turn))
         return await self._client.script(_LOAD, keys, tenant, lineage.logs, records.encode_model(model))
 
-    async def _items(self, tag: str, turn: str, wanted: Sequence[str], tenant: str) -> dict[str, Item]:
+    async def _items(
+        self, tag: str, turn: str, wanted: Sequence[str], tenant: str, sees: Sees | None
+    ) -> dict[str, Item]:
         lineage, life = Lineage(tag), self._lifetimes
         keys = [lineage.record(turn), lineage.meta, lineage.texts, lineage.conversation, lineage.index]
         due = life.record_due, life.log_due, life.conversation_due
-        own, logs, found, conversation_touch = await self._client.script(
+        own, logs, found, conversation_touch, owner, its_owner, its_turn = await self._client.script(
             _ITEMS, keys, tenant, lineage.logs, *due, CONVERSATION_LOG, *wanted
         )
+        if sees and not sees(f"resp_{tag}{turn}0000", owner_of([owner])):
+            own, logs = [], []
+        if sees and its_turn and not sees(f"conv_{tag}{its_turn.decode()}0000", owner_of([its_owner])):
+            found, conversation_touch = [], 0
         items = {item["id"]: item for item in decode(found[1::2])}
         items |= {item["id"]: item for item in decode(own) if item.get("id") in wanted}
         if logs and items:

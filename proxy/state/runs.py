@@ -15,8 +15,10 @@ from typing import Any
 
 from proxy import codec, ids
 from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, StoreUnavailable, TooManyRuns
+from proxy.rules import Owner
 from proxy.state.client import Client, Script
-from proxy.state.keys import CONVERSATION_LOG, RUNS, SCHEMA, STOPS, Lifetimes, Lineage
+from proxy.state.keys import CONVERSATION_LOG, MARKED, PLAIN, RUNS, STOPS, Lifetimes, Lineage
+from proxy.state.owners import FIELDS, owned, owner_of
 from proxy.state.past import Item, Place
 
 _ADMIT = Script("run_admit")
@@ -54,7 +56,7 @@ class Run:
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
     ``past``: where what it continues from lies. ``keyed``: it stands for an idempotency key.
     ``secrets``: what its tools need and nobody may read, as text, perhaps sealed. ``kept``: what its events do not tell
-    and only who goes on with it needs, by names.
+    and only who goes on with it needs, by names. ``owner``: whose it is, and its response will be.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Run:
     keyed: bool = False
     secrets: str = ""
     kept: dict[str, Any] = field(default_factory=dict)
+    owner: Owner = None
 
     @property
     def whole_request(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class Runs:
         if reply != b"ADMITTED":
             raise TooManyRuns(of_tenant=reply == b"TENANT")
         fields: dict[str, str | bytes | int] = {
-            "v": SCHEMA,
+            "v": MARKED if run.owner else PLAIN,
             "t": run.tenant,
             "c": run.created_at,
             "q": codec.dumps(run.request),
@@ -149,7 +152,7 @@ class Runs:
             fields["s"] = run.secrets
         if run.past:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
-        flat = [part for pair in fields.items() for part in pair]
+        flat = [*(part for pair in fields.items() for part in pair), *owned(run.owner)]
         keys = [*self._keys(run.id)[:2], _lineage(run.id)[0].meta]
         branched = run.past if run.past and run.past.log != CONVERSATION_LOG else None  # there nothing is erased
         place = (branched.log, branched.length) if branched else ("", 0)
@@ -316,6 +319,7 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
         keyed=b"y" in fields,
         secrets=fields.get(b"s", b"").decode(),
         kept={name[1:].decode(): codec.loads(text) for name, text in fields.items() if name.startswith(_KEPT.encode())},
+        owner=owner_of(fields.get(name.encode()) for name in FIELDS),
     )
 
 

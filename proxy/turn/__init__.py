@@ -4,6 +4,7 @@ from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
 from proxy.turn.credentials import with_credentials
+from proxy.turn.guard import Guard
 from proxy.turn.manners import Manners
 from proxy.turn.rest import RESTARTED
 from proxy.turn.resumed import Resumed, caller_of, kept_of, patiently
@@ -14,6 +15,7 @@ from proxy.turn.turn import Turn
 __all__ = [
     "RESTARTED",
     "Caller",
+    "Guard",
     "Manners",
     "Resumed",
     "Services",

@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy import ids
 from proxy.errors import InvalidRequest, NotFound
-from proxy.state import Item, Past, Run, State
+from proxy.rules import READ, UPDATE
+from proxy.state import Item, Past, Run, conversation_missing
 from proxy.translate.compaction import compacted
 from proxy.translate.dialects import Dialect
 from proxy.translate.sealed import opened
@@ -110,8 +111,10 @@ async def past_of(
     if (previous := request.get("previous_response_id")) is not None:
         if previous in caller.recent:
             return caller.recent[previous]
-        return seen or await _past_of_response(previous, services.state, tenant)
+        return seen or await _past_of_response(previous, services, caller)
     if (conversation := request.get("conversation")) is not None:
+        if run is None and not await services.guard.may(caller, UPDATE if storing else READ, conversation):
+            raise conversation_missing(conversation, "conversation")
         if not storing:
             return seen or await state.conversations.past(conversation, tenant, param="conversation")
         wait = services.lock_wait if run is None else _LOCK_WAIT * patient
@@ -127,12 +130,13 @@ async def past_of(
     return Past.none(ids.new_tag() if run is None else _minter_of(run).tag)
 
 
-async def _past_of_response(id_: str, state: State, tenant: str) -> Past:
+async def _past_of_response(id_: str, services: Services, caller: Caller) -> Past:
     """Raises InvalidRequest for one that is unknown, or still made."""
-    past = await state.responses.history(id_, tenant)
-    if past is None and await state.runs.load(id_, tenant):
+    state, tenant, guard = services.state, caller.tenant, services.guard
+    past = await state.responses.history(id_, tenant, sees := guard.sees(caller))
+    if past is None and (run := await state.runs.load(id_, tenant)) and guard.allows(caller, READ, id_, run.owner):
         raise InvalidRequest(f"Previous response '{id_}' is still in progress.", param="previous_response_id")
-    past = past or await state.responses.history(id_, tenant)  # it may have ended between the two looks
+    past = past or await state.responses.history(id_, tenant, sees)  # it may have ended between the two looks
     if past is None:
         raise InvalidRequest(
             f"Previous response with id '{id_}' not found.",
@@ -200,7 +204,7 @@ async def _resolved(
     wanted = {item["id"] for item in items if is_reference(item) and item["id"] not in there}
     wanted |= {item["id"] for item in items if "id" in item and (_is_emptied(item) or (signed and _is_signed(item)))}
     wanted = {id_ for id_ in wanted if id_ not in known}  # not the difference, which goes through all that is known
-    found = await services.state.responses.items(wanted, caller.tenant) if wanted else {}
+    found = await services.state.responses.items(wanted, caller.tenant, services.guard.sees(caller)) if wanted else {}
     out: list[Item] = []
     for item in items:
         if not is_reference(item):

@@ -97,7 +97,7 @@ def caller_of(run: Run, sealer: Sealer | None) -> Caller | None:
             request_id = value
         else:
             headers.append((name, value))
-    return Caller(run.tenant, headers, request_id)
+    return Caller(run.tenant, headers, request_id, principal=run.owner)
 
 
 def kept_values(

@@ -12,6 +12,7 @@ from proxy.principals import Principal
 from proxy.seal import Sealer
 from proxy.state import Past, State
 from proxy.translate.dialects import Dialect
+from proxy.turn.guard import Guard
 from proxy.turn.manners import Manners
 from proxy.upstream import Pool
 
@@ -30,7 +31,8 @@ class ShuttingDown(StatecarError):
 
 @dataclass(frozen=True)
 class Services:
-    """What turns need of the outside world; every edge shares one. ``now``: Unix seconds.
+    """What turns need of the outside world; every edge shares one. ``guard``: what callers may do with
+    what is stored. ``now``: Unix seconds.
 
     ``sealer``: None without a key. ``count_by_generation``: tokens may be counted by asking for an answer of one.
     ``stateless``: while the store is away, requests that need no state are served without it. ``hosted``: the tools
@@ -41,6 +43,7 @@ class Services:
     state: State
     pool: Pool
     manners: Manners
+    guard: Guard
     now: Callable[[], float]
     upstream_stream: str = "auto"
     lock_wait: float = 0.0

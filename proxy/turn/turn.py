@@ -183,6 +183,7 @@ class Turn:
             past=past.place,
             keyed=self.keyed,
             secrets=secrets,
+            owner=self._caller.principal,
         )
 
     def as_past(self) -> Past:
@@ -338,6 +339,7 @@ class Turn:
             append=response["status"] not in ("failed", "cancelled"),
             minter=context.minter,
             conversation=self._request.get("conversation"),
+            owner=self._caller.principal,
         )
         if self.lease:
             told = list(map(sse.encode, events)) if self.streams else []

@@ -57,6 +57,8 @@ def schema_section() -> dict[str, Any]:
 
 def _schema(f: Any) -> dict[str, Any]:
     option = f.metadata["option"]
+    if option.parse:
+        return {"type": ["array", "string", "null"]}  # a structure in place, or @FILE
     if get_origin(f.type) is tuple:
         return {"type": ["array", "null"], "items": {"type": "string", "pattern": "^[^,]+$"}}
     if f.type not in _TYPES:

@@ -8,7 +8,7 @@ import pytest
 from proxy import ids
 from proxy.errors import InvalidRequest, LockLost, NotFound, StoreUnavailable
 from proxy.state import Page, leases
-from proxy.state.keys import Lineage
+from proxy.state.keys import SCHEMA, Lineage
 from tests.state.talk import NOW, Talk, message, opened, texts
 
 
@@ -448,7 +448,7 @@ async def test_deleting_a_response_leaves_its_items_in_the_conversation(talk):
 
 async def test_a_newer_schema_is_a_clear_error_not_a_crash(talk):
     made = await talk.conversation("one")
-    await talk.state._client.command("HSET", lineage_of(made).conversation, "v", 2)
+    await talk.state._client.command("HSET", lineage_of(made).conversation, "v", SCHEMA + 1)
     errors = await every_verb(talk.state.conversations, made.id, talk.tenant)
     assert {(e.status, "later version" in e.message) for e in errors} == {(503, True)}
 

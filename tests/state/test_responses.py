@@ -9,7 +9,7 @@ import pytest
 from proxy import ids
 from proxy.errors import InvalidRequest, StatecarError, StoreUnavailable
 from proxy.state import Page, Past
-from proxy.state.keys import Lineage, tenant_index
+from proxy.state.keys import SCHEMA, Lineage, tenant_index
 from tests.state.talk import NOW, Talk, opened, texts
 
 
@@ -266,7 +266,7 @@ async def test_items_of_a_conversation_are_found_too(talk):
 async def test_a_newer_schema_is_a_clear_error_not_a_crash(talk, caplog):
     saved = await talk.turn()
     record = Lineage(saved.minter.tag).record(saved.minter.turn)
-    await talk.state._client.command("HSET", record, "v", 2)
+    await talk.state._client.command("HSET", record, "v", SCHEMA + 1)
     responses = talk.state.responses
     for call in (responses.history, responses.context, responses.load, responses.delete):
         with pytest.raises(StoreUnavailable, match="later version"):

@@ -15,6 +15,7 @@ from proxy.state import (
     index,
     leases,
     lineages,
+    owners,
     responses,
     runs,
 )
@@ -24,7 +25,7 @@ from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, idempotency, index, leases, lineages, runs)
+    for module in (state, responses, conversations, idempotency, index, leases, lineages, owners, runs)
     for one in vars(module).values()
     if isinstance(one, Script)
 }
@@ -65,6 +66,7 @@ async def every_script(talk):
     await store.responses.load(a.id, tenant)
     await store.responses.list(tenant, Page(), None)
     await store.responses.delete(b.id, tenant)
+    await store.owners.of(c.id, tenant)
     await store.conversations.delete(made.id, tenant)
     await every_script_of_runs(talk)
 

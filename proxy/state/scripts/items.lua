@@ -2,7 +2,8 @@
 -- KEYS 1 record, 2 meta, 3 texts, 4 conversation, 5 index
 -- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 and 4 seconds as for history, 5 the same for the conversation,
 --      6 name of a conversation's log, then ids
--- Answers NEWER or {own entries, logs of a due touch, {id, entry, …} of the conversation, 1 when its touch is due}
+-- Answers NEWER or {own entries, logs of a due touch, {id, entry, …} of the conversation, 1 when its touch is due,
+-- the record's owner, the conversation's, its turn}
 local own, logs, found, due = {}, {}, {}, 0
 local refused = refusal(KEYS[1], ARGV[1])
 if refused then return refused end
@@ -29,4 +30,4 @@ if refused == nil then
   end
   if #found > 0 and ending(KEYS[4], tonumber(ARGV[5])) then due = 1 end
 end
-return { own, logs, found, due }
+return { own, logs, found, due, owner(KEYS[1]), owner(KEYS[4]), redis.call('HGET', KEYS[4], 'u') }

@@ -8,6 +8,12 @@ local function refusal(key, tenant, turn)
   if tonumber(r[1]) > SCHEMA then return redis.status_reply('NEWER') end
 end
 
+-- Whose a record, a run or a conversation is, '' for nobody's.
+local function owner(key)
+  local r = redis.call('HMGET', key, 'a', 'a1', 'a2', 'a3')
+  return (r[1] or '') .. (r[2] or '') .. (r[3] or '') .. (r[4] or '')
+end
+
 -- Gives a key at least so many seconds to live, 0 for ever; never shortens. `forever`: a key without an expiry keeps none.
 local function prolong(key, ttl, forever)
   if ttl == 0 then

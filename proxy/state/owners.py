@@ -1,0 +1,65 @@
+"""Whose a response, a run or a conversation is: kept with it, and read before anything is done with it (ADR 0021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from proxy import ids
+from proxy.principals import Principal
+from proxy.rules import Owner
+from proxy.state.client import Client, Script
+from proxy.state.keys import Lineage
+
+_OWNER = Script("owner")
+
+FIELDS = ("a", "a1", "a2", "a3")
+"""What holds an owner; in a record each at most 64 bytes, so that Redis keeps it compact."""
+
+_PIECE = 64
+
+
+class Kept(NamedTuple):
+    """Something that is there. ``owner``: whose."""
+
+    owner: Owner
+
+
+Sees = Callable[[str, Owner], bool]
+"""Whether a thing, by its id and owner, may be read; what may not is answered as a missing one."""
+
+
+def owned(owner: Owner) -> list[str | bytes | int]:
+    """The fields and values that keep an owner; none for nobody's."""
+    if owner is None:
+        return []
+    text = owner.encoded()
+    size = _PIECE if len(text) <= _PIECE * len(FIELDS) else len(text)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    return [part for pair in zip(FIELDS, pieces, strict=False) for part in pair]
+
+
+def owner_of(pieces: Iterable[bytes | None]) -> Owner:
+    """The owner that is kept in the values of ``FIELDS``."""
+    text = b"".join(piece for piece in pieces if piece)
+    return Principal.decoded(text) if text else None
+
+
+class Owners:
+    """One verb; it raises StoreUnavailable."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def of(self, id_: str, tenant: str) -> Kept | None:
+        """Whose a response, a run or a conversation is; None when there is none, or it is another tenant's."""
+        minted = ids.parse(id_)
+        if minted is None or minted.ordinal or minted.prefix not in ("resp", "conv"):
+            return None
+        lineage = Lineage(minted.tag)
+        if minted.prefix == "conv":
+            reply = await self._client.script(_OWNER, [lineage.conversation], tenant, minted.turn)
+        else:
+            keys = [lineage.record(minted.turn), lineage.run(minted.turn)]
+            reply = await self._client.script(_OWNER, keys, tenant, "")
+        return None if reply is None else Kept(owner_of([reply]))
