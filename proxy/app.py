@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.access import Authenticator
 from proxy.errors import StatecarError, StoreUnavailable, UpgradeRequired
+from proxy.grants import Quota
 from proxy.hosted import open_hosted
 from proxy.life import Life
 from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
@@ -25,6 +26,7 @@ from proxy.routes.access import Access
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import facts
 from proxy.routes.health import Health
+from proxy.routes.limits import Limited
 from proxy.routes.metrics import Scrape
 from proxy.routes.open import OpenRequests
 from proxy.routes.openapi import ABOUT, OpenApi
@@ -70,17 +72,29 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     pool = Pool(upstream)
     manners = Manners(settings, state.lessons)
     authenticator = Authenticator(settings.api_key, settings.tenant)
-    access = Access(state, authenticator, settings.tenant_secret)
+    access = Access(state, authenticator, settings.tenant_secret, _quota(settings))
     services = _services(settings, state, pool, manners, metrics)
     observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
     lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics))
-    passthrough = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
+    relay = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
+    passthrough = Limited(relay, access, state.quotas)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
     door = Door(lifespan, own, sockets, passthrough, access, about, life, metrics.open_requests)
     return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
+
+
+def _quota(settings: Settings) -> Quota | None:
+    """Of tenants that have none of their own."""
+    quota = Quota(
+        settings.tenant_requests_per_minute,
+        settings.tenant_tokens_per_minute,
+        settings.tenant_concurrent_turns,
+        settings.tenant_stored_bytes,
+    )
+    return None if quota == Quota() else quota
 
 
 def _about_paths(settings: Settings) -> tuple[str, ...]:

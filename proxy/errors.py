@@ -9,6 +9,8 @@ StatecarError              500  our own fault
 ├── NotFound               404  an id that is unknown, expired, deleted or another tenant's
 │   └── ModelNotFound      404  a model that is unknown, or that a key must not ask
 ├── MethodNotAllowed       405  a known path, another method
+├── RateLimited            429  a tenant's limit of requests, tokens or turns is reached
+├── StorageFull            429  so is that of its stored bytes
 ├── TooLarge               413  a body above the limit
 ├── UpgradeRequired        426  a WebSocket where none is served
 ├── ToolServerError        424  an MCP server that does not answer as it should
@@ -186,6 +188,32 @@ class TooManyRuns(StatecarError):
         super().__init__(
             f"Too many background responses are queued or running: {whose} reached the limit. Please retry later.",
             headers={"retry-after": "5"},
+        )
+
+
+class RateLimited(StatecarError):
+    """A tenant has reached a limit of its own, and nothing was done. ``headers``: how its limits stand."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(self, what: str, most: int, wait: int, headers: Mapping[str, str]) -> None:
+        """``what``: is limited, to ``most``. ``wait``: seconds until there is room."""
+        super().__init__(
+            f"Rate limit reached: {what}, limit {most}. Please try again in {wait}s.",
+            headers={**headers, "retry-after": str(wait)},
+        )
+
+
+class StorageFull(StatecarError):
+    """A tenant has stored as many bytes as it may: to try again changes nothing, to delete something does."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+    def __init__(self, most: int, there: int) -> None:
+        super().__init__(
+            f"Storage quota reached: {there} of {most} bytes are stored. Delete responses or conversations, or send"
+            " 'store': false.",
+            headers={"x-should-retry": "false"},
         )
 
 

@@ -24,7 +24,7 @@ class Quota:
 class Grant:
     """``scopes``: what may be done, None for everything. ``models``: patterns of those that may be asked, none for all.
 
-    ``quota``: of the caller's tenant; None where nothing is limited.
+    ``quota``: of the caller's tenant; None where nothing is limited, and nothing is asked of the store.
     """
 
     scopes: frozenset[str] | None = None

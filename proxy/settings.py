@@ -67,6 +67,10 @@ class Settings:
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
     tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=values.tenant, metavar="HOW")
+    tenant_requests_per_minute: int = _option(0, "access", "most requests of a tenant that ask a model, in any minute, over all processes; 0 is no limit")
+    tenant_tokens_per_minute: int = _option(0, "access", "most tokens of a tenant, input and output, in any minute; 0 is no limit")
+    tenant_concurrent_turns: int = _option(0, "access", "most requests of a tenant at work at once; 0 is no limit")
+    tenant_stored_bytes: int = _option(0, "access", "most bytes of responses and conversations that a tenant has stored; 0 is no limit")
     seal_key: tuple[str, ...] = _option((), "access", "keys, of 16 characters or more, that seal what clients carry for us, and a caller's key until its background response has ended; repeatable, the first seals, all open; @FILE reads one a line", secret=True, check=values.seal_key, metavar="KEY")
     tenant_secret: str = _option("", "access", "secret that tenants are hashed with, instead of one kept in the store; @FILE reads it", secret=True, metavar="KEY")
     access_rules: Rules = _option((), "access", "which users of a tenant may create, read, update and delete which responses and conversations: a list of permit and forbid rules, the first that matches decides; none: what is one's own, nobody's, or of somebody with a shared attribute; @FILE reads it", parse=rules.parsed, metavar="YAML")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from proxy.access import Authenticator, Identity
 from proxy.errors import InsufficientScope, ModelNotFound, StoreUnavailable
-from proxy.grants import AREAS, Grant
+from proxy.grants import AREAS, Grant, Quota
 from proxy.routes.edge import facts
 from proxy.state import SHARED, State, fixed_secret, tenant_id
 from proxy.turn import Caller
@@ -20,12 +20,14 @@ from proxy.upstream import forwarded
 class Access:
     """Who may call, and whose state a call sees (wire §1.3).
 
-    ``secret``: what tenants are hashed with; empty for the one that is kept in the store.
+    ``secret``: what tenants are hashed with; empty for the one that is kept in the store. ``quota``: of tenants that
+    have none of their own.
     """
 
     state: State
     authenticator: Authenticator
     secret: str = ""
+    quota: Quota | None = None
 
     async def check(self, scope: Scope) -> Grant:
         """What a request that needs no state may do. Raises Unauthorized, InsufficientScope, KeysUnavailable."""
@@ -48,6 +50,9 @@ class Access:
                 raise
             tenant = ""
         known["tenant"] = tenant[:8] or None
+        if self.quota and grant.quota is None:
+            grant = replace(grant, quota=self.quota)
+        scope["statecar.grant"] = grant
         return Caller(tenant, headers, known.get("request_id", ""), principal=identity.principal, grant=grant)
 
     async def _tenant(self, identity: Identity) -> str:

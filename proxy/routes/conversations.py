@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy import ids
+from proxy import codec, ids
+from proxy.errors import StatecarError
 from proxy.routes.access import Access
 from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.resources import Resource
 from proxy.rules import CONVERSATION, DELETE, READ, UPDATE
-from proxy.state import Conversation, State, conversation_missing
+from proxy.state import Conversation, Item, State, conversation_missing
 from proxy.translate.items import public
 from proxy.turn import Guard
 from proxy.wire import create_conversation, create_items, update_conversation
@@ -43,9 +45,11 @@ class Conversations:
         caller = await self.access.caller(request)
         body = create_conversation(await json_body(request, self.body_limit, optional=True))
         self.guard.check_create(caller, CONVERSATION)
-        made = await self.state.conversations.create(
-            caller.tenant, body["metadata"], body["items"], ids.Minter(), now=int(self.now()), owner=caller.principal
-        )
+        minter = ids.Minter()
+        async with self._kept(request, caller.tenant, minter.own("conv"), body["items"]):
+            made = await self.state.conversations.create(
+                caller.tenant, body["metadata"], body["items"], minter, now=int(self.now()), owner=caller.principal
+            )
         facts(request.scope)["conversation"] = made.id
         return answer(_object(made))
 
@@ -61,12 +65,14 @@ class Conversations:
     async def delete(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request, DELETE)
         await self.state.conversations.delete(id_, tenant)
+        await self.state.quotas.give_back(tenant, request.scope["statecar.grant"].quota, id_)
         return answer({"id": id_, "object": "conversation.deleted", "deleted": True})
 
     async def add_items(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request, UPDATE)
         items = create_items(await json_body(request, self.body_limit))
-        added = await self.state.conversations.add_items(id_, tenant, items)
+        async with self._kept(request, tenant, id_, items):
+            added = await self.state.conversations.add_items(id_, tenant, items)
         return listed([public(item) for item in added], has_more=False)
 
     async def list_items(self, request: Request) -> Response:
@@ -83,6 +89,21 @@ class Conversations:
         tenant, id_ = await self._addressed(request, UPDATE)
         item = request.path_params["item_id"]
         return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
+
+    @asynccontextmanager
+    async def _kept(self, request: Request, tenant: str, id_: str, items: list[Item]) -> AsyncIterator[None]:
+        """Counts what the body stores, unless it raises. Raises StorageFull."""
+        quota, quotas = request.scope["statecar.grant"].quota, self.state.quotas
+        if quota is None:
+            yield
+            return
+        size = len(codec.dumps(items))
+        await quotas.keep(tenant, quota, id_, size)
+        try:
+            yield
+        except StatecarError:
+            await quotas.give_back(tenant, quota, id_, size)
+            raise
 
     async def _addressed(self, request: Request, action: str) -> tuple[str, str]:
         """(tenant, conversation id). Raises NotFound for what cannot be a conversation's id or may not be read, and

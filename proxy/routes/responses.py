@@ -23,7 +23,7 @@ from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
 from proxy.translate.items import public
 from proxy.translate.response import restore
-from proxy.turn import Services, Turn, compact, input_tokens, stateless
+from proxy.turn import Services, Turn, compact, counted, input_tokens, stateless
 from proxy.waits import Waits, begin
 from proxy.wire import (
     compact_response,
@@ -183,11 +183,14 @@ class Responses:
         caller, id_ = await self.access.caller(request), _id(request)
         if not await self.services.guard.may(caller, DELETE, id_):
             raise _missing(id_)
-        if not await self._state.responses.delete(id_, caller.tenant):
+        freed = await self._state.responses.delete(id_, caller.tenant)
+        if freed is None:
             if await self._state.runs.load(id_, caller.tenant):
                 raise InvalidRequest("Cannot delete an in-flight response.")
-            if not await self._state.responses.delete(id_, caller.tenant):  # else it ended between the two looks
-                raise _missing(id_)
+            freed = await self._state.responses.delete(id_, caller.tenant)  # it may have ended between the two looks
+        if freed is None:
+            raise _missing(id_)
+        await self._state.quotas.give_back(caller.tenant, caller.grant.quota, id_, freed)
         return answer({"id": id_, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
@@ -218,7 +221,14 @@ class Responses:
         body = compact_response(await json_body(request, self.body_limit))
         facts(request.scope)["model"] = body["model"][:128]
         check_model(caller, body["model"])
-        return ValueReply(lambda: compact(body, self.services, caller))
+
+        async def compacted() -> tuple[dict[str, Any], dict[str, str]]:
+            async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
+                answered, headers = await compact(body, self.services, caller)
+                admission.tokens = counted((answered["usage"] or {}).get("total_tokens", 0))
+            return answered, headers | admission.headers
+
+        return ValueReply(compacted)
 
     async def input_tokens(self, request: Request) -> ASGIApp:
         caller = await self.access.caller(request)
@@ -226,11 +236,13 @@ class Responses:
         facts(request.scope)["model"] = body["model"][:128]
         check_model(caller, body["model"])
 
-        async def counted() -> tuple[dict[str, Any], dict[str, str]]:
-            tokens = await input_tokens(body, self.services, caller)
-            return {"object": "response.input_tokens", "input_tokens": tokens}, {}
+        async def counted_here() -> tuple[dict[str, Any], dict[str, str]]:
+            async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
+                tokens, generated = await input_tokens(body, self.services, caller)
+                admission.tokens = counted(tokens * generated)
+            return {"object": "response.input_tokens", "input_tokens": tokens}, admission.headers
 
-        return ValueReply(counted)
+        return ValueReply(counted_here)
 
     async def _seen(self, found: Stored | Run) -> dict[str, Any]:
         """The response as it stands."""

@@ -18,6 +18,7 @@ from proxy.state.lessons import Lessons
 from proxy.state.owners import Owners, Sees
 from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past, Place
+from proxy.state.quotas import Admission, Quotas
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
 from proxy.state.runs import BLOCK, End, Lease, Limits, Run, Runs
@@ -25,6 +26,7 @@ from proxy.state.secret import SHARED, TenantSecret, fixed_secret, tenant_id
 
 __all__ = [
     "SHARED",
+    "Admission",
     "Claim",
     "Conversation",
     "Conversations",
@@ -39,6 +41,7 @@ __all__ = [
     "Page",
     "Past",
     "Place",
+    "Quotas",
     "Responses",
     "Run",
     "Runs",
@@ -58,7 +61,7 @@ _FRESH = 1.0
 
 
 class State:
-    """Responses, runs, conversations, idempotency keys and lessons in one store."""
+    """Responses, runs, conversations, idempotency keys, lessons and what tenants use of their limits in one store."""
 
     def __init__(
         self, client: Client, waiting: Client, lifetimes: keys.Lifetimes, lesson_ttl: int, limits: Limits
@@ -72,6 +75,7 @@ class State:
         self.conversations = Conversations(client, lifetimes)
         self.idempotency = IdempotencyKeys(client, limits.lease)
         self.lessons = Lessons(client, lesson_ttl)
+        self.quotas = Quotas(client, lifetimes)
 
     async def ping(self) -> None:
         """Returns when the store runs a script that writes. Raises StoreUnavailable."""
@@ -106,6 +110,7 @@ class State:
         """Releases what is being released, then closes every connection."""
         await self._secret.close()
         await self.conversations.close()
+        await self.quotas.close()
         await self._waiting.close()
         await self._client.close()
 

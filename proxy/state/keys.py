@@ -66,6 +66,33 @@ def lesson(upstream: str, model: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """The keys of what a tenant uses of its limits; they share a slot."""
+
+    tenant: str
+
+    @property
+    def usage(self) -> str:
+        """Hash: ``r<second>`` requests let in, ``t<second>`` tokens taken; ``a``, ``b`` tokens and bytes on average."""
+        return f"sc:{{t:{self.tenant}}}:u"
+
+    @property
+    def at_work(self) -> str:
+        """ZSET: requests at work; member = token, score = end of its lease, in ms."""
+        return f"sc:{{t:{self.tenant}}}:q"
+
+    @property
+    def bytes(self) -> str:
+        """Hash: bytes stored by lineage tag, and ``*`` of all."""
+        return f"sc:{{t:{self.tenant}}}:b"
+
+    @property
+    def ends(self) -> str:
+        """ZSET: lineages by when their bytes count no more, in seconds; those kept for ever are not in it."""
+        return f"sc:{{t:{self.tenant}}}:z"
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """The keys of one lineage."""
 

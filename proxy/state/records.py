@@ -17,6 +17,7 @@ from proxy.rules import Owner
 from proxy.state.keys import MARKED, PLAIN
 from proxy.state.owners import FIELDS, owned, owner_of
 from proxy.state.past import Item, Past, decode, whole
+from proxy.state.quotas import Admission
 from proxy.state.runs import End
 
 _PIECE = 64
@@ -33,6 +34,7 @@ class Draft:
     their ids. ``append``: it becomes the newest of its chain or conversation; False for failed and cancelled ones.
     ``minter``: made the ids; its tag is ``past.tag``. Saving may give input items fresh ids. ``end``: the run it was.
     ``conversation``: the id of the one it was made in, also where that is not locked any more. ``owner``: whose it is.
+    ``admission``: of the request, which is told what was stored.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Draft:
     end: End | None = None
     conversation: str | None = None
     owner: Owner = None
+    admission: Admission | None = None
 
 
 @dataclass(frozen=True, slots=True)

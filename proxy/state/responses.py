@@ -105,24 +105,24 @@ class Responses:
             else records.decode_stored(minted.tag, minted.turn, reply)
         )
 
-    async def delete(self, id_: str, tenant: str) -> bool:
-        """Deletes a response; False when there is none. What was built on it keeps working."""
+    async def delete(self, id_: str, tenant: str) -> int | None:
+        """Deletes a response; the bytes this frees, None when there is none. What was built on it keeps working."""
         minted = ids.of_kind(id_, "resp")
         if not minted:
-            return False
+            return None
         lineage = Lineage(minted.tag)
         # A writing script must declare its keys, and only the record knows its log; that never changes.
         log = await self._client.command("HGET", lineage.record(minted.turn), "l")
         if log is None:
-            return False
+            return None
         name = log.decode()
         keys = [lineage.record(minted.turn), lineage.log(name), lineage.meta]
-        reply = await self._client.script(_DELETE, keys, tenant, name, int(name == CONVERSATION_LOG))
+        reply: int | None = await self._client.script(_DELETE, keys, tenant, name, int(name == CONVERSATION_LOG))
         if reply is None:
-            return False
+            return None
         await self._client.command("DEL", lineage.events(minted.turn))
         await self._index.remove(tenant, id_)
-        return True
+        return reply
 
     async def list(self, tenant: str, page: Page, model: str | None, sees: Sees | None = None) -> Listed:
         """(responses, has_more) of a tenant by time of creation, of those that ``sees`` lets through, None for all.
@@ -234,6 +234,10 @@ class Responses:
             log_ttl = max(log_ttl, KEY_TTL) if log_ttl and end.keyed else log_ttl
         items = [*carried, *draft.input, *draft.output]
         fields, texts = records.encode(draft)
+        stored = list(map(codec.dumps, items))
+        if draft.admission:
+            ttl = self._lifetimes.conversation_log if lock else self._lifetimes.log
+            draft.admission.kept = past.tag, sum(map(len, stored)) + _size(fields) + _size(texts), ttl
         return (
             keys,
             turn,
@@ -257,7 +261,7 @@ class Responses:
             *fields,
             *texts,
             *events,
-            *map(codec.dumps, items),
+            *stored,
             *([item["id"] for item in items] if lock else ()),
         )
 
@@ -297,3 +301,8 @@ class Responses:
             entry = self._lineages.entry(tenant, tag, of_conversation=True)
             await self._touch(entry, held, life.conversation, life.conversation_log, "")
         return items
+
+
+def _size(parts: Iterable[str | bytes | int]) -> int:
+    """The bytes that these take in the store."""
+    return sum(len(str(part) if isinstance(part, int) else part) for part in parts)

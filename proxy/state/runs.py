@@ -10,11 +10,12 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from proxy import codec, ids
 from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, StoreUnavailable, TooManyRuns
+from proxy.grants import Quota
 from proxy.rules import Owner
 from proxy.state.client import Client, Script
 from proxy.state.keys import CONVERSATION_LOG, MARKED, PLAIN, RUNS, STOPS, Lifetimes, Lineage
@@ -55,8 +56,9 @@ class Run:
     ``headers``: what is to go upstream, as text, perhaps sealed. ``claims``: how many processes have taken it up;
     ``began``: an upstream has; ``cancelled``: somebody wants it to end. ``lock``: the token of its conversation's lock.
     ``past``: where what it continues from lies. ``keyed``: it stands for an idempotency key.
-    ``secrets``: what its tools need and nobody may read, as text, perhaps sealed. ``kept``: what its events do not tell
-    and only who goes on with it needs, by names. ``owner``: whose it is, and its response will be.
+    ``secrets``: what its tools need and nobody may read, as text, perhaps sealed. ``quota``: of its tenant.
+    ``kept``: what its events do not tell and only who goes on with it needs, by names. ``owner``: whose it is, and its
+    response will be.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Run:
     cancelled: bool = False
     keyed: bool = False
     secrets: str = ""
+    quota: Quota | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     owner: Owner = None
 
@@ -150,6 +153,8 @@ class Runs:
         fields |= {name: 1 for name, is_so in (("b", run.began), ("y", run.keyed)) if is_so}
         if run.secrets:
             fields["s"] = run.secrets
+        if run.quota:
+            fields["ql"] = codec.dumps(astuple(run.quota))
         if run.past:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
         flat = [*(part for pair in fields.items() for part in pair), *owned(run.owner)]
@@ -318,6 +323,7 @@ def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
         cancelled=b"x" in fields,
         keyed=b"y" in fields,
         secrets=fields.get(b"s", b"").decode(),
+        quota=Quota(*codec.loads(fields[b"ql"])) if b"ql" in fields else None,
         kept={name[1:].decode(): codec.loads(text) for name, text in fields.items() if name.startswith(_KEPT.encode())},
         owner=owner_of(fields.get(name.encode()) for name in FIELDS),
     )

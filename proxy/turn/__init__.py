@@ -1,5 +1,6 @@
 """One turn: history, chat body, upstream round, events, saved. And what is asked of a context without a turn."""
 
+from proxy.turn.admission import counted
 from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
@@ -23,6 +24,7 @@ __all__ = [
     "Turn",
     "caller_of",
     "compact",
+    "counted",
     "input_tokens",
     "kept_of",
     "past_of",

@@ -33,8 +33,9 @@ _LOOKED_AT = 8  # turns of the past, newest first, of which one should be a resp
 Request = dict[str, Any]
 
 
-async def input_tokens(request: Request, services: Services, caller: Caller) -> int:
-    """The tokens a create request with this body would send. Nothing is stored, no conversation locked.
+async def input_tokens(request: Request, services: Services, caller: Caller) -> tuple[int, bool]:
+    """(the tokens a create request with this body would send, whether a model read them to be counted). Nothing is
+    stored, no conversation locked.
 
     Asks the upstream's tokenizer, else, where that is allowed, for an answer of one token. Raises NotBuilt when there
     is neither, and as a create request does before it is sent.
@@ -50,14 +51,14 @@ async def input_tokens(request: Request, services: Services, caller: Caller) -> 
             raise
         counted, refused = None, exc
     if counted is None and services.count_by_generation:
-        return await _by_generation(request, hosting, services, caller, context)
+        return await _by_generation(request, hosting, services, caller, context), True
     if counted is None:
         told = f" Its tokenizer said: {refused.message}" if refused else ""
         raise NotBuilt(
             "Input tokens cannot be counted: the upstream offers no tokenizer for chat messages, and counting by"
             f" generation (--count-by-generation) is off.{told}"
         )
-    return counted
+    return counted, False
 
 
 def _is_missing(refusal: UpstreamError, model: str, kind: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from proxy import codec
 from proxy.errors import InvalidRequest, RunLost, StatecarError, StoreUnavailable
+from proxy.grants import Grant
 from proxy.seal import HEADERS, Sealer
 from proxy.state import Item, Run
 from proxy.translate.told import Kept, Telling
@@ -97,7 +98,7 @@ def caller_of(run: Run, sealer: Sealer | None) -> Caller | None:
             request_id = value
         else:
             headers.append((name, value))
-    return Caller(run.tenant, headers, request_id, principal=run.owner)
+    return Caller(run.tenant, headers, request_id, principal=run.owner, grant=Grant(quota=run.quota))
 
 
 def kept_values(

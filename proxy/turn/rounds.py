@@ -29,7 +29,7 @@ _DROPPED_TOLD = 20
 
 class Rounds:
     """What a turn asks its upstream. ``facts``, ``headers``: the turn's. ``streams``: whether the upstream is to stream
-    in a dialect also where the caller does not.
+    in a dialect also where the caller does not. ``limits``: headers that no upstream's replace.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Rounds:
     ) -> None:
         self._services, self._request, self._caller = services, request, caller
         self._facts, self._headers, self._streams = facts, headers, streams
+        self.limits: dict[str, str] = {}
 
     def check(self, work: Work) -> None:
         """Plans for the dialect that is known before the upstream is asked. Raises as ``plan`` does, and InvalidRequest
@@ -191,7 +192,7 @@ class Rounds:
 
         reply = await asked(stack, self._services, self._caller, work.context, written)
         self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
-        self._headers |= passed_on(reply.headers)
+        self._headers |= passed_on(reply.headers) | self.limits
         return reply
 
     def _written(self, work: Work, dialect: Dialect, repaired: list[str]) -> dict[str, Any]:

@@ -12,19 +12,15 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 from proxy import ids, sse
-from proxy.errors import (
-    RunCancelled,
-    RunLost,
-    StatecarError,
-    StoreUnavailable,
-)
-from proxy.state import Draft, Lease, Past, Run
+from proxy.errors import RunCancelled, RunLost, StatecarError, StoreUnavailable
+from proxy.state import Admission, Draft, Lease, Past, Run
 from proxy.state import End as RunEnd
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Event
 from proxy.translate.request import wants_logprobs
 from proxy.translate.response import shorten, skeleton
 from proxy.translate.stream import ResponseStream
+from proxy.turn.admission import admit, note
 from proxy.turn.context import Context, context_lost, context_of, minted_id, untold
 from proxy.turn.credentials import kept_credentials
 from proxy.turn.fitting import Fitting
@@ -73,6 +69,7 @@ class Turn:
         self.settle: Callable[[], Awaitable[None]] | None = None
         self.streams, self._generates = bool(request.get("stream")), generates
         self._services, self._request, self._caller, self._resumed = services, request, caller, resumed
+        self._admission: Admission | None = None
         self._work: Work | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending: StatecarError | None = None
@@ -184,6 +181,7 @@ class Turn:
             keyed=self.keyed,
             secrets=secrets,
             owner=self._caller.principal,
+            quota=self._caller.grant.quota,
         )
 
     def as_past(self) -> Past:
@@ -195,6 +193,8 @@ class Turn:
 
     async def _begin(self, stack: AsyncExitStack, rounds: Rounds) -> Work:
         request, services, resumed = self._request, self._services, self._resumed
+        if self._caller.grant.quota:
+            await self._admit(stack, rounds)
         context = await self._context(stack)
         created_at = resumed.run.created_at if resumed else int(services.now())
         response = skeleton(request, context.minter.own("resp"), created_at)
@@ -226,6 +226,17 @@ class Turn:
         if not resumed:  # else what refuses its tools here is told in the response
             rounds.check(work)
         return work
+
+    async def _admit(self, stack: AsyncExitStack, rounds: Rounds) -> None:
+        stores, again = self._request.get("store", True), self._resumed is not None
+        self._admission = await admit(stack, self._services, self._caller, stores=stores, again=again)
+        rounds.limits = self._admission.headers
+        self.headers |= rounds.limits
+        stack.callback(self._note)
+
+    def _note(self) -> None:
+        if self._admission and self._work:
+            note(self._admission, self._work, asked="upstream" in self.facts, saved=self.saved)
 
     async def _keep(self, **kept: Any) -> None:
         """Keeps what only who goes on with the run needs."""
@@ -320,6 +331,9 @@ class Turn:
             await patiently(lambda: self._save(work, [*closing, end]))
         else:
             await self._save(work, [*closing, end])
+        if self._admission:  # before the client can ask for more
+            self._note()
+            await self._services.state.quotas.end(self._admission)
         return end
 
     async def _save(self, work: Work, events: list[Event]) -> None:
@@ -340,6 +354,7 @@ class Turn:
             minter=context.minter,
             conversation=self._request.get("conversation"),
             owner=self._caller.principal,
+            admission=self._admission,
         )
         if self.lease:
             told = list(map(sse.encode, events)) if self.streams else []

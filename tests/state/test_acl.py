@@ -11,6 +11,7 @@ import redis
 from proxy import ids
 from proxy.app import create_app
 from proxy.errors import StatecarError, StoreUnavailable
+from proxy.grants import Quota
 from proxy.settings import Settings
 from proxy.state import Claim, End, Lease, Page, Run, keys, leases
 from tests.backend import serving
@@ -113,6 +114,7 @@ async def every_verb(account):
         await _conversations(state, talk)
         await _runs(state, talk)
         await _keys(state, talk)
+        await _quotas(state, lasting, talk.tenant)
         await Talk(lasting).conversation("kept")
         assert [warning for warning in await state.warnings() if "volatile-lru" in warning]
         await state.tenant_secret()
@@ -197,6 +199,17 @@ async def _keys(state, talk):
     assert (await state.idempotency.take(other)).response == "resp_x"
     assert await state.idempotency.take(other, "resp_x") is None
     await state.idempotency.let_go(other)
+
+
+async def _quotas(state, lasting, tenant):
+    quota, id_, used = Quota(9, 9000, 9, 9000), ids.Minter().own("conv"), keys.Quota(tenant)
+    async with state.quotas.admitted(tenant, quota, stores=True) as admission:
+        admission.tokens, admission.kept = 5, (ids.new_tag(), 50, 1000)
+        await state.quotas._hold(tenant, [admission.token])
+    assert await state._client.command("HGET", used.usage, "a") == b"5.00"
+    await lasting.quotas.keep(tenant, quota, id_, 10)
+    await state.quotas.give_back(tenant, quota, id_)
+    assert await state._client.command("HGET", used.bytes, "*") == b"50"
 
 
 async def fault(account, caplog):

@@ -2,7 +2,8 @@
 
 from importlib import resources
 
-from proxy import state
+from proxy import ids, state
+from proxy.grants import Quota
 from proxy.state import (
     Claim,
     End,
@@ -16,6 +17,7 @@ from proxy.state import (
     leases,
     lineages,
     owners,
+    quotas,
     responses,
     runs,
 )
@@ -25,7 +27,7 @@ from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, idempotency, index, leases, lineages, owners, runs)
+    for module in (state, responses, conversations, idempotency, index, leases, lineages, owners, quotas, runs)
     for one in vars(module).values()
     if isinstance(one, Script)
 }
@@ -69,6 +71,17 @@ async def every_script(talk):
     await store.owners.of(c.id, tenant)
     await store.conversations.delete(made.id, tenant)
     await every_script_of_runs(talk)
+    await every_script_of_quotas(talk)
+
+
+async def every_script_of_quotas(talk):
+    used, quota = talk.state.quotas, Quota(9, 9000, 9, 9000)
+    async with used.admitted(talk.tenant, quota, stores=True) as admission:
+        admission.tokens, admission.kept = 5, (ids.new_tag(), 50, 1000)
+        await used._hold(talk.tenant, [admission.token])
+    id_ = ids.Minter().own("conv")
+    await used.keep(talk.tenant, quota, id_, 10)
+    await used.give_back(talk.tenant, quota, id_)
 
 
 async def every_script_of_runs(talk):

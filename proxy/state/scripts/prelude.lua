@@ -99,3 +99,29 @@ local function list_lineage(list, tag, untl, now)
   redis.call('ZREMRANGEBYSCORE', list, '-inf', '(' .. now)
   prolong(list, untl == '+inf' and 0 or tonumber(untl) - tonumber(now), there)
 end
+
+-- The bytes that a tenant has stored, '*' among those of its lineages; what has come to its end counts no more.
+local function lineage_bytes(bytes, ends, now)
+  local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', now)
+  for _, tag in ipairs(ended) do
+    redis.call('HINCRBY', bytes, '*', -tonumber(redis.call('HGET', bytes, tag) or '0'))
+    redis.call('HDEL', bytes, tag)
+  end
+  if #ended > 0 then redis.call('ZREMRANGEBYSCORE', ends, '-inf', now) end
+  return tonumber(redis.call('HGET', bytes, '*') or '0')
+end
+
+-- Counts bytes in a lineage of a tenant, below 0 those that it has no more; a lineage without any is forgotten.
+local function keep_bytes(bytes, ends, tag, many, ttl, now)
+  local had = tonumber(redis.call('HGET', bytes, tag) or '0')
+  if many < -had then many = -had end
+  redis.call('HINCRBY', bytes, '*', many)
+  if redis.call('HINCRBY', bytes, tag, many) == 0 then
+    redis.call('HDEL', bytes, tag)
+    redis.call('ZREM', ends, tag)
+  elseif many > 0 and (had == 0 or redis.call('ZSCORE', ends, tag)) then -- else what is there is kept for ever
+    if ttl == 0 then redis.call('ZREM', ends, tag) else redis.call('ZADD', ends, 'GT', now + ttl, tag) end
+    prolong(bytes, ttl)
+    prolong(ends, ttl)
+  end
+end

@@ -1,0 +1,44 @@
+"""What a turn takes of its tenant's limits (ADR 0023)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from proxy import codec
+from proxy.state import Admission
+from proxy.translate.response import usage
+from proxy.turn.services import Caller, Services
+from proxy.turn.work import Work
+
+_MOST = 1 << 40
+"""More tokens than a turn can have: what an upstream tells may be any number."""
+
+_BYTES = 4
+"""Bytes of text to a token, about, where nobody has counted."""
+
+
+async def admit(
+    stack: AsyncExitStack, services: Services, caller: Caller, *, stores: bool, again: bool = False
+) -> Admission:
+    """Lets a request in for as long as ``stack`` is open. Raises as ``Quotas.admitted`` does."""
+    quotas, quota = services.state.quotas, caller.grant.quota
+    return await stack.enter_async_context(quotas.admitted(caller.tenant, quota, stores=stores, again=again))
+
+
+def note(admission: Admission, work: Work, *, asked: bool, saved: bool) -> None:
+    """Notes what a turn took. ``asked``: an upstream was; ``saved``: so is the response."""
+    admission.tokens = _tokens(work) if asked else 0
+    if not saved:
+        admission.kept = ("", 0, 0)
+
+
+def _tokens(work: Work) -> int:
+    """As the upstream told, else about what the text comes to."""
+    if usages := work.stream.figures.usages:
+        return counted(usage(*usages)["total_tokens"])
+    return len(codec.dumps([work.context.sent, work.stream.stored_output()])) // _BYTES
+
+
+def counted(tokens: int) -> int:
+    """A number of tokens that an upstream told, as one that can be added up."""
+    return min(max(0, tokens), _MOST)
