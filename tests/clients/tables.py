@@ -1,4 +1,4 @@
-"""``python -m tests.clients.tables``: writes what works into the README, from the results of the last runs.
+"""``python -m tests.clients.tables``: writes what works into docs/compatibility.md, from the results of the last runs.
 
 ``build/clients.json`` is written by ``python -m tests.clients``, ``build/backends.json`` by the tests of the backends.
 A table whose results are not there stays as it is.
@@ -95,16 +95,16 @@ def written(text: str, name: str, results: Sequence[Row]) -> str:
     marks = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     new, count = marks.subn(lambda found: f"{found[1]}\n{TABLES[name](results)}\n{found[2]}", text)
     if not count:
-        raise ValueError(f"the README has no marks '<!-- {name}: … -->' and '<!-- end of {name} -->'")
+        raise ValueError(f"the page has no marks '<!-- {name}: … -->' and '<!-- end of {name} -->'")
     return new
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
+    page = ROOT / "docs" / "compatibility.md"
     for name in TABLES:
         path = ROOT / "build" / f"{name}.json"
         if path.exists():
-            readme.write_text(written(readme.read_text("utf-8"), name, json.loads(path.read_text("utf-8"))), "utf-8")
+            page.write_text(written(page.read_text("utf-8"), name, json.loads(path.read_text("utf-8"))), "utf-8")
 
 
 if __name__ == "__main__":
