@@ -4,19 +4,19 @@ What may not be read is answered byte for byte as what is not there, whichever w
 """
 
 import re
-import secrets
 from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 
-from proxy.access import Authenticator, Identity
-from proxy.principals import Principal
 from proxy.rules import CONVERSATION, CREATE, DELETE, READ, RESPONSE, UPDATE
 from tests.backend import PATIENCE, completion, json_reply
 from tests.callers import Caller, ok
 from tests.contract.document import operations
 from tests.routes.test_tenants import filled
+from tests.routes.users import CALLERS, unknown, users
+
+__all__ = ["users"]  # a fixture
 
 OPEN = "about the server, or no thing that is kept"
 FORBIDDEN = '"code":"access_denied"'
@@ -66,15 +66,6 @@ OPERATIONS = [  # (what is done, with what, method, path as in the document, que
     (DELETE, CONVERSATION, "DELETE", "/v1/conversations/{conversation_id}", "", None),
     (DELETE, RESPONSE, "DELETE", "/v1/responses/{response_id}", "", None),
 ]
-
-ADA = Principal("ada", {"teams": ("red", "blue")})
-CALLERS = {  # header that the stand-in below reads: tenant, then who
-    "owner": ("ours", ADA),
-    "shares a team": ("ours", Principal("ben", {"teams": ("blue",), "roles": ("auditor",)})),
-    "another user": ("ours", Principal("cat", {"teams": ("green",)})),
-    "another tenant": ("theirs", ADA),
-    "no user": ("ours", None),
-}
 
 ALL = {CREATE, READ, UPDATE, DELETE}
 OWNERS = "[{permit: {actions: [create, read, update, delete]}, when: user is owner}"
@@ -155,19 +146,7 @@ ENDS = [(UPDATE, CONVERSATION, "done"), (DELETE, CONVERSATION, "done"), (DELETE,
 
 
 @pytest.fixture
-def callers(monkeypatch):
-    """Tells a server who calls by one header, whatever its options."""
-    tenants = {name: f"{name}-{secrets.token_hex(8)}" for name in ("ours", "theirs")}
-
-    async def identity(_self, headers):
-        tenant, principal = CALLERS[dict(headers)[b"who"].decode()]
-        return Identity(tenants[tenant], principal)
-
-    monkeypatch.setattr(Authenticator, "identity", identity)
-
-
-@pytest.fixture
-async def matrix(serve, callers, backend):
+async def matrix(serve, users, backend):
     """Starts a server with these rules, and gives what a request to it comes to, and what makes things of ada's."""
     backend.default = (json_reply(completion()),)
     free = await serve("--count-by-generation")
@@ -241,8 +220,8 @@ class Matrix:
         if told[0] == 403:
             kind = CONVERSATION if "conversation" in told[2] else RESPONSE
             return "forbidden" if re.search(FORBIDDEN, told[2]) and kind in told[2] else told
-        unknown = {key: f"{id_.partition('_')[0]}_{secrets.token_hex(22)}{id_[-4:]}" for key, id_ in ids.items()}
-        same = await self.ask(who, method, path, query, body, unknown)
+        others = {key: unknown(id_) for key, id_ in ids.items()}
+        same = await self.ask(who, method, path, query, body, others)
         return "missing" if told == same else f"{told} instead of {same}"
 
 
