@@ -107,7 +107,7 @@ counts: .venv/installed .venv/test ## calls, bytecodes, round trips, beside thei
 	@! command -v valgrind >/dev/null || PYTHONPATH=. $(BIN)/python bench/instructions.py
 
 docs: .venv/docs ## build the documentation into build/site, every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 check: .venv/installed .venv/test .venv/lint ## check style, types and the import rule
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from tests.routes.conftest import alive
 
 ROOT = Path(__file__).parent.parent
 OPERATIONS = ROOT / "docs" / "operations"
+ADRS = ROOT / "docs" / "adr"
 MONITORING = OPERATIONS / "monitoring.md"
 PAGES = [
     ROOT / "README.md",
@@ -89,6 +90,11 @@ def metrics_table():
 
 def written(text):
     return TABLE.sub(lambda marks: f"{marks[1]}\n{metrics_table()}\n{marks[2]}", text)
+
+
+def test_the_index_of_decisions_names_them_all():
+    linked = re.findall(r"^- \[(\d{4})\]\((\1-[a-z0-9-]+\.md)\)", (ADRS / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert [name for _, name in linked] == sorted(path.name for path in ADRS.glob("0*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
