@@ -41,7 +41,7 @@ from proxy.seal import Sealer
 from proxy.settings import Settings
 from proxy.state import Limits, State, open_state
 from proxy.turn import Guard, Manners, Services, ShuttingDown
-from proxy.upstream import Pool, Upstream
+from proxy.upstream import Pool, open_pool
 
 log = logging.getLogger("statecar")
 
@@ -58,18 +58,10 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     """
     metrics = Metrics(metrics_directory)
     state = _state(settings, metrics)
-    upstream = Upstream(
-        settings.upstream,
-        api_key=settings.upstream_api_key or None,
-        connect_timeout=settings.upstream_connect_timeout,
-        first_byte_timeout=settings.upstream_first_byte_timeout,
-        idle_timeout=settings.upstream_idle_timeout,
-        heard=metrics.upstream,
-    )
     # A worker may hear SIGTERM from whoever ends its whole group, and then from its parent: once is meant.
     hurried_by = (signal.SIGINT,) if metrics_directory else (signal.SIGINT, signal.SIGTERM)
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
-    pool = Pool(upstream)
+    pool = open_pool(settings, heard=metrics.upstream)
     manners = Manners(settings, state.lessons)
     authenticator = Authenticator(settings.api_key, settings.tenant)
     access = Access(state, authenticator, settings.tenant_secret, _quota(settings))
@@ -269,7 +261,8 @@ class Door:
 async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Metrics) -> AsyncIterator[None]:
     state, pool, manners = services.state, services.pool, services.manners
     life.watch_signals()
-    manners.begin(pool.all())
+    manners.begin(pool.targets())
+    pool.begin()
     runner.open()
     try:
         await state.ping()

@@ -54,7 +54,7 @@ from proxy.settings import Parser, Settings
 from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 from proxy.supervisor import Workers, served_app, worker_app
-from proxy.upstream import Upstream
+from proxy.upstream import open_pool
 from proxy.values import DEMO, EMBEDDED, MEMORY, redacted
 
 log = logging.getLogger("statecar")
@@ -138,6 +138,8 @@ def _doctor(args: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)
     settings = Settings.resolve(rest, os.environ, parser.prog)
+    if not settings.upstream:
+        raise SettingsError("the doctor examines one backend at a time: give --upstream instead of upstreams")
     _check_environment(settings)
     configure_logging("text", "error")
     with contextlib.ExitStack() as stack:
@@ -173,7 +175,7 @@ def _serve(args: list[str]) -> int:
             return 0
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
-        log.info("upstream %s, store %s", redacted(settings.upstream), _store_in_words(settings))
+        log.info("upstream %s, store %s", _upstream_in_words(settings), _store_in_words(settings))
         if hosted := _hosted_in_words(settings):
             log.info("hosted tools: %s", hosted)
         if settings.workers == 1:
@@ -182,6 +184,11 @@ def _serve(args: list[str]) -> int:
             return _run_here(config, sockets, asked)
         metrics = stack.enter_context(_metrics_directory(settings.workers))
         return _run_workers(ready, metrics, sockets, asked)
+
+
+def _upstream_in_words(settings: Settings) -> str:
+    groups = (f"{group.name} ({len(group.replicas)})" for group in settings.upstreams)
+    return f"groups {', '.join(groups)}" if settings.upstreams else redacted(settings.upstream)
 
 
 def _check_store(url: str) -> None:
@@ -200,11 +207,11 @@ def _check_environment(settings: Settings) -> None:
     certificates = os.environ.get("SSL_CERT_FILE")
     try:
         if settings.upstream != DEMO:
-            Upstream(settings.upstream, api_key=None)
+            open_pool(settings)
         if certificates and _hosted_in_words(settings):
             ssl.create_default_context(cafile=certificates)
     except ValueError as exc:
-        raise SettingsError(f"--upstream: {exc}") from None
+        raise SettingsError(f"--upstream{'s' if settings.upstreams else ''}: {exc}") from None
     except OSError as exc:  # ssl.SSLError too
         raise SettingsError(f"SSL_CERT_FILE={certificates!r}: no file of certificates: {exc.strerror}") from None
 

@@ -20,6 +20,7 @@ StatecarError              500  our own fault
 ├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
 └── UpstreamError          502  the backend failed; carries the backend's own status when it gave one
     ├── UpstreamUnreachable 502  no connection
+    ├── UpstreamUnavailable 503  nothing of a group can be asked for now
     └── UpstreamTimeout     504  no first byte, or silence in mid-stream
 """
 
@@ -329,6 +330,15 @@ class UpstreamError(StatecarError):
 
 class UpstreamUnreachable(UpstreamError):
     status, code = 502, "upstream_unreachable"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No replica of a group can be asked. ``seconds``: until it is worth another try."""
+
+    code = "upstream_unavailable"
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message, status=503, headers={"retry-after": str(seconds)})
 
 
 class UpstreamTimeout(UpstreamError):

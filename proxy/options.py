@@ -138,6 +138,14 @@ def _secrets(texts: list[str]) -> list[str]:
     return keys
 
 
+def secret_of(given: Any) -> str:
+    """One key that stands in a structure; ``@FILE`` and ``file:PATH`` read it. Raises ValueError."""
+    keys = _secrets([given]) if isinstance(given, str) else []
+    if len(keys) != 1:
+        raise ValueError("must be one key")
+    return keys[0]
+
+
 def _structure(given: Any) -> Any:
     """The lists and mappings of texts that a YAML text stands for; ``@FILE`` and ``file:PATH`` read one."""
     if not isinstance(given, str):
@@ -196,7 +204,7 @@ def unfixed(f: Field[Any]) -> str:
     """What an option without a fixed default says of that."""
     if f.default is not MISSING:
         return ""
-    return " (required)" if f.default_factory is MISSING else f" (default {default_of(f)})"
+    return f" (default {default_of(f)})"
 
 
 def written(f: Field[Any]) -> str:

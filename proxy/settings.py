@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
@@ -19,6 +19,7 @@ from proxy import options, rules, values
 from proxy.options import SettingsError
 from proxy.options import option as _option
 from proxy.rules import Rules
+from proxy.upstreams import Group, Kind, groups
 from proxy.values import EMBEDDED
 
 _VENDOR_KEYS = (
@@ -56,14 +57,21 @@ class Settings:
     access_log: bool = _option(True, "serving", "one log line for each request")
     metrics: bool = _option(True, "serving", "Prometheus metrics at /metrics; off leaves that path to the upstream")
 
-    upstream: str = _option(MISSING, "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo", check=values.upstream, metavar="URL")
+    upstream: str = _option("", "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo; needed where upstreams is not given", check=values.upstream, metavar="URL")
+    upstreams: tuple[Group, ...] = _option((), "upstream", "groups of chat-completions servers, and which models each serves, instead of upstream (docs/operations/fleet.md); @FILE reads it", parse=groups, metavar="YAML")
     upstream_api_key: str = _option("", "upstream", "key sent upstream instead of the caller's; @FILE reads it", secret=True, metavar="KEY")
-    upstream_kind: Literal["auto", "vllm", "sglang", "ollama", "llamacpp", "openai", "azure", "deepseek", "openrouter", "mistral", "gemini", "generic"] = _option("auto", "upstream", "whose manners the upstream has; auto goes by its host name, then asks it")
+    upstream_kind: Kind = _option("auto", "upstream", "whose manners the upstream has; auto goes by its host name, then asks it")
     lesson_ttl: int = _option(86400, "upstream", "seconds what the upstream's refusals taught is kept, for each model", low=1)
     upstream_stream: Literal["auto", "always", "never"] = _option("auto", "upstream", "whether the upstream is streamed when the caller is not")
     upstream_connect_timeout: float = _option(5.0, "upstream", "seconds to connect", low=0.001)
     upstream_first_byte_timeout: float = _option(600.0, "upstream", "seconds until the answer begins", low=0.001)
     upstream_idle_timeout: float = _option(300.0, "upstream", "seconds of silence within an answer", low=0.001)
+    upstream_affinity: Literal["on", "off"] = _option("on", "upstream", "whether the turns of a conversation go to the same replica of a group, whose cache knows them; off goes by load alone")
+    upstream_load_factor: float = _option(1.25, "upstream", "times its share of the open requests that a replica gets before others are asked in its place", low=1, high=100)
+    upstream_retries: int = _option(2, "upstream", "other replicas of its group that a request is tried at before its answer has begun")
+    upstream_health_interval: float = _option(5.0, "upstream", "seconds between health checks of replicas that others can stand in for; 0 checks none")
+    upstream_eject_after: int = _option(3, "upstream", "failures in a row after which such a replica is not asked for a while", low=1)
+    upstream_eject_seconds: float = _option(10.0, "upstream", "seconds of that; twice as many each time, up to 16 times as many, while it goes on failing", low=0.001)
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
     tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=values.tenant, metavar="HOW")
@@ -142,9 +150,14 @@ class Settings:
         given |= {name: (options.flag(name), value) for name, value in flags.items()}
         if "config" in given:
             given = _in_file(given["config"][1]) | given
-        if "upstream" not in given:
+        if "upstream" not in given and "upstreams" not in given:
             raise SettingsError(
                 "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"
+            )
+        if "upstream" in given and "upstreams" in given:
+            raise SettingsError(
+                f"{given['upstream'][0]} and {given['upstreams'][0]}: give one of them; a group of one replica is the"
+                " same as an upstream"
             )
         settings = cls(**{f.name: options.value_of(f, *given[f.name]) for f in fields(cls) if f.name in given})
         _check_bindings(settings)
@@ -179,8 +192,7 @@ def options_reference() -> str:
         if options.of(f).group != group:
             group = options.of(f).group
             lines += [f"\n## {group.capitalize()}\n", "| flag | variable | default | meaning |", "|---|---|---|---|"]
-        default = options.default_of(f)
-        default = f"`{default}`" if default else "(required)" if f.default is MISSING else ""
+        default = f"`{options.default_of(f)}`" if options.default_of(f) else ""
         choices = f": {', '.join(f'`{c}`' for c in get_args(f.type))}" if options.is_choice(f) else ""
         meaning = options.of(f).help.replace("<think>", "`<think>`").replace("|", "\\|") + choices
         lines.append(f"| `{options.flag(f.name)}` | `{options.variable(f)}` | {default} | {meaning} |")
@@ -232,13 +244,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     }
     for f in fields(Settings):
         option = options.of(f)
-        default = (
-            f"default {options.default_of(f)}".replace(",", ", ")
-            if options.default_of(f)
-            else "required"
-            if f.default is MISSING
-            else "none"
-        )
+        default = f"default {options.default_of(f)}".replace(",", ", ") if options.default_of(f) else "none"
         how: dict[str, Any] = {"help": f"{option.help} [{options.variable(f)}, {default}]".replace("%", "%%")}
         if f.type is bool:
             how["action"] = argparse.BooleanOptionalAction

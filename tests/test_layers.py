@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "proxy"
 FLOORS = [
     {"codec", "values"},
     {"options", "principals"},
-    {"rules"},
+    {"rules", "upstreams"},
     {"chunks", "errors", "grants", "ids", "redact", "seal", "sse", "settings", "demo", "waits"},
     {"translate", "wire"},
     {"state", "upstream", "hosted", "access"},

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -17,6 +17,11 @@ SAMPLES = {
     "host": ("0.0.0.0", "::", "localhost"),
     "own_prefix": ("/a", "/b", "/c/d"),
     "upstream": ("http://a:1/v1", "https://b/v1", "http+unix://%2Frun%2Fc.sock/v1"),
+    "upstreams": (
+        '[{"replicas": ["http://a:1/v1"]}]',
+        '[{"models": ["m*"], "replicas": ["http://b:1/v1", "http://b:2/v1"]}]',
+        '[{"name": "c", "replicas": ["http://c:1/v1"]}]',
+    ),
     "upstream_api_key": ("key-a", "key-b", "key-c"),
     "tenant": ("off", "header:X-Team", "auth"),
     "tenant_secret": ("secret-a", "secret-b", "secret-c"),
@@ -44,6 +49,9 @@ NEEDED = {
     "connector_authorization": ["--connector", ",".join(f"{name}=http://{name}/mcp" for name in "abcd")],
 }
 """Flags without which an option is refused."""
+
+UPSTREAMS = ("upstream", "upstreams")
+"""One of them is needed, and no more."""
 
 
 def samples(name):
@@ -83,15 +91,15 @@ def resolve(argv=(), env=None, yaml=None, *, tmp_path=None):
 @pytest.mark.parametrize("name", [name for name in FIELDS if name != "config"])
 def test_a_flag_wins_over_the_variable_the_variable_over_the_file_the_file_over_the_default(name, tmp_path):
     (in_file, in_env, in_flag), (file_value, env_value, flag_value) = samples(name)
-    base = [] if name == "upstream" else ["--upstream", "demo", *NEEDED.get(name, ())]
+    base = [] if name in UPSTREAMS else ["--upstream", "demo", *NEEDED.get(name, ())]
     env = {f"STATECAR_{name.upper()}": in_env}
     yaml = f"{name}: {in_file}\n"
-    default = MISSING if name == "upstream" else getattr(Settings(upstream="demo"), name)
+    default = getattr(Settings(upstream="demo"), name)
 
     assert getattr(resolve(base + flag(name, in_flag), env, yaml, tmp_path=tmp_path), name) == flag_value
     assert getattr(resolve(base, env, yaml, tmp_path=tmp_path), name) == env_value
     assert getattr(resolve(base, {}, yaml, tmp_path=tmp_path), name) == file_value
-    if name != "upstream":
+    if name not in UPSTREAMS:
         assert getattr(resolve(base), name) == default
         assert (
             getattr(resolve(base, {f"STATECAR_{name.upper()}": ""}, f"{name}:\n", tmp_path=tmp_path), name) == default
@@ -312,7 +320,6 @@ def test_help_names_every_flag_variable_and_default(capsys, monkeypatch):
         "default 600",
         "default true",
         "none]",
-        "required]",
     ):
         assert shown in text
 

@@ -16,8 +16,11 @@
 {{- end }}
 
 {{- define "statecar.checkUpstream" -}}
-{{- if not .Values.upstream.url }}
-{{- fail "\n\nupstream.url is missing. Give the base URL of the chat-completions server, up to and including /v1:\n  --set upstream.url=http://vllm:8000/v1\nor try it without a model:\n  --set upstream.url=demo\n" }}
+{{- if and .Values.upstream.url .Values.config.upstreams }}
+{{- fail "\n\nupstream.url and config.upstreams are both given: keep one of them.\n" }}
+{{- end }}
+{{- if not (or .Values.upstream.url .Values.config.upstreams) }}
+{{- fail "\n\nupstream.url is missing. Give the base URL of the chat-completions server, up to and including /v1:\n  --set upstream.url=http://vllm:8000/v1\nor try it without a model:\n  --set upstream.url=demo\nSeveral of them stand in config.upstreams.\n" }}
 {{- end }}
 {{- end }}
 

@@ -14,12 +14,13 @@ from proxy.translate.response import Response, snapshot, usage
 class Lifecycle:
     """``response`` is at any time the Response object, ``items`` its output, ``figures`` what it has cost so far.
 
-    ``started``: its first events have been told, or are being told.
+    ``started``: its first events have been told, or are being told. ``keeps_model``: it names the model as it was
+    asked for, which is not how the upstream knows it.
     """
 
     def __init__(self, response: Response) -> None:
         self.response = response
-        self.started = False
+        self.started = self.keeps_model = False
         self.items: list[OutputItem] = []
         self.figures = Figures()
         self._outlet = Outlet()
@@ -90,7 +91,8 @@ class Lifecycle:
         self.response["status"] = status
         self.response["output"] = [dict(item.item) for item in self.items]
         self.response["service_tier"] = self.figures.tier or "default"
-        self.response["model"] = self.figures.model or self.response["model"]
+        if not self.keeps_model:
+            self.response["model"] = self.figures.model or self.response["model"]
 
     def _tell(self, events: Iterable[Event]) -> list[Event]:
         return self._emit(events) if self.started else self._outlet.place(events)

@@ -15,7 +15,7 @@ from proxy.translate.dialects import Dialect, Remedy, lesson_of, remedies
 from proxy.turn.context import Context
 from proxy.turn.manners import Headers
 from proxy.turn.services import Caller, Services
-from proxy.upstream import Reply, Upstream
+from proxy.upstream import Reply, Target, Upstream
 
 log = logging.getLogger("statecar.turn")
 
@@ -34,7 +34,19 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
     Raises as ``Upstream.open`` does, when nothing more can be done about it.
     """
     plain = context.dialect
-    reply, tries = await put(stack, context.upstream, plain, caller.headers, written, caller.request_id)
+    while True:
+        upstream = context.upstream
+        try:
+            reply, tries = await put(stack, upstream, plain, caller.headers, written, caller.request_id, context.model)
+        except UpstreamError as exc:
+            instead = upstream.instead(exc)
+            if instead is None:
+                raise
+            log.warning("upstream %s answers %d: group %s is asked", upstream.name, exc.status, instead.group)
+            context.upstream, context.model = instead, instead.model
+            plain = context.dialect = await services.manners.of(instead, instead.model, caller.headers)
+        else:
+            break
     context.dialect = tries.dialect
     if tries.last and (better := tries.last(plain)) != plain:
         await services.manners.learn(context.upstream, context.model, better)
@@ -43,18 +55,20 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
 
 async def put(
     stack: AsyncExitStack,
-    upstream: Upstream,
+    upstream: Upstream | Target,
     dialect: Dialect,
     headers: Headers,
     written: Written,
     request_id: str = "",
+    model: str = "",
 ) -> tuple[Reply, Tries]:
     """(the upstream's answer, how it was asked in the end). Raises as ``Upstream.open`` does.
 
-    ``request_id``: what the ids of the calls begin with; "" for a new one.
+    ``request_id``: what the ids of the calls begin with; "" for a new one. ``model``: its name upstream, "" for the one
+    that is written.
     """
     begin = request_id[:_LONGEST] or f"req_{secrets.token_hex(16)}"
-    tries = Tries(dialect, written)
+    tries = Tries(dialect, named(written, model) if model else written)
     for left in reversed(range(_REMEDIES + 1)):
         id_ = f"{begin}-{secrets.token_hex(4)}"  # its own for each call: vLLM makes it the call's id
         opened = upstream.open(
@@ -75,7 +89,17 @@ async def put(
     raise AssertionError("the last try returns or raises")
 
 
-def _note(upstream: Upstream, dialect: Dialect, id_: str, began: float, status: int) -> None:
+def named(written: Written, model: str) -> Written:
+    """The same bodies, that name the model as the upstream knows it."""
+
+    def renamed(dialect: Dialect) -> dict[str, Any]:
+        chat = written(dialect)
+        return chat if chat["model"] == model else {**chat, "model": model}
+
+    return renamed
+
+
+def _note(upstream: Upstream | Target, dialect: Dialect, id_: str, began: float, status: int) -> None:
     """A line for each call. ``status``: of its answer, or of the error that its failure becomes."""
     if log.isEnabledFor(logging.DEBUG):
         told = {"upstream": upstream.name, "kind": dialect.kind, "status": status, "call": id_}

@@ -15,7 +15,7 @@ from proxy.translate.dialects import Dialect
 from proxy.translate.sealed import opened
 from proxy.turn.seals import Seals
 from proxy.turn.services import Caller, Services
-from proxy.upstream import Upstream
+from proxy.upstream import Target
 
 TRIGGER = "compaction_trigger"
 
@@ -27,14 +27,14 @@ _LOCK_WAIT = 30.0
 class Context:
     """What a request is answered from. ``given``: its own items; ``sent``: what the model is to see, oldest first.
 
-    ``dialect``: in which the upstream is asked for the model, as far as is known by now.
+    ``upstream``: who is asked, ``model``: by which name; ``dialect``: in which manners, as far as is known by now.
     """
 
     past: Past
     given: list[Item]
     minter: ids.Minter
     model: str
-    upstream: Upstream
+    upstream: Target
     dialect: Dialect
     seals: Seals
     sent: list[Item]
@@ -66,14 +66,13 @@ async def context_of(
     if storing:
         await services.state.check(past.tag)  # before the model works for nothing
     minter = ids.Minter(past.tag) if run is None else _minter_of(run)
-    model = request["model"]
-    upstream = services.pool.pick(model, past.tag)
-    dialect = await services.manners.of(upstream, model, caller.headers)
+    upstream = services.pool.pick(request["model"], session_of(request, caller, past.tag))
+    dialect = await services.manners.of(upstream, upstream.model, caller.headers)
     if run is None:
         given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
     else:
         given = run.given
-    context = Context(past, given, minter, model, upstream, dialect, Seals(services.sealer, caller.tenant), [])
+    context = Context(past, given, minter, upstream.model, upstream, dialect, Seals(services.sealer, caller.tenant), [])
     context.sent = context.followed_by()
     return context
 
@@ -81,9 +80,17 @@ async def context_of(
 def context_lost(run: Run, services: Services, caller: Caller) -> Context:
     """What is left of a run's context when what it continued from has gone: enough to end it."""
     minter, model = _minter_of(run), run.request["model"]
-    upstream = services.pool.pick(model, minter.tag)
+    upstream = services.pool.pick("", minter.tag)  # never asked; its own may be served no more
     seals = Seals(services.sealer, caller.tenant)
     return Context(Past.none(minter.tag), run.given, minter, model, upstream, Dialect(), seals, [])
+
+
+def session_of(request: dict[str, Any], caller: Caller, tag: str) -> str:
+    """What the calls of a conversation have in common, so that they meet the same cache: the caller's word for it,
+    which is the tenant's own, else the lineage. ``tag``: of the lineage.
+    """
+    key = request.get("prompt_cache_key")
+    return f"{caller.tenant} {key}" if key else tag
 
 
 def _minter_of(run: Run) -> ids.Minter:

@@ -93,7 +93,8 @@ async def tokens_of(chat: dict[str, Any], services: Services, caller: Caller, co
 
 
 async def _asked(chat: dict[str, Any], caller: Caller, context: Context) -> Counted:
-    counting = TOKENIZERS[context.dialect.kind](context.dialect.trimmed(chat))
+    chat = context.dialect.trimmed(chat)
+    counting = TOKENIZERS[context.dialect.kind]({**chat, "model": context.model})
     answer: Any = None
     while True:
         try:

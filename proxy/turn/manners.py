@@ -12,7 +12,7 @@ from proxy.errors import StoreUnavailable
 from proxy.settings import Settings
 from proxy.state import Lessons
 from proxy.translate.dialects import Dialect, Lesson, for_kind, kind_by_host, lesson_of, taught
-from proxy.upstream import Upstream, by_asking
+from proxy.upstream import Target, by_asking
 from proxy.waits import Waiting
 
 log = logging.getLogger("statecar.turn")
@@ -48,39 +48,39 @@ class Manners:
         self._quiet_until = 0.0
         self._tokenizer_at: dict[str, float] = {}
 
-    def begin(self, upstreams: Sequence[Upstream]) -> None:
+    def begin(self, upstreams: Sequence[Target]) -> None:
         """Starts finding out what the upstreams are; nobody waits for it but their first turns."""
         for upstream in upstreams:
             self._kind(upstream).ask(upstream, ())
 
-    async def of(self, upstream: Upstream, model: str, headers: Headers = ()) -> Dialect:
+    async def of(self, upstream: Target, model: str, headers: Headers = ()) -> Dialect:
         """The dialect to ask this upstream for this model in. ``headers``: the caller's, for its key.
 
         Waits for a question that is under way, 2 s at most, but not for an upstream that kept silent when it was last
         asked: while the upstream's kind is unknown it is ``generic``.
         """
         plain = self._profile(await self._kind(upstream).wait(upstream, headers))
-        return taught(plain, await self._lesson(upstream.base_url, model))
+        return taught(plain, await self._lesson(upstream.identity, model))
 
-    async def learn(self, upstream: Upstream, model: str, dialect: Dialect) -> None:
+    async def learn(self, upstream: Target, model: str, dialect: Dialect) -> None:
         """Remembers a dialect in which the upstream has answered after it had refused another, for every replica."""
         lesson = lesson_of(self._profile(dialect.kind), dialect)
         shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}..."
         log.warning("upstream %s wants other manners for model %r: from now on %s", upstream.name, shown, lesson)
-        self._remember((upstream.base_url, model), lesson)
+        self._remember((upstream.identity, model), lesson)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._lessons.put(upstream.base_url, model, lesson)
+                await self._lessons.put(upstream.identity, model, lesson)
         except (StoreUnavailable, TimeoutError):
             log.warning("only this process knows, as the store does not take it")
 
-    def may_count(self, upstream: Upstream) -> bool:
+    def may_count(self, upstream: Target) -> bool:
         """Whether the upstream's tokenizer is worth a turn's time: it has not kept silent a moment ago."""
-        return asyncio.get_running_loop().time() >= self._tokenizer_at.get(upstream.base_url, 0.0)
+        return asyncio.get_running_loop().time() >= self._tokenizer_at.get(upstream.identity, 0.0)
 
-    def cannot_count(self, upstream: Upstream) -> None:
+    def cannot_count(self, upstream: Target) -> None:
         """The upstream's tokenizer kept silent."""
-        self._tokenizer_at[upstream.base_url] = asyncio.get_running_loop().time() + COUNT_AGAIN
+        self._tokenizer_at[upstream.identity] = asyncio.get_running_loop().time() + COUNT_AGAIN
 
     async def close(self) -> None:
         """Ends the questions under way."""
@@ -92,18 +92,18 @@ class Manners:
             self._dialects[kind] = for_kind(kind, self._settings)
         return self._dialects[kind]
 
-    def _kind(self, upstream: Upstream) -> _Kind:
-        if upstream.base_url not in self._kinds:
-            option = self._settings.upstream_kind
-            known = kind_by_host(upstream.base_url) if option == "auto" else option
-            if known and option == "auto":
+    def _kind(self, upstream: Target) -> _Kind:
+        kind = self._kinds.get(upstream.group)
+        if kind is None:
+            known = kind_by_host(upstream.base_url) if upstream.kind == "auto" else upstream.kind
+            if known and upstream.kind == "auto":
                 log.info("upstream %s is taken for %s, by its host name", upstream.name, known)
-            self._kinds[upstream.base_url] = _Kind(known, own_key=bool(self._settings.upstream_api_key))
-        return self._kinds[upstream.base_url]
+            kind = self._kinds[upstream.group] = _Kind(known, own_key=upstream.own_key)
+        return kind
 
-    async def _lesson(self, base_url: str, model: str) -> Lesson:
+    async def _lesson(self, identity: str, model: str) -> Lesson:
         """What is known of the pair, looked up in the store once in a while. Never raises, never waits long."""
-        pair, now = (base_url, model), asyncio.get_running_loop().time()
+        pair, now = (identity, model), asyncio.get_running_loop().time()
         known = self._learnt.get(pair)
         if known and (now < known.look_at or now < self._quiet_until):
             self._learnt.move_to_end(pair)
@@ -114,7 +114,7 @@ class Manners:
             known.look_at = now + LOOK_AGAIN  # others go on with what is known
         try:
             async with asyncio.timeout(_PATIENCE):
-                lesson = await self._lessons.get(base_url, model)
+                lesson = await self._lessons.get(identity, model)
         except (StoreUnavailable, TimeoutError):
             self._quiet_until = now + _QUIET
             return known.lesson if known and now < known.ends_at else {}
@@ -153,7 +153,7 @@ class _Kind:
         self._silent = self._needs_key = False
         self._failed: set[int] = set()  # hashes of keys
 
-    def ask(self, upstream: Upstream, headers: Headers) -> None:
+    def ask(self, upstream: Target, headers: Headers) -> None:
         """Begins to ask, unless that is under way or was done a moment ago.
 
         An upstream that wants a key, which statecar may not have, is asked again with each caller's that comes.
@@ -170,7 +170,7 @@ class _Kind:
                 self._with_key_at = now + _ANOTHER_KEY
             self._task = asyncio.create_task(self._ask(upstream, headers, key))
 
-    async def wait(self, upstream: Upstream, headers: Headers) -> str:
+    async def wait(self, upstream: Target, headers: Headers) -> str:
         """The kind, as far as it is known when the question under way is answered."""
         self.ask(upstream, headers)
         if self._task and not self._task.done() and not self._silent:
@@ -183,7 +183,7 @@ class _Kind:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _ask(self, upstream: Upstream, headers: Headers, key: str) -> None:
+    async def _ask(self, upstream: Target, headers: Headers, key: str) -> None:
         found = await by_asking(upstream, headers)
         kind = found.kind or "generic"
         if found.final:

@@ -191,6 +191,7 @@ class Rounds:
             return chat if work.rest is None else work.rest.body(chat, dialect)
 
         reply = await asked(stack, self._services, self._caller, work.context, written)
+        work.stream.keeps_model = work.context.model != self._request["model"]
         self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
         self._headers |= passed_on(reply.headers) | self.limits
         return reply

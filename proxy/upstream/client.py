@@ -32,16 +32,18 @@ log = logging.getLogger(__name__)
 class Upstream:
     """A chat-completions server at ``base_url``, up to and including its ``/v1``; ``name`` is its host, for logs.
 
-    ``api_key``: sent instead of whatever Authorization the caller has. Timeouts in seconds: until there is a
-    connection, until the head of the answer, and between two reads. ``heard``: told of every chat call and passed-on
-    request when it is over. Raises ValueError for a URL that cannot be used.
+    ``api_key``: sent instead of whatever Authorization the caller has; ``headers``: beside all others, and instead of
+    those of their names. Timeouts in seconds: until there is a connection, until the head of the answer, and between
+    two reads. ``heard``: told of every chat call and passed-on request when it is over. Raises ValueError for a URL
+    that cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that an operator may say of one
         self,
         base_url: str,
         *,
         api_key: str | None,
+        headers: Sequence[tuple[str, str]] = (),
         connect_timeout: float = 5.0,
         first_byte_timeout: float = 600.0,
         idle_timeout: float = 300.0,
@@ -52,6 +54,8 @@ class Upstream:
         self.name = self._address.name
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
+        self._headers = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        self._named = frozenset(name.lower() for name, _ in self._headers)
         self._timeouts = Timeouts(connect_timeout, first_byte_timeout, idle_timeout)
         self._user_agent = user_agent
         self._heard = heard
@@ -157,12 +161,17 @@ class Upstream:
         except TimeoutError as exc:
             raise UpstreamTimeout(f"The upstream did not answer {path} within {seconds:g} s.") from exc
 
-    async def check(self) -> str | None:
-        """None when the upstream answers ``GET /models`` with any status below 500, else why it is not ready."""
+    async def check(self, path: str = "") -> str | None:
+        """None when the upstream answers ``GET /models`` with any status below 500, else why it is not ready.
+
+        ``path``: to be asked instead, as for ``ask``.
+        """
         pairs = self._with_key([(b"user-agent", self._user_agent.encode())])
         timeouts = Timeouts(self._timeouts.connect, _CHECK, _CHECK)
         try:
             request = self._request("GET", f"{self._address.url}/models", pairs, None, timeouts)
+            if path:
+                request.extensions["target"] = self._address.target(path.encode())
             response = await self._send(request, waits())
         except UpstreamError as exc:
             return exc.message
@@ -183,6 +192,8 @@ class Upstream:
             headers = [pair for pair in headers if pair[0].lower() not in _KEYS]
         if self._api_key:
             headers.append((b"authorization", b"Bearer " + self._api_key.encode()))
+        if self._headers:
+            headers = [pair for pair in headers if pair[0].lower() not in self._named] + self._headers
         return headers
 
     @staticmethod
@@ -243,26 +254,3 @@ async def _refused(response: httpx.Response) -> UpstreamError:
     with Waiting("upstream"):
         body = await refusal_body(response)
     return from_upstream(body, response.status_code, response.headers)
-
-
-class Pool:
-    """The upstreams there are, one today; asked for each call, so that several need no change elsewhere."""
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-
-    def pick(self, model: str, lineage: str) -> Upstream:
-        """The upstream for a model; ``lineage``: a tag whose calls should meet the same cache, "" for none."""
-        return self._upstream
-
-    def all(self) -> list[Upstream]:
-        """Every upstream."""
-        return [self._upstream]
-
-    async def check(self) -> str | None:
-        """None when calls can be served, else why not."""
-        return await self._upstream.check()
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._upstream.aclose()

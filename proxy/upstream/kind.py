@@ -18,6 +18,7 @@ from typing import Any
 
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.client import Upstream
+from proxy.upstream.target import Target
 
 LIMIT = 2.0
 """Seconds all questions take at most."""
@@ -42,7 +43,7 @@ class Found:
     silent: bool = False
 
 
-async def by_asking(upstream: Upstream, headers: Sequence[tuple[str, str]] = ()) -> Found:
+async def by_asking(upstream: Upstream | Target, headers: Sequence[tuple[str, str]] = ()) -> Found:
     """The kind of the server behind ``upstream``. ``headers``: a caller's, for its key. Never raises."""
     refused = 0
     try:

@@ -39,7 +39,7 @@ class Reply:
         self._call = call or Call()
         self._silent = True
         self._drained = False
-        self._broken: UpstreamError | None = None
+        self._kept: list[Batch | UpstreamError] = []  # what the next reads give
         self._decoder, self._repeats = sse.Decoder(), Repeats()
         self._body, self._next = response.stream, _reader(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -53,10 +53,10 @@ class Reply:
         top-level ``error``. Raises UpstreamError when the stream breaks or makes no sense, UpstreamTimeout when it
         falls silent, both after the chunks before it. Whether a clean end was too early is for the caller to judge.
         """
+        if self._kept:
+            return self._again()
         if not self._is_stream:
             return await self._only()
-        if self._broken:
-            raise self._broken
         batch: Batch = []
         while not (batch or self.ended or self._drained):
             data = await self._read()
@@ -66,10 +66,20 @@ class Reply:
             except UpstreamError as exc:
                 if not batch:
                     raise
-                self._broken = exc
+                self._kept.append(exc)
             except ValueError as exc:
                 raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
         return batch
+
+    async def begin(self) -> None:
+        """Wait for the first chunks, which the next read gives.
+
+        Raises as ``read`` does, and UpstreamError for a stream that ends without any.
+        """
+        batch = await self.read()
+        if not (batch or self.ended):
+            raise UpstreamError("The upstream closed the stream before it began.")
+        self._kept.insert(0, batch)
 
     async def settle(self) -> None:
         """Wait a moment for the end of a body that has said ``[DONE]``, so that its connection can serve again."""
@@ -86,6 +96,12 @@ class Reply:
     def _is_over(self) -> bool:
         """Whether the end of the body came with ``[DONE]``."""
         return isinstance(self._body, Body) and self._body.ended
+
+    def _again(self) -> Batch:
+        if isinstance(kept := self._kept[0], UpstreamError):
+            raise kept
+        del self._kept[0]
+        return kept
 
     async def _read(self) -> bytes:
         """What the socket gave, b"" at the end."""

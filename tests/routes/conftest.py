@@ -1,6 +1,7 @@
 """statecar in the test's own loop, on a real socket, between a scripted backend and a real store."""
 
 import asyncio
+import json
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -17,16 +18,15 @@ from tests.callers import Caller
 
 @pytest.fixture
 async def serve(backend, valkey):
-    """Starts a server with these options and gives its URL; ``store`` and ``upstream`` may be others than usual."""
+    """Starts a server with these options and gives its URL; ``store`` and ``upstream`` may be others than usual;
+    ``upstreams``: groups in the upstream's place.
+    """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     async with AsyncExitStack() as stack:
 
-        async def start(*options, store=None, upstream=None):
-            flags = [
-                f"--store={store or valkey.url}",
-                f"--upstream={upstream or backend.url}",
-                "--upstream-kind=generic",
-            ]
+        async def start(*options, store=None, upstream=None, upstreams=None):
+            behind = f"--upstreams={json.dumps(upstreams)}" if upstreams else f"--upstream={upstream or backend.url}"
+            flags = [f"--store={store or valkey.url}", behind, "--upstream-kind=generic"]
             settings = Settings.resolve([*flags, *options], {})
             app = create_app(settings)
             await stack.enter_async_context(alive(app))

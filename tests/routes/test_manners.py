@@ -13,7 +13,7 @@ from proxy.settings import Settings
 from proxy.state import keys, open_state
 from proxy.translate.dialects import for_kind
 from proxy.turn import Manners, manners
-from proxy.upstream import Upstream, kind
+from proxy.upstream import Target, kind, open_pool
 from tests.backend import PATIENCE, completion, json_reply, serving, stream, talk
 from tests.callers import refusal
 from tests.translate.test_dialects import MISTRAL
@@ -126,17 +126,17 @@ async def test_a_wrong_key_is_tried_once_in_a_while(backend, calling, monkeypatc
 async def asking(backend):
     """Manners that ask the backend what it is, without a store; and the upstream, which is asked nothing else."""
     state = open_state("unix:///nowhere.sock", response_ttl=60, conversation_ttl=60)
-    upstream = Upstream(backend.url, api_key=None)
     made = []
 
     def make(**options):
-        made.append(Manners(Settings(upstream=backend.url, **options), state.lessons))
-        return made[-1], upstream
+        settings = Settings(upstream=backend.url, **options)
+        made.append((Manners(settings, state.lessons), open_pool(settings)))
+        return made[-1][0], made[-1][1].pick("m")
 
     yield make
-    for each in made:
-        await each.close()
-    await upstream.aclose()
+    for own, pool in made:
+        await own.close()
+        await pool.aclose()
     await state.close()
 
 
@@ -218,7 +218,7 @@ async def test_an_upstream_that_is_down_at_the_start_is_known_soon_after_it_is_u
 
 async def test_the_pauses_between_questions_grow_to_half_a_minute(asking, monkeypatch):
     own, upstream = asking()
-    monkeypatch.setattr(upstream, "ask", unreachable)
+    monkeypatch.setattr(Target, "ask", unreachable)
     asked, pauses = own._kind(upstream), []
     for _ in range(6):
         asked._again_at = 0.0
@@ -562,14 +562,16 @@ async def test_a_lesson_that_is_no_longer_true_is_unlearnt(backend, calling, mod
 async def homeless():
     """Manners without a store, in front of no upstream; ``lesson_ttl`` as it likes."""
     state = open_state("unix:///nowhere.sock", response_ttl=60, conversation_ttl=60)
-    upstream = Upstream("http://127.0.0.1:1/v1", api_key=None)
+    pools = []
 
     def made(**options):
-        settings = Settings(upstream=upstream.base_url, upstream_kind="generic", **options)
-        return Manners(settings, state.lessons), upstream, for_kind("generic", settings)
+        settings = Settings(upstream="http://127.0.0.1:1/v1", upstream_kind="generic", **options)
+        pools.append(open_pool(settings))
+        return Manners(settings, state.lessons), pools[-1].pick("m"), for_kind("generic", settings)
 
     yield made
-    await upstream.aclose()
+    for pool in pools:
+        await pool.aclose()
     await state.close()
 
 

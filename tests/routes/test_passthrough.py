@@ -11,7 +11,8 @@ from starlette.routing import Mount
 
 from proxy.errors import StatecarError
 from proxy.routes.passthrough import Passthrough
-from proxy.upstream import Pool, Upstream
+from proxy.settings import Settings
+from proxy.upstream import open_pool
 from tests.backend import (
     CLOSE,
     DONE,
@@ -27,22 +28,22 @@ from tests.backend import (
 )
 
 
-def application(upstream, *, keep_authorization=True):
+def application(pool, *, keep_authorization=True):
     """The pass-through alone, with our errors answered as the whole application answers them."""
 
     async def refuse(_, error):
         return JSONResponse(error.body(), error.status)
 
-    passthrough = Passthrough(Pool(upstream), keep_authorization=keep_authorization)
+    passthrough = Passthrough(pool, keep_authorization=keep_authorization)
     return Starlette(routes=[Mount("/", passthrough)], exception_handlers={StatecarError: refuse})
 
 
 @asynccontextmanager
 async def proxied(url, *, api_key=None, keep_authorization=True, **options):
-    upstream = Upstream(url, api_key=api_key)
-    async with serving(application(upstream, keep_authorization=keep_authorization), **options) as front:
+    pool = open_pool(Settings(upstream=url, upstream_api_key=api_key or ""))
+    async with serving(application(pool, keep_authorization=keep_authorization), **options) as front:
         yield front
-    await upstream.aclose()
+    await pool.aclose()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import respx
 
 from proxy import __version__
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from proxy.upstream import Pool, forwarded
+from proxy.upstream import forwarded
 from proxy.upstream.connection import Connection
 from tests.backend import (
     CLOSE,
@@ -454,7 +454,7 @@ async def test_a_netrc_file_is_no_business_of_ours(backend, connect, monkeypatch
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (401, True), (404, True), (500, False), (503, False)])
 async def test_readiness_asks_for_the_models(backend, connect, status, ready):
     backend.script(reply(b"x", status=status))
-    reason = await Pool(connect(backend.url, api_key="k")).check()
+    reason = await connect(backend.url, api_key="k").check()
     assert (reason is None) == ready
     assert ready or str(status) in reason
     assert (backend.requests[0].method, backend.requests[0].target) == ("GET", "/v1/models")

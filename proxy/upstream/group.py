@@ -1,0 +1,274 @@
+"""A group of replicas that serve the same models: which one a call goes to, and which other where that one cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from types import TracebackType
+from typing import TypeVar
+
+from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.upstream.choosing import least_open, nearest
+from proxy.upstream.client import Upstream
+from proxy.upstream.replica import Replica, is_for_another
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WINDOW = 10.0  # seconds over which calls and retries are counted
+_FREE, _SHARE = 10, 0.2  # retries that a window has whatever its calls, and for each of them
+
+Told = Callable[[str, str, str], object]
+"""Hears what a group does beside answering: (what, the group's name, a replica's name).
+
+``ejected``, ``returned``: that replica, in this process's view; told in turn, so that a gauge may go up and down.
+``retry``: a call goes on to another replica, as this one could not. ``fallback``: a call goes on to another group,
+whose name stands in the replica's place. Calls themselves are told by ``Heard``, one for each replica asked.
+"""
+
+
+def untold(_what: str, _group: str, _replica: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How every group chooses. ``affinity``: the calls of a session go to one replica, as long as it has less than
+    ``load_factor`` times its part of what is open. ``retries``: other replicas that a call is tried at, at most.
+    ``interval``: seconds between health checks, 0 for none.
+    """
+
+    affinity: bool = True
+    load_factor: float = 1.25
+    retries: int = 2
+    interval: float = 5.0
+
+
+class Group:
+    """``identity``: stands for what its servers are and what their refusals taught. ``only``: the one upstream of a
+    group where there is nothing to choose: then it is asked as it is, at no cost.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replicas: Sequence[Replica],
+        rules: Rules,
+        *,
+        kind: str = "auto",
+        has_fallbacks: bool = False,
+        told: Told = untold,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.replicas, self.kind, self.told = name, tuple(replicas), kind, told
+        self.base_url = replicas[0].upstream.base_url
+        self.identity = _identity([replica.upstream.base_url for replica in replicas])
+        self.has_key = all(replica.upstream.has_key for replica in replicas)
+        self.open = 0
+        self._watched = len(replicas) > 1 or has_fallbacks
+        self.only = None if self._watched or replicas[0].is_limited else replicas[0].upstream
+        self._rules, self._has_fallbacks, self._now = rules, has_fallbacks, now
+        self._turn = 0
+        self._window_ends, self._calls, self._retries = 0.0, 0, 0
+
+    # --- choosing
+
+    def choose(self, session: str, tried: Collection[Replica] = ()) -> Replica | None:
+        """The replica for a call, None where none can be asked. ``session``: calls of one meet the same replica, "" for
+        the one with the least open. ``tried``: those that could not; then only such as are well come into question.
+        """
+        now = self._now()
+        there = [replica for replica in self.replicas if replica.closed_until <= now and replica not in tried]
+        if not there:
+            if tried or self._has_fallbacks:
+                return None
+            # those that asked for a pause rather than none; else one call at a time tries whether they are well again
+            there = [replica for replica in self.replicas if not replica.is_out]
+            if not there:
+                return None if any(each.on_trial for each in self.replicas) else min(self.replicas, key=_closed_until)
+        if session and self._rules.affinity:
+            return nearest(there, session, self._rules.load_factor, self.open)
+        self._turn += 1
+        return least_open(there, self._turn)
+
+    def _unavailable(self) -> UpstreamUnavailable:
+        waits = [replica.closed_until - self._now() for replica in self.replicas]
+        soonest = min((wait for wait in waits if wait < math.inf), default=1.0)
+        return UpstreamUnavailable(
+            f"No upstream of '{self.name}' can be asked now: all are out, or have as many requests as they may have.",
+            max(1, math.ceil(soonest)),
+        )
+
+    # --- calls
+
+    @asynccontextmanager
+    async def call(
+        self,
+        session: str,
+        begin: Callable[[Upstream], AbstractAsyncContextManager[T]],
+        begun: Callable[[T], Awaitable[UpstreamError | None]],
+        chosen: Callable[[str], object],
+        *,
+        again: bool = True,
+    ) -> AsyncIterator[T]:
+        """What ``begin`` gives for the replica that is to be asked, or for the next one, as long as nothing was told.
+
+        ``begun``: waits until it can be told, and gives the failure that an answer is though it can be told;
+        ``chosen``: hears of each replica's name; ``again``: whether the request can be sent twice. Raises
+        UpstreamUnavailable where none can be asked, else as ``begin`` and ``begun`` do.
+        """
+        async with AsyncExitStack() as stack:
+            yield await self._answer(stack, session, begin, begun, chosen, again=again)
+
+    async def _answer(
+        self,
+        stack: AsyncExitStack,
+        session: str,
+        begin: Callable[[Upstream], AbstractAsyncContextManager[T]],
+        begun: Callable[[T], Awaitable[UpstreamError | None]],
+        chosen: Callable[[str], object],
+        *,
+        again: bool,
+    ) -> T:
+        replica = self.choose(session)
+        if replica is None:
+            raise self._unavailable()
+        self._count()
+        tried: list[Replica] = []
+        while True:
+            tried.append(replica)
+            chosen(replica.name)
+            try:
+                async with AsyncExitStack() as held:
+                    use = held.enter_context(_Use(self, replica))
+                    answer = await held.enter_async_context(begin(replica.upstream))
+                    failure = await begun(answer)
+                    use.over(failure)
+                    another = self._another(session, failure, tried) if failure and again else None
+                    if another is None:
+                        await stack.enter_async_context(held.pop_all())
+                        return answer
+            except UpstreamError as exc:
+                another = self._another(session, exc, tried) if again else None
+                if another is None:
+                    raise
+            replica = another
+
+    def _count(self) -> None:
+        now = self._now()
+        if now >= self._window_ends:
+            self._window_ends, self._calls, self._retries = now + _WINDOW, 0, 0
+        self._calls += 1
+
+    def _another(self, session: str, failure: UpstreamError, tried: Sequence[Replica]) -> Replica | None:
+        """The replica that is asked after these, within the bounds of retries."""
+        if not is_for_another(failure) or len(tried) > self._rules.retries:
+            return None
+        another = self.choose(session, tried)
+        if another and self._retries >= _FREE + _SHARE * self._calls:
+            log.warning("group %s: no retry, as too many of the last calls were retries", self.name)
+            return None
+        if another:
+            self._retries += 1
+            log.info("group %s: %s answers %d, %s is asked", self.name, tried[-1].name, failure.status, another.name)
+            self.told("retry", self.name, tried[-1].name)
+        return another
+
+    def heard(self, replica: Replica, failure: UpstreamError | None, *, trial: bool) -> None:
+        """A call has been answered, refused, or has failed; ``trial``: it was to show whether the replica is well."""
+        if not self._watched:
+            return
+        now = self._now()
+        if failure is None or failure.status < 500:
+            self._note(replica.well(trial=trial), replica, "it answers again")
+        else:
+            others = partial(self._has_others, replica, now)
+            self._note(replica.failed(failure, now, trial=trial, others=others), replica, failure.message)
+        if failure:
+            replica.pause(failure, now)
+
+    def _has_others(self, replica: Replica, now: float) -> bool:
+        others = (other.closed_until <= now for other in self.replicas if other is not replica)
+        return self._has_fallbacks or any(others)
+
+    def _note(self, what: str, replica: Replica, why: str) -> None:
+        if what:
+            level = logging.WARNING if what == "ejected" else logging.INFO
+            log.log(level, "group %s: %s is %s: %s", self.name, replica.name, what, why)
+            self.told(what, self.name, replica.name)
+
+    # --- health
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the health of its replicas is asked for once in a while."""
+        return self._watched and self._rules.interval > 0
+
+    async def watch(self) -> None:
+        """Checks on every replica, for ever."""
+        await asyncio.gather(*map(self._watch, self.replicas))
+
+    async def _watch(self, replica: Replica) -> None:
+        while True:
+            if replica.is_due(self._now()):
+                fault = await replica.upstream.check(replica.health_path)
+                self._note(replica.checked(fault, self._now()), replica, fault or "its health check is well")
+            await asyncio.sleep(self._rules.interval)
+
+    async def check(self) -> str | None:
+        """None when one of its replicas is well, else why none is: by the last checks, where they are made anyhow."""
+        if self.is_checked and all(replica.fault != "" for replica in self.replicas):
+            there = [replica for replica in self.replicas if not replica.is_out] or self.replicas
+            faults = [replica.fault or ("all are ejected" if replica.is_out else None) for replica in there]
+        else:
+            faults = list(await asyncio.gather(*(each.upstream.check(each.health_path) for each in self.replicas)))
+        return None if None in faults else faults[0]
+
+
+class _Use:
+    """A call at a replica, counted as open. What it raises before it is ``over`` is told of the replica."""
+
+    def __init__(self, group: Group, replica: Replica) -> None:
+        self._group, self._replica = group, replica
+        self._trial, self._over = replica.is_out, False
+
+    def over(self, failure: UpstreamError | None) -> None:
+        """It is known how the replica does."""
+        self._over = True
+        self._group.heard(self._replica, failure, trial=self._trial)
+
+    def __enter__(self) -> _Use:
+        self._replica.open += 1
+        self._group.open += 1
+        if self._trial:
+            self._replica.begin_trial()
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _at: TracebackType | None) -> None:
+        self._replica.open -= 1
+        self._group.open -= 1
+        if self._over:
+            return
+        if isinstance(exc, UpstreamError):
+            self.over(exc)
+        elif self._trial:
+            self._replica.leave_trial()
+
+
+def _closed_until(replica: Replica) -> float:
+    return replica.closed_until
+
+
+def _identity(urls: list[str]) -> str:
+    """One upstream's URL as it is, so that what is known of it stays known; of several all of them, as one hash."""
+    if len(urls) == 1:
+        return urls[0]
+    return "group:" + blake2b("\n".join(sorted(urls)).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,136 @@
+"""One replica of a group as this process sees it: what it has open there, and whether it is worth asking."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from hashlib import blake2b
+
+from proxy.errors import UpstreamError
+from proxy.upstream.client import Upstream
+
+_LONGEST = 16  # times as long as the first time that a replica is out, at most
+_LONGEST_PAUSE = 60.0  # seconds that a replica is believed to want to be left alone
+_ELSEWHERE = (429, 502, 503, 504)  # an error without a status of the upstream's own is 502 or 504
+
+
+def is_for_another(error: UpstreamError) -> bool:
+    """Whether another replica may do what one could not. Not a 500: a request that kills one must not kill them all."""
+    return error.status in _ELSEWHERE
+
+
+class Replica:
+    """``open``: requests that are there; ``limit``: as many at most. ``closed_until``: when it may be picked again, by
+    the clock of its group, infinite while one call tries whether it is well again. ``is_out``: it was ejected, and
+    nothing has shown since that it is well; else it is closed only because it asked for that. ``fault``: what its last
+    health check found, "" before the first.
+
+    ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves;
+    ``seconds``: for how long, twice as long each time.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        limit: int = 0,
+        health_path: str = "",
+        after: int = 3,
+        seconds: float = 10.0,
+    ) -> None:
+        self.upstream, self.name, self.health_path = upstream, upstream.name, health_path
+        self.seed = int.from_bytes(blake2b(upstream.base_url.encode(), digest_size=8).digest(), "big")
+        self.open, self.limit = 0, limit or sys.maxsize
+        self.closed_until, self.is_out = 0.0, False
+        self.fault: str | None = ""
+        self._after, self._seconds = after, seconds
+        self._failures = self._misses = self._ejections = 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit to its open requests."""
+        return self.limit < sys.maxsize
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether one call tries at the moment if it is well again."""
+        return self.closed_until == math.inf
+
+    def begin_trial(self) -> None:
+        """The next call tries whether it is well again."""
+        self.closed_until = math.inf
+
+    def leave_trial(self) -> None:
+        """That call has ended without telling."""
+        if self.on_trial:
+            self.closed_until = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Whether a health check is of use."""
+        return not self.is_out or self.closed_until <= now
+
+    # What follows gives what has become of the replica by it: "ejected", "returned", or "" for no news.
+
+    def well(self, *, trial: bool) -> str:
+        """A call was answered. ``trial``: it was to show whether the replica is well."""
+        if self.is_out and not trial:
+            return ""  # it began before others failed
+        self._failures = self._misses = self._ejections = 0
+        return self._return()
+
+    def failed(self, failure: UpstreamError, now: float, *, trial: bool, others: Callable[[], bool]) -> str:
+        """A call failed. ``others``: whether any can be asked.
+
+        A replica that answers 500 is never the last to go: it is there, and what is wrong may be what it was asked.
+        """
+        if self.is_out and not trial:
+            return ""
+        self._failures += 1
+        if not trial and (self._failures < self._after or (failure.status == 500 and not others())):
+            return ""
+        return self._eject(now)
+
+    def checked(self, fault: str | None, now: float) -> str:
+        """A health check is over; what is wrong, if anything.
+
+        A replica that is back by a check alone is out again, for longer, with the next call that fails.
+        """
+        self.fault = fault
+        if fault is None:
+            self._misses, self._failures = 0, self._after - 1 if self.is_out else self._failures
+            return self._return()
+        self._misses += 1
+        return self._eject(now) if self.is_out or self._misses >= self._after else ""
+
+    def pause(self, refusal: UpstreamError, now: float) -> None:
+        """A refusal may say for how long nothing should be asked."""
+        if refusal.status in (429, 503) and not self.is_out and (seconds := seconds_asked(refusal.headers)):
+            self.closed_until = max(self.closed_until, now + seconds)
+
+    def _return(self) -> str:
+        if not self.is_out:
+            return ""
+        self.closed_until, self.is_out = 0.0, False
+        return "returned"
+
+    def _eject(self, now: float) -> str:
+        self.closed_until = now + self._seconds * min(2**self._ejections, _LONGEST)
+        self._ejections = min(self._ejections + 1, _LONGEST)
+        news, self.is_out = "" if self.is_out else "ejected", True
+        return news
+
+
+def seconds_asked(headers: Mapping[str, str]) -> float:
+    """For how long an answer asks not to be asked again, 60 s at most: 0 when it does not, or in no known form."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text) if text else 0.0
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            seconds = 0.0
+    return min(seconds, _LONGEST_PAUSE) if seconds > 0 else 0.0
