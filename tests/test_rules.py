@@ -1,6 +1,9 @@
 """Access rules: what they say, in which order they are asked, and how a wrong one is refused."""
 
 import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -155,6 +158,15 @@ def test_the_first_rule_that_matches_decides_and_where_none_does_the_answer_is_n
 def test_a_wrong_rule_is_refused_with_where_it_stands_and_what_is_right(text, told):
     with pytest.raises(ValueError, match=told):
         rules(text)
+
+
+def test_the_rules_that_the_documentation_shows_are_rules():
+    page = (Path(__file__).parents[1] / "docs" / "operations" / "rules.md").read_text("utf-8")
+    [shown] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    found = parsed(in_yaml(shown)["access_rules"])
+    assert [rule.permits for rule in found] == [False, True, True, True]
+    for kind, wanted in (("conversation", True), ("response", False)):
+        assert permitted(found, "read", f"{kind}::x", CAT, replace(BEN, attributes=CAT.attributes)) is wanted
 
 
 def test_rules_go_to_other_processes():
