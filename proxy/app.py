@@ -58,6 +58,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     """
     metrics = Metrics(metrics_directory)
     state = _state(settings, metrics)
+    state.quotas.refused = metrics.limited
     # A worker may hear SIGTERM from whoever ends its whole group, and then from its parent: once is meant.
     hurried_by = (signal.SIGINT,) if metrics_directory else (signal.SIGINT, signal.SIGTERM)
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)

@@ -139,6 +139,12 @@ class Metrics:
         if not self._is_due:
             self._soon()
 
+    def limited(self, limit: str) -> None:
+        """Hears which limit of a tenant has refused a request."""
+        self._counts["statecar_limited_requests_total", limit] += 1
+        if not self._is_due:
+            self._soon()
+
     def open_requests(self, change: int) -> None:
         """Takes 1 for a request that begins, -1 for one that is over."""
         self._open["statecar_open_requests"] += change

@@ -108,6 +108,11 @@ NAMES: dict[str, Metric] = {
         ("group", "fallback"),
         "Calls and passed-on requests that went on to another group, as none of their own's replicas could do them.",
     ),
+    "statecar_limited_requests_total": Metric(
+        "counter",
+        ("limit",),
+        "Requests that a limit of their tenant has refused: requests, tokens, turns at work or bytes stored.",
+    ),
     "statecar_tool_calls_total": Metric(
         "counter",
         ("tool", "outcome"),

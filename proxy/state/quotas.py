@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -58,7 +58,7 @@ class Admission:
 
 
 class Quotas:
-    """Verbs on what tenants use; none of them raises StoreUnavailable."""
+    """Verbs on what tenants use; none of them raises StoreUnavailable. ``refused``: hears which limit has refused."""
 
     def __init__(self, client: Client, lifetimes: Lifetimes) -> None:
         self._client, self._lifetimes = client, lifetimes
@@ -66,6 +66,7 @@ class Quotas:
         self._renewing: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._told = -_TOLD
+        self.refused: Callable[[str], object] = bool
 
     @asynccontextmanager
     async def admitted(
@@ -99,6 +100,7 @@ class Quotas:
         if quota and quota.stored_bytes and tenant:
             reply = await self._keep(tenant, id_, size, self._lifetimes.conversation_log, quota.stored_bytes)
             if reply and not reply[0]:
+                self.refused("bytes")
                 raise StorageFull(quota.stored_bytes, reply[1])
 
     async def give_back(self, tenant: str, quota: Quota | None, id_: str, size: int | None = None) -> None:
@@ -138,6 +140,7 @@ class Quotas:
         why, wait, requests, tokens, there, *resets = reply
         admission.headers = _headers(quota, (requests, tokens), resets)
         if why:
+            self.refused(why.decode())
             raise _refusal(why.decode(), quota, wait, there, admission.headers)
         self._at_work.setdefault(tenant, {})[admission.token] = admission
         if self._renewing is None or self._renewing.done():

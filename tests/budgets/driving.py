@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -231,20 +231,20 @@ def _length(head: bytes) -> int:
     return int(rest.split(b"\r\n")[0]) if found else 0
 
 
-def driven(store: str, drive: Callable[[Driver], Any]) -> Any:
-    """What ``drive`` gives, beside a server over that store: on uvloop, as it is served."""
+def driven(store: str, drive: Callable[[Driver], Any], *options: str) -> Any:
+    """What ``drive`` gives, beside a server over that store with these options: on uvloop, as it is served."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_driven(store, drive))
+            return runner.run(_driven(store, drive, options))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-async def _driven(store: str, drive: Callable[[Driver], Any]) -> Any:
+async def _driven(store: str, drive: Callable[[Driver], Any], options: Sequence[str]) -> Any:
     with socket.create_server(("127.0.0.1", 0)) as backend, redis.Redis.from_url(store) as admin:
-        async with _served(backend.getsockname()[1], store) as port:
+        async with _served(backend.getsockname()[1], store, options) as port:
             driver = Driver(port, backend, admin, asyncio.get_running_loop())
             try:
                 return await asyncio.to_thread(drive, driver)
@@ -253,9 +253,9 @@ async def _driven(store: str, drive: Callable[[Driver], Any]) -> Any:
 
 
 @asynccontextmanager
-async def _served(upstream: int, store: str) -> AsyncIterator[int]:
+async def _served(upstream: int, store: str, options: Sequence[str]) -> AsyncIterator[int]:
     flags = [f"--upstream=http://127.0.0.1:{upstream}/v1", "--upstream-kind=vllm", f"--store={store}"]
-    settings = Settings.resolve(flags, {})
+    settings = Settings.resolve([*flags, *options], {})
     app = create_app(settings)
     with _logging(settings):
         async with alive(app), serving(app, **protocols(settings)) as url:

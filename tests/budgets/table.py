@@ -50,6 +50,7 @@ def found(store: str) -> Found:
         return Found(measures.pieces() | measures.counts(driver), trips.round_trips(driver))
 
     told: Found = driven(store, drive)
+    told.round_trips |= driven(store, trips.limited_round_trips, *trips.LIMITS)
     return told
 
 

@@ -27,6 +27,29 @@ def round_trips(driver: Driver, only: str | None = None) -> dict[str, float]:
     return found
 
 
+LIMITS = tuple(
+    f"--tenant-{name}=1000000"
+    for name in ("requests-per-minute", "tokens-per-minute", "concurrent-turns", "stored-bytes")
+)
+"""Options that limit every tenant."""
+
+_LIMITED = (
+    "create, store: false",
+    "create",
+    "create, streamed",
+    "create, in the background",
+    "retrieve",
+    "delete",
+    "passed on",
+    "conversation, create",
+)
+
+
+def limited_round_trips(driver: Driver) -> dict[str, float]:
+    """The same for a tenant with limits, where these may tell."""
+    return {f"{name}, limited": round_trips(driver, only=name)[name] for name in _LIMITED}
+
+
 def _once(driver: Driver, prepare: Callable[[], Any], act: Callable[[Any], object]) -> int:
     prepared = prepare()
     return driver.round_trips(lambda: act(prepared))

@@ -61,6 +61,7 @@ async def test_every_metric_has_the_name_the_kind_and_the_labels_of_the_table():
     metrics.store("save", 0.1, False)
     metrics.upstream("host", "200", 0.1)
     metrics.tool("mcp", "completed", 0.1)
+    metrics.limited("tokens")
     for what in ("ejected", "retry", "fallback"):
         metrics.replica(what, "chat", "host")
     metrics.settle()

@@ -191,7 +191,13 @@ async def test_what_is_refused_asks_nobody_and_changes_nothing(limited, backend)
         assert await socket.refused() == (429, "rate_limit_exceeded", None)
     assert caller.usage.everything() == before
     assert len(backend.requests) == asked
+    await eventually(lambda: _told(caller, "requests", 7.0))
     assert len((await caller.get("/responses"))["data"]) == 1
+
+
+async def _told(caller, limit, count):
+    metrics = (await caller.http.get(str(caller.http.base_url.copy_with(path="/metrics")))).text
+    return f'statecar_limited_requests_total{{limit="{limit}"}} {count}' in metrics
 
 
 async def test_limits_of_the_upstream_stand_back_behind_ours(limited, backend):
