@@ -39,7 +39,7 @@ from proxy.routes.websocket import Bounds, WebSockets
 from proxy.runs import Observer, Runner
 from proxy.seal import Sealer
 from proxy.settings import Settings
-from proxy.state import Limits, State, open_state
+from proxy.state import Envelope, Limits, State, open_state
 from proxy.turn import Guard, Manners, Services, ShuttingDown
 from proxy.upstream import Pool, open_pool
 
@@ -120,6 +120,7 @@ def _state(settings: Settings, metrics: Metrics) -> State:
             followers=settings.max_followers,
             longest=int(settings.background_timeout + 10 * settings.run_lease) + 60,
         ),
+        envelope=Envelope(settings.encryption_key, settings.compression),
         heard=metrics.store,
     )
 

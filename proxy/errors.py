@@ -17,6 +17,7 @@ StatecarError              500  our own fault
 ├── NotBuilt               501  what neither this server nor its upstream can do
 ├── StoreUnavailable       503  Redis is down, slow or refusing
 ├── KeysUnavailable        503  what callers are checked by cannot be read
+├── EncryptionKeyMissing   500  stored content that none of our keys opens
 ├── LockLost               500  a conversation's lock expired under a turn; nothing was appended
 └── UpstreamError          502  the backend failed; carries the backend's own status when it gave one
     ├── UpstreamUnreachable 502  no connection
@@ -157,6 +158,15 @@ class NotBuilt(StatecarError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"x-should-retry": "false"})  # SDKs retry every other 5xx (wire §1.7)
+
+
+class EncryptionKeyMissing(StatecarError):
+    """What was stored was sealed with a key that this server was not given."""
+
+    code = "encryption_key_missing"
+
+    def __init__(self) -> None:
+        super().__init__("The stored content is encrypted with a key that this server does not have.")
 
 
 class StoreUnavailable(StatecarError):

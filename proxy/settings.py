@@ -88,6 +88,8 @@ class Settings:
     store_connections: int = _option(32, "state", "most connections to the store, for each worker", low=1)
     response_ttl: int = _option(30 * 86400, "state", "seconds a response is kept; 0 keeps it for ever")
     conversation_ttl: int = _option(30 * 86400, "state", "seconds a conversation is kept after its last use; 0 keeps it for ever")
+    encryption_key: tuple[str, ...] = _option((), "state", "keys, of 16 characters or more, that what callers and models say is encrypted with in the store; repeatable, the first encrypts, all open; @FILE reads one a line", secret=True, check=values.seal_key, metavar="KEY")
+    compression: Literal["off", "zstd"] = _option("off", "state", "how the same is compressed there; zstd needs Python 3.14 or statecar[zstd]", check=values.compression)
     background_timeout: float = _option(3600.0, "state", "seconds a background or detached response may take before it ends as failed", low=1)
     max_runs: int = _option(1000, "state", "most background and detached responses queued or running, of all; 0 is no limit")
     max_tenant_runs: int = _option(100, "state", "the same for each tenant")

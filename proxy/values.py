@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -42,6 +43,19 @@ def seal_key(text: str) -> str:
     if len(text) < 16:
         raise ValueError("must be 16 characters or longer, as openssl rand -base64 32 gives")
     return text
+
+
+def compression(text: str) -> str:
+    if text == "zstd" and not (_installed("compression.zstd") or _installed("backports.zstd")):
+        raise ValueError("needs Python 3.14 or newer, or a package: pip install 'statecar[zstd]'")
+    return text
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def upstream(text: str) -> str:

@@ -44,7 +44,7 @@ DOORS = {
     "uvicorn": {"cli", "protocol", "supervisor"},
     "yaml": {"options"},
     "orjson": {"codec"},
-    "cryptography": {"seal"},
+    "cryptography": {"seal", "state"},
     "prometheus_client": {"observe"},
     "structlog": {"observe"},
 }

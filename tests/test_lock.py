@@ -1,5 +1,6 @@
 """uv.lock is that of pyproject.toml: an image is built from what it says, and from nothing else."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -25,4 +26,5 @@ def test_the_lock_has_the_requirements_of_the_project():
 
 def _extra(row):
     """The extra that a requirement belongs to, as its marker has it; None for one of every installation."""
-    return row["marker"] if "extra ==" in row.get("marker", "") else None
+    found = re.search(r"extra == '[^']+'", row.get("marker", ""))
+    return found and found[0]

@@ -12,6 +12,7 @@ from proxy.state import keys
 from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
 from proxy.state.conversations import missing as conversation_missing
+from proxy.state.envelope import OPEN, Envelope
 from proxy.state.idempotency import Claim, IdempotencyKeys
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
@@ -32,6 +33,7 @@ __all__ = [
     "Conversations",
     "Draft",
     "End",
+    "Envelope",
     "Item",
     "Lease",
     "Lessons",
@@ -64,15 +66,21 @@ class State:
     """Responses, runs, conversations, idempotency keys, lessons and what tenants use of their limits in one store."""
 
     def __init__(
-        self, client: Client, waiting: Client, lifetimes: keys.Lifetimes, lesson_ttl: int, limits: Limits
+        self,
+        client: Client,
+        waiting: Client,
+        lifetimes: keys.Lifetimes,
+        lesson_ttl: int,
+        limits: Limits,
+        envelope: Envelope,
     ) -> None:
         self._client, self._waiting = client, waiting
         self._checked = -_FRESH
         self._secret = TenantSecret(client)
-        self.responses = Responses(client, lifetimes, limits.log_ttl)
+        self.responses = Responses(client, lifetimes, limits.log_ttl, envelope)
         self.owners = Owners(client)
-        self.runs = Runs(client, waiting, lifetimes, limits)
-        self.conversations = Conversations(client, lifetimes)
+        self.runs = Runs(client, waiting, lifetimes, limits, envelope)
+        self.conversations = Conversations(client, lifetimes, envelope)
         self.idempotency = IdempotencyKeys(client, limits.lease)
         self.lessons = Lessons(client, lesson_ttl)
         self.quotas = Quotas(client, lifetimes)
@@ -115,7 +123,7 @@ class State:
         await self._client.close()
 
 
-def open_state(
+def open_state(  # noqa: PLR0913  what the store is told by options
     url: str,
     *,
     response_ttl: int,
@@ -123,16 +131,18 @@ def open_state(
     lesson_ttl: int = 86400,
     connections: int = 32,
     limits: Limits | None = None,
+    envelope: Envelope = OPEN,
     heard: Heard = unheard,
 ) -> State:
     """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, and ``redis`` or ``rediss`` with ``+cluster``
     or ``+sentinel``.
 
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
+    ``envelope``: the form in which content lies there.
     ``heard``: told of every operation. Raises ValueError for a URL that cannot be right.
     """
     limits = limits or Limits()
     client = Client(url, connections=connections, heard=heard)
     followers = limits.followers + 1  # and one that listens for runs to be ended
     waiting = Client(url, connections=followers, slow=inf, patience=BLOCK / 1000)
-    return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits)
+    return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits, envelope)

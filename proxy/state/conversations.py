@@ -16,12 +16,13 @@ from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound
 from proxy.rules import Owner
 from proxy.state.client import Client, Script
-from proxy.state.keys import CONVERSATION_LOG, MARKED, PLAIN, Lifetimes, Lineage
+from proxy.state.envelope import METADATA, Envelope
+from proxy.state.keys import CONVERSATION_LOG, MARKED, Lifetimes, Lineage
 from proxy.state.leases import LEASE, Lock, Locks
 from proxy.state.lineages import Lineages
 from proxy.state.owners import owned
 from proxy.state.page import Page
-from proxy.state.past import Item, Past, decode, whole, without
+from proxy.state.past import Item, Past, whole, without
 from proxy.waits import Waiting
 
 _CREATE = Script("conversation_create")
@@ -47,8 +48,9 @@ class Conversation:
 class Conversations:
     """Verbs on conversations. A missing, expired or foreign one raises NotFound; all raise StoreUnavailable."""
 
-    def __init__(self, client: Client, lifetimes: Lifetimes) -> None:
+    def __init__(self, client: Client, lifetimes: Lifetimes, envelope: Envelope) -> None:
         self._client = client
+        self._envelope = envelope
         self._lifetimes = lifetimes
         self._locks = Locks(client)
         self._lineages = Lineages(client, lifetimes)
@@ -65,20 +67,12 @@ class Conversations:
     ) -> Conversation:
         """A new conversation, its id the minter's own, with items as ``add_items`` takes them."""
         lineage, created = Lineage(minter.tag), int(time.time()) if now is None else now
-        fields: list[str | bytes | int] = [
-            "v",
-            MARKED if owner else PLAIN,
-            "t",
-            tenant,
-            "u",
-            minter.turn,
-            "c",
-            created,
-            "m",
-            codec.dumps(metadata),
-            *owned(owner),
-        ]
+        schema = MARKED if owner else self._envelope.schema
+        fields: list[str | bytes | int] = ["v", schema, "t", tenant, "u", minter.turn, "c", created]
+        fields += ["m", self._metadata(metadata, minter.tag), *owned(owner)]
         final = _with_ids(items, minter)
+        entries = self._envelope.entries(final, minter.tag)
+        names = [self._envelope.name(item["id"], minter.tag) for item in final]
         await self._lineages.script(
             self._lineages.entry(tenant, lineage.tag, of_conversation=True),
             _CREATE,
@@ -87,7 +81,7 @@ class Conversations:
             self._lifetimes.conversation_log,
             len(fields),
             *fields,
-            *_pairs(final),
+            *(part for pair in zip(names, entries, strict=True) for part in pair),
         )
         return Conversation(minter.own("conv"), created, metadata)
 
@@ -99,11 +93,13 @@ class Conversations:
         if owner is None or owner.decode() != tenant or turn.decode() != minted.turn:
             raise missing(id_)
         self._client.check_schema(key, int(schema))
-        return Conversation(id_, int(created), codec.loads(metadata))
+        return self._conversation(id_, created, metadata)
 
     async def update(self, id_: str, tenant: str, metadata: dict[str, Any]) -> Conversation:
         """Replaces the metadata."""
-        return await self._update(id_, tenant, "metadata", codec.dumps(metadata))
+        updated = await self._update(id_, tenant, "metadata", [self._metadata(metadata, _parse(id_).tag)])
+        assert updated, "metadata is no item"
+        return updated
 
     async def delete(self, id_: str, tenant: str) -> None:
         """Deletes the conversation; responses made in it stay. A turn running on it ends without appending."""
@@ -124,7 +120,8 @@ class Conversations:
         final = _with_ids(items, minter)
         while True:
             due = self._lifetimes.conversation_due
-            reply = await self._script(_ADD, keys, id_, tenant, *self._ttls, due, *_pairs(final))
+            parts = self._added(final, lineage.tag)
+            reply = await self._script(_ADD, keys, id_, tenant, *self._ttls, due, *parts)
             if reply in (b"ADDED", b"DUE"):
                 if reply == b"DUE":
                     await self._list(tenant, lineage.tag)
@@ -134,22 +131,30 @@ class Conversations:
 
     async def list_items(self, id_: str, tenant: str, page: Page) -> tuple[list[Item], bool]:
         """(items, has_more). Raises InvalidRequest for an unknown cursor."""
-        arguments = page.direction, page.limit + 1, page.cursor or ""
-        reply = await self._script(_LIST, self._three(id_), id_, tenant, *arguments)
+        tag = _parse(id_).tag
+        cursor = self._envelope.names(page.cursor, tag) if page.cursor else ()
+        reply = await self._script(_LIST, self._three(id_), id_, tenant, page.direction, page.limit + 1, *cursor)
         if reply == b"CURSOR":
+            await self._check_keys(id_, tenant)
             raise page.no_cursor()
-        return page.finish(decode(reply))
+        return page.finish(self._envelope.items(reply, tag))
 
     async def item(self, id_: str, tenant: str, item_id: str) -> Item:
         """One item. Raises NotFound when the conversation does not hold it."""
-        reply = await self._script(_ITEM, self._three(id_), id_, tenant, item_id)
+        tag = _parse(id_).tag
+        reply = await self._script(_ITEM, self._three(id_), id_, tenant, *self._envelope.names(item_id, tag))
         if reply == b"ABSENT":
+            await self._check_keys(id_, tenant)
             raise _missing_item(id_, item_id)
-        return decode(reply)[0]
+        return self._envelope.items(reply, tag)[0]
 
     async def delete_item(self, id_: str, tenant: str, item_id: str) -> Conversation:
         """Takes an item out of the conversation; responses that saw it still do. Raises NotFound as ``item`` does."""
-        return await self._update(id_, tenant, "item", item_id)
+        updated = await self._update(id_, tenant, "item", self._envelope.names(item_id, _parse(id_).tag))
+        if updated is None:
+            await self._check_keys(id_, tenant)
+            raise _missing_item(id_, item_id)
+        return updated
 
     async def past(self, id_: str, tenant: str, *, param: str | None = None) -> Past:
         """The conversation's items now, without its lock: for a turn that will not be stored."""
@@ -202,21 +207,42 @@ class Conversations:
         return await self._script(_PAST, keys, id_, tenant, token, int(LEASE * 1000), *self._ttls, param=param)
 
     def _made(self, id_: str, reply: Any, lock: Lock | None) -> Past:
-        length, gone, entries = reply
+        length, gone, entries, schema = reply
         tag = _parse(id_).tag
         whole(entries, length, Lineage(tag).log(CONVERSATION_LOG))
-        items = decode(without(entries, gone.decode()))
-        return Past(tag, items, CONVERSATION_LOG, length, gone.decode(), None, lock)
+        items = self._envelope.items(without(entries, gone.decode()), tag)
+        return Past(tag, items, CONVERSATION_LOG, length, gone.decode(), None, lock, int(schema))
 
-    async def _update(self, id_: str, tenant: str, what: str, value: str | bytes) -> Conversation:
-        due = self._lifetimes.conversation_due
-        reply = await self._script(_UPDATE, self._three(id_), id_, tenant, *self._ttls, due, what, value)
+    async def _update(self, id_: str, tenant: str, what: str, values: Sequence[str | bytes]) -> Conversation | None:
+        """None: the item is not there."""
+        due, schema = self._lifetimes.conversation_due, self._envelope.schema
+        arguments = *self._ttls, due, what, schema, *values
+        reply = await self._script(_UPDATE, self._three(id_), id_, tenant, *arguments)
         if reply == b"ABSENT":
-            raise _missing_item(id_, str(value))
+            return None
         created, metadata, unlisted = reply
         if unlisted:
             await self._list(tenant, _parse(id_).tag)
-        return Conversation(id_, int(created), codec.loads(metadata))
+        return self._conversation(id_, created, metadata)
+
+    async def _check_keys(self, id_: str, tenant: str) -> None:
+        """Raises EncryptionKeyMissing where an id was perhaps not found because its name was made with another key."""
+        if self._envelope.spellings > 1:
+            await self.past(id_, tenant)
+
+    def _added(self, items: Sequence[Item], tag: str) -> list[str | bytes | int]:
+        """What an addition says of its items: their schema, how many names an id has, names and bytes."""
+        parts: list[str | bytes | int] = [self._envelope.schema, self._envelope.spellings]
+        for item, entry in zip(items, self._envelope.entries(items, tag), strict=True):
+            parts += [*self._envelope.names(item["id"], tag), entry]
+        return parts
+
+    def _metadata(self, metadata: dict[str, Any], tag: str) -> bytes:
+        return self._envelope.wrap(codec.dumps(metadata), tag, METADATA)
+
+    def _conversation(self, id_: str, created: bytes, metadata: bytes) -> Conversation:
+        text = self._envelope.unwrap(metadata, _parse(id_).tag, METADATA)
+        return Conversation(id_, int(created), codec.loads(text))
 
     async def _list(self, tenant: str, tag: str) -> None:
         """At most once an hour, and only for its owner: a list tells whose a lineage is."""
@@ -266,7 +292,3 @@ def _with_ids(items: Sequence[Item], minter: ids.Minter) -> list[Item]:
         seen.add(id_)
         final.append({**item, "id": id_})
     return final
-
-
-def _pairs(items: Sequence[Item]) -> list[str | bytes]:
-    return [part for item in items for part in (item["id"], codec.dumps(item))]

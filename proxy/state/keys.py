@@ -10,7 +10,9 @@ import hashlib
 from dataclasses import dataclass
 
 PLAIN, MARKED = 1, 2
-"""Schemas. ``MARKED``: it has an owner, which an earlier statecar would not look at."""
+"""Schemas. ``MARKED``: it has an owner, which an earlier statecar would not look at, or values are wrapped
+(``state.envelope``); a model's name is JSON like all others.
+"""
 
 SCHEMA = MARKED
 """The newest schema read. Whatever is stored says the lowest by which all that it needs is read right."""

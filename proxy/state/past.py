@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from proxy import codec
 from proxy.errors import StatecarError
+from proxy.state.keys import PLAIN
 from proxy.state.leases import Lock
 
 _log = logging.getLogger(__name__)
@@ -21,11 +22,12 @@ Items = list[Item]
 
 
 class Place(NamedTuple):
-    """Where a context lies: the log, how far, and the positions left out."""
+    """Where a context lies: the log, how far, and the positions left out. ``schema``: the lowest that it is read by."""
 
     log: str
     length: int
     gone: str
+    schema: int = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Past:
 
     ``items``: oldest first, not to be changed. ``log``, ``length``, ``gone``: the log read, how far, and the positions
     left out; no log for items that are stored nowhere. ``status``: of the response continued from. ``lock``: held while
-    a turn runs on a conversation.
+    a turn runs on a conversation. ``schema``: the lowest by which the log is read.
     """
 
     tag: str
@@ -44,11 +46,12 @@ class Past:
     gone: str = ""
     status: str | None = None
     lock: Lock | None = None
+    schema: int = PLAIN
 
     @property
     def place(self) -> Place | None:
         """Where to read it again."""
-        return Place(self.log, self.length, self.gone) if self.log is not None else None
+        return Place(self.log, self.length, self.gone, self.schema) if self.log is not None else None
 
     @classmethod
     def none(cls, tag: str) -> Past:

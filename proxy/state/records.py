@@ -7,16 +7,17 @@ Long instructions, tools and formats, which clients repeat every turn, lie once 
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from proxy import codec, ids
 from proxy.errors import StatecarError
 from proxy.rules import Owner
-from proxy.state.keys import MARKED, PLAIN
+from proxy.state.envelope import MODEL, OPEN, TEXT, Envelope
+from proxy.state.keys import MARKED, PLAIN, SCHEMA
 from proxy.state.owners import FIELDS, owned, owner_of
-from proxy.state.past import Item, Past, decode, whole
+from proxy.state.past import Item, Past, whole
 from proxy.state.quotas import Admission
 from proxy.state.runs import End
 
@@ -73,18 +74,15 @@ class Stored:
     owner: Owner = None
 
 
-def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
-    """(fields and values, hashes and texts) of a response, each flat, without its positions."""
-    fields: list[str | bytes | int] = [
-        "v",
-        MARKED if draft.owner else PLAIN,
-        "t",
-        draft.tenant,
-        "st",
-        draft.status,
-        "m",
-        encode_model(draft.model),
-    ]
+Fields = dict[str, bytes]
+
+
+def encode(draft: Draft, envelope: Envelope = OPEN) -> tuple[list[str | bytes | int], list[bytes]]:
+    """(fields and values, hashes and texts) of a response, each flat, without its positions; the schema comes first."""
+    tag = draft.past.tag
+    schema = MARKED if draft.owner else max(draft.past.schema, envelope.schema)
+    model = envelope.model(draft.model, draft.tenant) if schema >= MARKED else _encode_model(draft.model)
+    fields: list[str | bytes | int] = ["v", schema, "t", draft.tenant, "st", draft.status, "m", model]
     fields += ["c", draft.created_at, *owned(draft.owner)]
     if draft.past.lock:
         fields += ["k", draft.past.lock.conversation]
@@ -96,53 +94,87 @@ def encode(draft: Draft) -> tuple[list[str | bytes | int], list[bytes]]:
             fields += ["o", 1]
     body, texts = dict(draft.body), list[bytes]()
     previous = ids.of_kind(body.get("previous_response_id"), "resp")
-    if previous and previous.tag == draft.past.tag:
+    if previous and previous.tag == tag:
         fields += ["q", previous.turn]
         del body["previous_response_id"]
     for name in _SHARED:
         text = codec.dumps(body[name]) if name in body else b""
         if len(text) > _LONG:
-            digest = hashlib.blake2b(text, digest_size=16).digest()
+            digest = envelope.digest(text, tag)
             fields += [f"x:{name}", digest]
-            texts += [digest, text]
+            texts += [digest, envelope.wrap(text, tag, TEXT) if envelope.wraps else text]
             del body[name]
     if body:
         data = codec.dumps(body)
-        size = _PIECE if len(data) <= _PIECE * _MOST_PIECES else len(data)
-        for n, at in enumerate(range(0, len(data), size)):
-            fields += [n, data[at : at + size]]
+        fields += _pieces(envelope.wrap(data, tag, _about(draft.minter.turn)) if envelope.wraps else data)
     return fields, texts
 
 
-def encode_model(model: str) -> bytes:
-    """A model's name as stored: JSON allows lone surrogates, UTF-8 does not."""
+def _pieces(data: bytes) -> list[int | bytes]:
+    """A body's bytes as fields and values."""
+    size = _PIECE if len(data) <= _PIECE * _MOST_PIECES else len(data)
+    return [part for n, at in enumerate(range(0, len(data), size)) for part in (n, data[at : at + size])]
+
+
+def models(model: str, tenant: str, envelope: Envelope) -> list[bytes]:
+    """All that may stand for a model's name in a tenant's records."""
+    return [*envelope.models(model, tenant), _encode_model(model)]
+
+
+def _encode_model(model: str) -> bytes:
+    """A model's name as in schema 1: JSON allows lone surrogates, UTF-8 does not."""
     return model.encode("utf-8", "surrogatepass")
 
 
-def decode_stored(tag: str, turn: str, reply: tuple[list[bytes], list[bytes], list[bytes | None]]) -> Stored:
-    """The response of a load script's reply. Raises StatecarError when something it needs has gone."""
+def _about(turn: str) -> str:
+    """What a body is sealed as: a record's own, so that none can take another's place."""
+    return f"body {turn}"
+
+
+def _from_plain(fields: Fields) -> Fields:
+    return {**fields, "m": codec.dumps(fields["m"].decode("utf-8", "surrogatepass"))}
+
+
+_MIGRATIONS: dict[int, Callable[[Fields], Fields]] = {PLAIN: _from_plain}
+"""From each schema to the next one. Records are migrated when they are read, and stay as they are in the store."""
+
+
+def migrated(fields: Fields) -> Fields:
+    """A record's fields by the newest schema."""
+    for schema in range(int(fields["v"]), SCHEMA):
+        fields = _MIGRATIONS[schema](fields)
+    return fields
+
+
+def decode_stored(
+    tag: str, turn: str, reply: tuple[list[bytes], list[bytes], list[bytes | None]], envelope: Envelope
+) -> Stored:
+    """The response of a load script's reply. Raises StatecarError when something it needs has gone, and as
+    ``Envelope.unwrap``.
+    """
     flat, entries, texts = reply
-    fields = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    fields = migrated({name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)})
     start, split, end = int(fields["s"]), int(fields["p"]), int(fields["e"])
     whole(entries, end - start, f"response {tag} {turn}")
     pieces = sorted((int(name), value) for name, value in fields.items() if name.isdecimal())
-    body = codec.loads(b"".join(value for _, value in pieces)) if pieces else {}
+    data = b"".join(value for _, value in pieces)
+    body = codec.loads(envelope.unwrap(data, tag, _about(turn))) if data else {}
     for name, text in zip(texts[::2], texts[1::2], strict=True):
         assert name is not None, "scripts answer fields by their names"
         if text is None:
             raise StatecarError("The stored response is damaged.", code="history_damaged")
-        body[name.decode().removeprefix("x:")] = codec.loads(text)
+        body[name.decode().removeprefix("x:")] = codec.loads(envelope.unwrap(text, tag, TEXT))
     if "q" in fields:
         body["previous_response_id"] = f"resp_{tag}{fields['q'].decode()}0000"
     return Stored(
         id=f"resp_{tag}{turn}0000",
         status=fields["st"].decode(),
-        model=fields["m"].decode("utf-8", "surrogatepass"),
+        model=codec.loads(envelope.unwrap(fields["m"], fields["t"].decode(), MODEL)),
         created_at=int(fields["c"]),
         body=body,
         conversation=f"conv_{tag}{fields['k'].decode()}0000" if "k" in fields else None,
-        input=decode(entries[: split - start]),
-        output=decode(entries[split - start :]),
+        input=envelope.items(entries[: split - start], tag),
+        output=envelope.items(entries[split - start :], tag),
         logged="o" in fields,
         owner=owner_of(map(fields.get, FIELDS)),
     )

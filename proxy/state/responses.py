@@ -7,18 +7,19 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
-from proxy import codec, ids
+from proxy import ids
 from proxy.errors import LockLost, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.state import records
 from proxy.state.client import Call, Client, Script
+from proxy.state.envelope import Envelope
 from proxy.state.index import OTHER, Listed, TenantIndex
 from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
 from proxy.state.lineages import Lineages
 from proxy.state.owners import Owners, Sees, owner_of
 from proxy.state.page import Page
-from proxy.state.past import Item, Items, Past, decode, whole, without
+from proxy.state.past import Item, Items, Past, whole, without
 from proxy.state.records import Draft, Stored
-from proxy.state.runs import Run, decode_run, paired
+from proxy.state.runs import Run, about_events, decode_run, paired
 
 _HISTORY = Script("history")
 _SAVE = Script("save", vital=True)
@@ -31,8 +32,9 @@ _ITEMS = Script("items")
 class Responses:
     """Verbs on stored responses. A foreign id is answered as a missing one; all raise StoreUnavailable."""
 
-    def __init__(self, client: Client, lifetimes: Lifetimes, log_ttl: int) -> None:
+    def __init__(self, client: Client, lifetimes: Lifetimes, log_ttl: int, envelope: Envelope) -> None:
         self._client = client
+        self._envelope = envelope
         self._lifetimes = lifetimes
         self._log_ttl = log_ttl
         self._index = TenantIndex(client, lifetimes)
@@ -100,9 +102,9 @@ class Responses:
         if minted is None or reply is None:
             return None
         return (
-            decode_run(id_, paired(reply[0]))
+            decode_run(id_, paired(reply[0]), self._envelope)
             if len(reply) == 1
-            else records.decode_stored(minted.tag, minted.turn, reply)
+            else records.decode_stored(minted.tag, minted.turn, reply, self._envelope)
         )
 
     async def delete(self, id_: str, tenant: str) -> int | None:
@@ -172,7 +174,7 @@ class Responses:
         reply = await self._client.script(_HISTORY, keys, tenant, lineage.logs, until, *due)
         if reply is None:
             return None
-        status, log, length, gone, touch, segments, owner = reply
+        status, log, length, gone, touch, segments, owner, schema = reply
         if sees and not sees(f"resp_{minted.tag}{minted.turn}0000", owner_of([owner])):
             return None
         entries: list[bytes] = []
@@ -183,7 +185,9 @@ class Responses:
             raise StatecarError("What this response continues from was deleted before it was made.")
         if touch and until == "e":
             await self._touch_path(tenant, lineage, minted.turn, [segment[0] for segment in segments])
-        return Past(minted.tag, decode(entries), log.decode(), int(length), gone.decode(), status and status.decode())
+        items = self._envelope.items(entries, minted.tag)
+        ended = status and status.decode()
+        return Past(minted.tag, items, log.decode(), int(length), gone.decode(), ended, schema=int(schema))
 
     async def _touch_path(self, tenant: str, lineage: Lineage, turn: str, logs: Sequence[bytes]) -> None:
         keys = [lineage.record(turn), lineage.meta, lineage.texts, *(lineage.log(name.decode()) for name in logs)]
@@ -227,14 +231,16 @@ class Responses:
         keys = [lineage.record(turn), lineage.log(past.log or turn), lineage.log(turn), lineage.meta, lineage.texts]
         if lock:
             keys += [lineage.conversation, lineage.index, lineage.lock]
-        token, first, events, log_ttl = "", 0, list[bytes](), self._log_ttl
+        token, first, log_ttl = "", 0, self._log_ttl
+        events: Sequence[bytes] = ()
         if end := draft.end:
             keys += [lineage.run(turn), lineage.lease(turn), lineage.events(turn)]
-            token, first, events = end.lease.token, end.first, list(end.events)
+            token, first = end.lease.token, end.first
+            events = self._envelope.wrapped(end.events, past.tag, about_events(turn))
             log_ttl = max(log_ttl, KEY_TTL) if log_ttl and end.keyed else log_ttl
         items = [*carried, *draft.input, *draft.output]
-        fields, texts = records.encode(draft)
-        stored = list(map(codec.dumps, items))
+        fields, texts = records.encode(draft, self._envelope)
+        stored = self._envelope.entries(items, past.tag)
         if draft.admission:
             ttl = self._lifetimes.conversation_log if lock else self._lifetimes.log
             draft.admission.kept = past.tag, sum(map(len, stored)) + _size(fields) + _size(texts), ttl
@@ -258,11 +264,12 @@ class Responses:
             log_ttl,
             first,
             len(events),
+            self._envelope.spellings,
             *fields,
             *texts,
             *events,
             *stored,
-            *([item["id"] for item in items] if lock else ()),
+            *([name for item in items for name in self._envelope.names(item["id"], past.tag)] if lock else ()),
         )
 
     async def _load(self, id_: str, tenant: str, model: str) -> Stored | str | None:
@@ -270,14 +277,15 @@ class Responses:
         reply = await self._read(minted, tenant, model, in_flight=False) if minted else None
         if minted is None or reply is None:
             return None
-        return OTHER if reply == b"OTHER" else records.decode_stored(minted.tag, minted.turn, reply)
+        return OTHER if reply == b"OTHER" else records.decode_stored(minted.tag, minted.turn, reply, self._envelope)
 
     async def _read(self, minted: ids.Minted, tenant: str, model: str, *, in_flight: bool) -> Any:
         lineage = Lineage(minted.tag)
         keys = [lineage.record(minted.turn), lineage.texts]
+        models = records.models(model, tenant, self._envelope) if model else ()
         if in_flight:
             keys.append(lineage.run(minted.turn))
-        return await self._client.script(_LOAD, keys, tenant, lineage.logs, records.encode_model(model))
+        return await self._client.script(_LOAD, keys, tenant, lineage.logs, *models)
 
     async def _items(
         self, tag: str, turn: str, wanted: Sequence[str], tenant: str, sees: Sees | None
@@ -285,15 +293,16 @@ class Responses:
         lineage, life = Lineage(tag), self._lifetimes
         keys = [lineage.record(turn), lineage.meta, lineage.texts, lineage.conversation, lineage.index]
         due = life.record_due, life.log_due, life.conversation_due
+        names = [name for id_ in wanted for name in self._envelope.names(id_, tag)]
         own, logs, found, conversation_touch, owner, its_owner, its_turn = await self._client.script(
-            _ITEMS, keys, tenant, lineage.logs, *due, CONVERSATION_LOG, *wanted
+            _ITEMS, keys, tenant, lineage.logs, *due, CONVERSATION_LOG, *names
         )
         if sees and not sees(f"resp_{tag}{turn}0000", owner_of([owner])):
             own, logs = [], []
         if sees and its_turn and not sees(f"conv_{tag}{its_turn.decode()}0000", owner_of([its_owner])):
             found, conversation_touch = [], 0
-        items = {item["id"]: item for item in decode(found[1::2])}
-        items |= {item["id"]: item for item in decode(own) if item.get("id") in wanted}
+        items = {item["id"]: item for item in self._envelope.items(found, tag)}
+        items |= {item["id"]: item for item in self._envelope.items(own, tag) if item.get("id") in wanted}
         if logs and items:
             await self._touch_path(tenant, lineage, turn, logs)
         if conversation_touch:

@@ -18,6 +18,7 @@ from proxy.errors import LogFull, RunCancelled, RunLost, StatecarError, StoreUna
 from proxy.grants import Quota
 from proxy.rules import Owner
 from proxy.state.client import Client, Script
+from proxy.state.envelope import Envelope
 from proxy.state.keys import CONVERSATION_LOG, MARKED, PLAIN, RUNS, STOPS, Lifetimes, Lineage
 from proxy.state.owners import FIELDS, owned, owner_of
 from proxy.state.past import Item, Place
@@ -125,8 +126,11 @@ class Limits:
 class Runs:
     """Verbs on runs. A foreign id is answered as a missing one; all raise StoreUnavailable."""
 
-    def __init__(self, client: Client, waiting: Client, lifetimes: Lifetimes, limits: Limits) -> None:
+    def __init__(
+        self, client: Client, waiting: Client, lifetimes: Lifetimes, limits: Limits, envelope: Envelope
+    ) -> None:
         """``waiting``: the client of all that waits for news, so that nothing else waits for a connection."""
+        self._envelope = envelope
         self._client, self._waiting, self._lifetimes, self.limits = client, waiting, lifetimes, limits
         self._ttl = lifetimes.response and max(lifetimes.response, limits.longest)
         """Seconds a run is kept: longer than it can take, takeovers included, however short responses live."""
@@ -142,17 +146,17 @@ class Runs:
         if reply != b"ADMITTED":
             raise TooManyRuns(of_tenant=reply == b"TENANT")
         fields: dict[str, str | bytes | int] = {
-            "v": MARKED if run.owner else PLAIN,
+            "v": MARKED if run.owner else max(run.past.schema if run.past else PLAIN, self._envelope.schema),
             "t": run.tenant,
             "c": run.created_at,
-            "q": codec.dumps(run.request),
-            "i": codec.dumps(run.given),
-            "h": run.headers,
+            "q": self._wrapped(run.id, codec.dumps(run.request)),
+            "i": self._wrapped(run.id, codec.dumps(run.given)),
+            "h": self._wrapped(run.id, run.headers.encode()),
             "k": run.lock,
         }
         fields |= {name: 1 for name, is_so in (("b", run.began), ("y", run.keyed)) if is_so}
         if run.secrets:
-            fields["s"] = run.secrets
+            fields["s"] = self._wrapped(run.id, run.secrets.encode())
         if run.quota:
             fields["ql"] = codec.dumps(astuple(run.quota))
         if run.past:
@@ -174,7 +178,7 @@ class Runs:
         if not flat or flat.get(b"t") != tenant.encode():
             return None
         self._client.check_schema(key, int(flat[b"v"]))
-        return decode_run(id_, flat)
+        return decode_run(id_, flat, self._envelope)
 
     async def exists(self, id_: str) -> bool:
         """Whether there is such a run."""
@@ -185,7 +189,7 @@ class Runs:
         reply = await self._client.script(_CLAIM, self._keys(id_)[:2], tenant, lease.token, self._lease_ms)
         if reply is None or reply == b"BUSY":
             return None
-        return decode_run(id_, paired(reply))
+        return decode_run(id_, paired(reply), self._envelope)
 
     async def hold(self, lease: Lease, *, began: bool = False) -> None:
         """Renews a lease. ``began``: an upstream has taken the run up. Raises RunLost, and RunCancelled when somebody
@@ -196,7 +200,9 @@ class Runs:
 
     async def keep(self, lease: Lease, values: dict[str, Any]) -> None:
         """Keeps values, by names, that its events do not tell. Raises RunLost."""
-        fields = [part for name, value in values.items() for part in (_KEPT + name, codec.dumps(value))]
+        fields: list[str | bytes | int] = ["v", self._envelope.schema] if self._envelope.wraps else []
+        for name, value in values.items():
+            fields += [_KEPT + name, self._wrapped(lease.run, codec.dumps(value))]
         _check(await self._client.script(_KEEP, self._keys(lease.run)[:2], lease.token, *fields))
 
     async def cancel(self, id_: str, tenant: str) -> bool | None:
@@ -254,7 +260,7 @@ class Runs:
         Raises RunLost, with nothing added; with all added RunCancelled, and LogFull for a log that takes no more.
         """
         arguments = lease.token, self.limits.log_bytes, self._ttl, first
-        _check(await self._client.script(_APPEND, self._keys(lease.run), *arguments, *events))
+        _check(await self._client.script(_APPEND, self._keys(lease.run), *arguments, *self._frames(lease, events)))
 
     def append_soon(self, lease: Lease, first: int, events: Sequence[bytes], done: Done) -> bool:
         """The same, while nobody waits. ``done`` takes None, or what ``append`` raises: after StoreUnavailable that is
@@ -264,6 +270,8 @@ class Runs:
         def replied(reply: Any) -> None:
             done(None if reply == 1 else StoreUnavailable() if reply is None else _refusal(reply))
 
+        if self._envelope.wraps:
+            events = self._frames(lease, events)
         arguments: list[str | bytes | int] = [lease.token, self.limits.log_bytes, self._ttl, first, *events]
         return self._client.post(_APPEND, self._keys(lease.run), arguments, replied)
 
@@ -283,9 +291,18 @@ class Runs:
             entries = reply[0][1] if reply else []
         else:
             entries = await self._client.command("XRANGE", key, f"({last}", "+", "COUNT", most)
-        return [fields[b"e"] for _, fields in entries]
+        frames = [fields[b"e"] for _, fields in entries]
+        return self._envelope.unwrapped(frames, lineage.tag, about_events(minted.turn))
 
     # -- what the verbs share
+
+    def _frames(self, lease: Lease, events: Sequence[bytes]) -> Sequence[bytes]:
+        lineage, minted = _lineage(lease.run)
+        return self._envelope.wrapped(events, lineage.tag, about_events(minted.turn))
+
+    def _wrapped(self, id_: str, value: bytes) -> bytes:
+        lineage, minted = _lineage(id_)
+        return self._envelope.wrap(value, lineage.tag, _about(minted.turn))
 
     @property
     def _lease_ms(self) -> int:
@@ -307,24 +324,43 @@ def paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def decode_run(id_: str, fields: dict[bytes, bytes]) -> Run:
-    """The run that is kept in these fields."""
+def about_events(turn: str) -> str:
+    """What a run's events are sealed as: its own."""
+    return f"events {turn}"
+
+
+def _about(turn: str) -> str:
+    return f"run {turn}"
+
+
+def decode_run(id_: str, fields: dict[bytes, bytes], envelope: Envelope) -> Run:
+    """The run that is kept in these fields. Raises as ``Envelope.unwrap``."""
+    lineage, minted = _lineage(id_)
+
+    def content(value: bytes) -> bytes:
+        return envelope.unwrap(value, lineage.tag, _about(minted.turn))
+
+    place = (fields[b"l"].decode(), int(fields[b"e"]), fields[b"g"].decode()) if b"l" in fields else None
     return Run(
         id=id_,
         tenant=fields[b"t"].decode(),
         created_at=int(fields[b"c"]),
-        request=codec.loads(fields[b"q"]),
-        given=codec.loads(fields[b"i"]),
-        headers=fields[b"h"].decode(),
+        request=codec.loads(content(fields[b"q"])),
+        given=codec.loads(content(fields[b"i"])),
+        headers=content(fields[b"h"]).decode(),
         lock=fields[b"k"].decode(),
-        past=Place(fields[b"l"].decode(), int(fields[b"e"]), fields[b"g"].decode()) if b"l" in fields else None,
+        past=Place(*place, int(fields[b"v"])) if place else None,
         claims=int(fields.get(b"n", b"0")),
         began=b"b" in fields,
         cancelled=b"x" in fields,
         keyed=b"y" in fields,
-        secrets=fields.get(b"s", b"").decode(),
+        secrets=content(fields.get(b"s", b"")).decode(),
         quota=Quota(*codec.loads(fields[b"ql"])) if b"ql" in fields else None,
-        kept={name[1:].decode(): codec.loads(text) for name, text in fields.items() if name.startswith(_KEPT.encode())},
+        kept={
+            name[1:].decode(): codec.loads(content(text))
+            for name, text in fields.items()
+            if name.startswith(_KEPT.encode())
+        },
         owner=owner_of(fields.get(name.encode()) for name in FIELDS),
     )
 

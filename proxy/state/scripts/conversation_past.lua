@@ -4,8 +4,8 @@
 -- KEYS 1 conversation, 2 index, 3 log, 4 lock
 -- ARGV 1 tenant, 2 turn of the conversation, 3 token, '' to read only, 4 lease in milliseconds,
 --      5 conversation ttl, 6 log ttl
--- Answers nil, NEWER, BUSY or {length of the log, positions gone, entries}
-local refused = refusal(KEYS[1], ARGV[1], ARGV[2])
+-- Answers nil, NEWER, BUSY or {length of the log, positions gone, entries, schema}
+local refused, schema = refusal(KEYS[1], ARGV[1], ARGV[2])
 if refused ~= nil then return refused end
 if ARGV[3] ~= '' then
   if redis.call('GET', KEYS[4]) == ARGV[3] then
@@ -28,4 +28,4 @@ if redis.call('ZCARD', KEYS[2]) < length then
     expected = position + 1
   end
 end
-return { length, table.concat(gone, ','), entries(KEYS[3], 0, length) }
+return { length, table.concat(gone, ','), entries(KEYS[3], 0, length), schema }

@@ -2,14 +2,15 @@
 -- made with it still need them.
 -- KEYS 1 conversation, 2 index, 3 log
 -- ARGV 1 tenant, 2 turn of the conversation, 3 conversation ttl, 4 log ttl, 5 seconds below which its lineage is to
---      be listed anew, 6 'metadata' or 'item', 7 JSON or item id
+--      be listed anew, 6 'metadata' or 'item', 7 schema of the metadata, 8 the metadata, or 8 … the names of the item's id
 -- Answers nil, NEWER, ABSENT (no such item) or {created_at, metadata, 1 when it is to be listed anew}
-local refused = refusal(KEYS[1], ARGV[1], ARGV[2])
+local refused, schema = refusal(KEYS[1], ARGV[1], ARGV[2])
 if refused ~= nil then return refused end
 local due = ending(KEYS[1], tonumber(ARGV[5])) and 1 or 0
 if ARGV[6] == 'metadata' then
-  redis.call('HSET', KEYS[1], 'm', ARGV[7])
-elseif redis.call('ZREM', KEYS[2], ARGV[7]) == 0 then
+  redis.call('HSET', KEYS[1], 'm', ARGV[8])
+  needs(KEYS[1], ARGV[7], schema)
+elseif redis.call('ZREM', KEYS[2], unpack(ARGV, 8)) == 0 then
   return redis.status_reply('ABSENT')
 end
 prolong(KEYS[1], tonumber(ARGV[3]))

@@ -1,8 +1,8 @@
 -- Where items named by id may lie: the own entries of the response they were made in, and the conversation. Reads only.
 -- KEYS 1 record, 2 meta, 3 texts, 4 conversation, 5 index
 -- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 and 4 seconds as for history, 5 the same for the conversation,
---      6 name of a conversation's log, then ids
--- Answers NEWER or {own entries, logs of a due touch, {id, entry, …} of the conversation, 1 when its touch is due,
+--      6 name of a conversation's log, then all names of ids
+-- Answers NEWER or {own entries, logs of a due touch, entries of the conversation, 1 when its touch is due,
 -- the record's owner, the conversation's, its turn}
 local own, logs, found, due = {}, {}, {}, 0
 local refused = refusal(KEYS[1], ARGV[1])
@@ -24,7 +24,6 @@ if refused == nil then
   for i = 7, #ARGV do
     local position = redis.call('ZSCORE', KEYS[5], ARGV[i])
     if position then
-      found[#found + 1] = ARGV[i]
       found[#found + 1] = redis.call('LINDEX', ARGV[2] .. ARGV[6], position)
     end
   end

@@ -1,7 +1,7 @@
 -- A response's record with its own items and its texts: reads only. Where there is none, the run that will become it:
 -- one or the other is seen at any time, as the one takes the place of the other in one step.
 -- KEYS 1 record, 2 texts, 3 the run, if that is wanted too
--- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 the model it must have, '' for any
+-- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 … what may stand for the model it must have, nothing for any
 -- Answers nil, NEWER, OTHER (another model), {fields and values, own entries, {text field, text or nil, …}} or of a run
 -- {fields and values}
 if KEYS[3] and redis.call('EXISTS', KEYS[1]) == 0 then
@@ -12,7 +12,9 @@ end
 local refused = refusal(KEYS[1], ARGV[1])
 if refused ~= nil then return refused end
 local r = redis.call('HMGET', KEYS[1], 'm', 'l', 's', 'e')
-if ARGV[3] ~= '' and r[1] ~= ARGV[3] then return redis.status_reply('OTHER') end
+local wanted = #ARGV == 2
+for i = 3, #ARGV do wanted = wanted or r[1] == ARGV[i] end
+if not wanted then return redis.status_reply('OTHER') end
 local fields = redis.call('HGETALL', KEYS[1])
 local texts = {}
 for i = 1, #fields, 2 do

@@ -1,11 +1,18 @@
 -- What every script starts with. SCHEMA, the newest schema number this statecar reads, is set by the line before.
 
 -- Why a record or conversation cannot be used: false when it is missing or another tenant's (the two must look the
--- same), NEWER when a later statecar wrote it, nil when it can be used. `v` and `t` mean the same in every schema.
+-- same), NEWER when a later statecar wrote it; nil and its schema when it can be used. `v` and `t` mean the same in every
+-- schema.
 local function refusal(key, tenant, turn)
   local r = redis.call('HMGET', key, 'v', 't', 'u')
   if r[2] ~= tenant or (turn and r[3] ~= turn) then return false end
   if tonumber(r[1]) > SCHEMA then return redis.status_reply('NEWER') end
+  return nil, r[1]
+end
+
+-- Lets a conversation say that it needs this schema to be read.
+local function needs(key, schema, now)
+  if tonumber(schema) > tonumber(now) then redis.call('HSET', key, 'v', schema) end
 end
 
 -- Whose a record, a run or a conversation is, '' for nobody's.
@@ -55,12 +62,21 @@ local function range(from, to)
   return from .. '-' .. (to - 1)
 end
 
--- Which of the ids ARGV[first], ARGV[first + step] … are in the index already, or twice among themselves; from 0.
-local function taken(index, first, last, step)
+-- Where an id stands in an index, by the first of its names ARGV[from] … ARGV[to] that is there.
+local function named(index, from, to)
+  for i = from, to do
+    local position = redis.call('ZSCORE', index, ARGV[i])
+    if position then return position end
+  end
+end
+
+-- Which of the ids at ARGV[first], ARGV[first + step] …, each with so many names, are in the index already, or twice
+-- among themselves; from 0.
+local function taken(index, first, last, step, names)
   local found, seen = {}, {}
   for i = first, last, step do
     local id = ARGV[i]
-    if seen[id] or redis.call('ZSCORE', index, id) then found[#found + 1] = (i - first) / step end
+    if seen[id] or named(index, i, i + names - 1) then found[#found + 1] = (i - first) / step end
     seen[id] = true
   end
   return found

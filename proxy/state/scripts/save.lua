@@ -10,16 +10,19 @@
 --      6 record ttl, 7 ttl of log, meta and texts, 8 conversation ttl, 9 lock token,
 --      10 items of carried context, 11 of input, 12 of output, 13 count of record arguments, 14 of text arguments,
 --      15 the run's lease token, 16 ttl of its log, 17 number of its first event here, 18 count of events,
---      then record fields and values (at most 900), texts by hash, events, items, and in a conversation their ids
+--      19 count of names that an id has,
+--      then record fields and values (at most 900, first the schema), texts by hash, events, items, and in a conversation
+--      the names of their ids
 -- Answers SAVED; LOST: the lock is not ours any more; ORPHAN: what it continues has expired; {ids taken, from 0};
 -- for a run TAKEN: it is not ours any more, or events that we told before are not there; or CANCELLED: it can only be
 -- saved as that
 local turn, parent, length, gone = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local before, input, output = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local texts_at = 19 + tonumber(ARGV[13])
+local texts_at = 20 + tonumber(ARGV[13])
 local events_at = texts_at + tonumber(ARGV[14])
 local items_at = events_at + tonumber(ARGV[18])
 local ids_at = items_at + before + input + output
+local names = tonumber(ARGV[19])
 local locked = ARGV[9] ~= ''
 local run = locked and 9 or 6
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -39,7 +42,7 @@ local talk = append and locked and redis.call('EXISTS', KEYS[6]) == 1
 local log, name, base = KEYS[3], turn, 0
 if talk then
   if redis.call('GET', KEYS[8]) ~= ARGV[9] then return redis.status_reply('LOST') end
-  local clash = taken(KEYS[7], ids_at, #ARGV, 1)
+  local clash = taken(KEYS[7], ids_at, #ARGV, names, names)
   if #clash > 0 then return clash end
   -- what others added since the history was read stands before this turn, but its model never saw it
   local missed = range(length, here)
@@ -59,7 +62,7 @@ for i = items_at, ids_at - 1 do redis.call('RPUSH', log, ARGV[i]) end
 for i = texts_at, events_at - 1, 2 do redis.call('HSETNX', KEYS[5], ARGV[i], ARGV[i + 1]) end
 local start = base + before
 redis.call('HSET', KEYS[1], 'l', name, 's', start, 'p', start + input, 'e', start + input + output,
-  unpack(ARGV, 19, texts_at - 1))
+  unpack(ARGV, 20, texts_at - 1))
 if gone ~= '' then redis.call('HSET', KEYS[1], 'g', gone) end
 
 local ttl, rest, conversation_ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -67,7 +70,8 @@ prolong(KEYS[1], ttl)
 prolong(KEYS[4], rest)
 prolong(KEYS[5], rest)
 if talk then
-  for i = ids_at, #ARGV do redis.call('ZADD', KEYS[7], base + i - ids_at, ARGV[i]) end
+  for i = ids_at, #ARGV, names do redis.call('ZADD', KEYS[7], base + (i - ids_at) / names, ARGV[i]) end
+  if tonumber(ARGV[21]) > 1 then needs(KEYS[6], ARGV[21], redis.call('HGET', KEYS[6], 'v')) end
   prolong(KEYS[6], conversation_ttl)
   prolong(KEYS[7], conversation_ttl)
   if conversation_ttl == 0 or rest == 0 then rest = 0 else rest = math.max(rest, conversation_ttl) end
