@@ -64,13 +64,13 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
     pool = open_pool(settings, heard=metrics.upstream)
     manners = Manners(settings, state.lessons)
-    authenticator = Authenticator(settings.api_key, settings.tenant)
-    access = Access(state, authenticator, settings.tenant_secret, _quota(settings))
+    authenticator = Authenticator(settings, _quota(settings))
+    access = Access(state, authenticator, settings.tenant_secret)
     services = _services(settings, state, pool, manners, metrics)
     observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
-    lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics))
+    lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics, authenticator))
     relay = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
     passthrough = Limited(relay, access, state.quotas)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
@@ -260,7 +260,9 @@ class Door:
 
 
 @asynccontextmanager
-async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Metrics) -> AsyncIterator[None]:
+async def _lifespan(
+    services: Services, runner: Runner, life: Life, metrics: Metrics, authenticator: Authenticator
+) -> AsyncIterator[None]:
     state, pool, manners = services.state, services.pool, services.manners
     life.watch_signals()
     manners.begin(pool.targets())
@@ -279,6 +281,7 @@ async def _lifespan(services: Services, runner: Runner, life: Life, metrics: Met
         await runner.close(life.left)
         metrics.settle()
         await manners.close()
+        await authenticator.aclose()
         if services.hosted:
             await services.hosted.aclose()
         await pool.aclose()

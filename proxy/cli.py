@@ -46,6 +46,7 @@ if not (proxy.__doc__ or "").startswith("statecar"):
     )
 
 from proxy import demo, doctor
+from proxy.access.keyfile import parse
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
 from proxy.options import SettingsError
@@ -162,6 +163,7 @@ def _doctor(args: list[str]) -> int:
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
     _check_store(settings.store)
+    _check_keys(settings.keys_file)
     _check_environment(settings)
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
@@ -200,6 +202,17 @@ def _check_store(url: str) -> None:
             raise SettingsError(f"--store: {exc}") from None
 
 
+def _check_keys(path: str) -> None:
+    """Raises SettingsError for what is wrong with the key file; a worker that meets that lets nobody in."""
+    if not path:
+        return
+    try:
+        parse(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "no text" if isinstance(exc, UnicodeError) else exc
+        raise SettingsError(f"--keys-file={path!r}: {why}") from None
+
+
 def _check_environment(settings: Settings) -> None:
     """Raises SettingsError for a proxy or certificates of the environment that cannot be used, before a worker meets
     them.
@@ -208,7 +221,7 @@ def _check_environment(settings: Settings) -> None:
     try:
         if settings.upstream != DEMO:
             open_pool(settings)
-        if certificates and _hosted_in_words(settings):
+        if certificates and (settings.jwt_issuer or _hosted_in_words(settings)):
             ssl.create_default_context(cafile=certificates)
     except ValueError as exc:
         raise SettingsError(f"--upstream{'s' if settings.upstreams else ''}: {exc}") from None

@@ -112,6 +112,8 @@ def value_of(f: Field[Any], where: str, given: Any) -> Any:
             if option.secret or option.parse
             else f"={redacted(given)!r}"
             if isinstance(given, str)
+            else f"={[redacted(text) if isinstance(text, str) else text for text in given]!r}"
+            if isinstance(given, list)
             else f"={given!r}"
         )
         raise SettingsError(f"{where}{value}: {exc}") from None
@@ -157,15 +159,21 @@ def _structure(given: Any) -> Any:
         raise ValueError(f"cannot read {path}: {exc.strerror}") from None
 
 
-def in_yaml(text: str) -> Any:
+def in_yaml(text: str, *, secret: bool = False) -> Any:
     """What a YAML text holds, every scalar of it as text: so `off` is no boolean and a key of digits no number.
 
-    Raises ValueError for what is no YAML.
+    ``secret``: nothing of the text may be told. Raises ValueError for what is no YAML.
     """
     try:
-        return yaml.BaseLoader(text).get_single_data()
-    except (yaml.YAMLError, UnicodeError) as exc:
-        raise ValueError(f"no YAML: {' '.join(str(exc).split())}") from None
+        return (_FAST if secret else yaml.BaseLoader)(text).get_single_data()
+    except (yaml.YAMLError, UnicodeError, RecursionError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"near line {mark.line + 1}" if mark else "it cannot be read"
+        raise ValueError(f"no YAML: {where if secret else ' '.join(str(exc).split())}") from None
+
+
+_FAST: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+"""Seven times as fast, where libyaml is there; for what may be long. The other one's errors say more."""
 
 
 def _single(f: Field[Any], option: Option, text: str) -> Any:

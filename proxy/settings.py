@@ -74,7 +74,16 @@ class Settings:
     upstream_eject_seconds: float = _option(10.0, "upstream", "seconds of that; twice as many each time, up to 16 times as many, while it goes on failing", low=0.001)
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
-    tenant: str = _option("auth", "access", "who shares state: auth (same Authorization), off (everyone), header:NAME (a gateway's header)", check=values.tenant, metavar="HOW")
+    keys_file: str = _option("", "access", "YAML or JSON file of keys, each with a tenant, a user, scopes, models and an end, and of tenants' limits; read again when it changes", metavar="FILE")
+    jwt_issuer: tuple[str, ...] = _option((), "access", "identity providers whose tokens (JWT) callers may present, as their iss claim has it; repeatable", check=values.issuer, metavar="URL")
+    jwt_audience: tuple[str, ...] = _option((), "access", "audiences of which a token must name one; * takes every token of the issuers; repeatable", metavar="NAME")
+    jwt_jwks: str = _option("", "access", "URL of the issuers' public keys, instead of the one that their discovery documents name", check=values.jwks, metavar="URL")
+    jwt_algorithms: tuple[str, ...] = _option(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"), "access", "signatures that tokens may have", check=values.algorithm, metavar="NAMES")
+    jwt_leeway: float = _option(30.0, "access", "seconds that an issuer's clock may be apart from ours")
+    jwt_scopes: bool = _option(False, "access", "tokens may do only what their scope or scp claim names: responses, conversations, passthrough")
+    tenant: str = _option("auth", "access", "who shares state: auth (same Authorization, same subject of tokens), off (everyone), header:NAME (a gateway's header), claim:NAME (a token's claim)", check=values.tenant, metavar="HOW")
+    principal: str = _option("", "access", "where users of a tenant are named: header:NAME (a gateway's header) or claim:NAME; of a token its sub claim", check=values.principal, metavar="HOW")
+    attribute: tuple[str, ...] = _option((), "access", "what access rules know of users, as NAME=header:NAME (words between commas) or NAME=claim:NAME; repeatable", check=values.attribute, metavar="NAME=HOW")
     tenant_requests_per_minute: int = _option(0, "access", "most requests of a tenant that ask a model, in any minute, over all processes; 0 is no limit")
     tenant_tokens_per_minute: int = _option(0, "access", "most tokens of a tenant, input and output, in any minute; 0 is no limit")
     tenant_concurrent_turns: int = _option(0, "access", "most requests of a tenant at work at once; 0 is no limit")
@@ -162,8 +171,31 @@ class Settings:
                 " same as an upstream"
             )
         settings = cls(**{f.name: options.value_of(f, *given[f.name]) for f in fields(cls) if f.name in given})
+        _check_access(settings)
         _check_bindings(settings)
         return settings
+
+
+def _check_access(settings: Settings) -> None:
+    """What one option of access alone cannot tell. Raises SettingsError."""
+    told = [("tenant", settings.tenant), ("principal", settings.principal)]
+    told += [("attribute", entry.partition("=")[2]) for entry in settings.attribute]
+    if not settings.jwt_issuer:
+        of_tokens = [name for name, how in told if how.startswith("claim:")]
+        of_tokens += [name for name in ("jwt_audience", "jwt_jwks", "jwt_scopes") if getattr(settings, name)]
+        if of_tokens:
+            raise SettingsError(f"{options.flag(of_tokens[0])}: needs tokens: name who issues them (--jwt-issuer URL)")
+        if settings.attribute and not settings.principal:
+            raise SettingsError("--attribute: says something of users: say where they are named (--principal HOW)")
+    elif not settings.jwt_audience:
+        raise SettingsError(
+            "--jwt-issuer: needs --jwt-audience, for which service tokens are made: an issuer's others open no door here"
+        )
+    if not settings.jwt_jwks and (plain := [one for one in settings.jwt_issuer if "://" not in one]):
+        raise SettingsError(f"--jwt-issuer={plain[0]!r}: is no URL, so --jwt-jwks must say where its keys are")
+    names = [entry.partition("=")[0] for entry in settings.attribute]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"--attribute: {twice[0]!r} is named twice")
 
 
 def _check_bindings(settings: Settings) -> None:

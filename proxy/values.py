@@ -12,6 +12,8 @@ EMBEDDED = "embedded"
 MEMORY = "memory://"
 
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SOURCE = rf"header:{_HEADER_NAME}|claim:[^\s,]+"
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _SENTINELS = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_HOST = r"(?:[^\s,:/?#@\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
@@ -135,9 +137,39 @@ def web_search(text: str) -> str:
 
 
 def tenant(text: str) -> str:
-    if text in ("auth", "off") or re.fullmatch(f"header:{_HEADER_NAME}", text):
+    if text in ("auth", "off") or re.fullmatch(_SOURCE, text):
         return text
-    raise ValueError("must be auth, off, or header:NAME with the name of a header")
+    raise ValueError("must be auth, off, header:NAME with the name of a header, or claim:NAME with that of a claim")
+
+
+def principal(text: str) -> str:
+    if not text or re.fullmatch(_SOURCE, text):
+        return text
+    raise ValueError("must be header:NAME with the name of a header, or claim:NAME with that of a claim")
+
+
+def attribute(text: str) -> str:
+    if re.fullmatch(rf"[A-Za-z0-9_.-]+=(?:{_SOURCE})", text):
+        return text
+    raise ValueError("must be NAME=header:NAME or NAME=claim:NAME, as teams=claim:groups")
+
+
+def issuer(text: str) -> str:
+    if "://" in text:
+        _https(text, "must be the iss claim of its tokens, as https://login.example.com/realms/main")
+    elif re.search(r"\s", text):
+        raise ValueError("must be the iss claim of its tokens, without spaces")
+    return text
+
+
+def jwks(text: str) -> str:
+    return text and _https(text, "must be the URL of a key set, as https://login.example.com/keys")
+
+
+def algorithm(text: str) -> str:
+    if text not in ALGORITHMS:
+        raise ValueError(f"must be of {', '.join(ALGORITHMS)}; none and those with a shared secret are never accepted")
+    return text
 
 
 def store(text: str) -> str:
@@ -158,6 +190,15 @@ def store(text: str) -> str:
     if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
         raise ValueError(f"{right}; what follows the port is the number of a database")
     return text
+
+
+def _https(url: str, right: str) -> str:
+    parts = _split(url, right)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError(right)
+    if parts.username or parts.password:
+        raise ValueError(f"{right}, without a password")
+    return url
 
 
 def _split(url: str, right: str) -> SplitResult:

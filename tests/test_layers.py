@@ -31,7 +31,7 @@ PURE = {"translate", "wire", "chunks", "sse", "errors", "codec", "rules"}
 IMPURE = {"asyncio", "httpx", "httptools", "redis", "starlette", "socket", "time", "random", "secrets", "os"}
 DOORS = {
     "pydantic": {"hosted"},  # comes with mcp, whose results it checks
-    "httpx": {"upstream", "hosted"},
+    "httpx": {"upstream", "hosted", "access"},
     "httptools": {"upstream", "cli"},
     "mcp": {"hosted"},
     "mcp_types": {"hosted"},
@@ -45,6 +45,7 @@ DOORS = {
     "yaml": {"options"},
     "orjson": {"codec"},
     "cryptography": {"seal", "state"},
+    "jwt": {"access"},
     "prometheus_client": {"observe"},
     "structlog": {"observe"},
 }

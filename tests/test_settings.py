@@ -23,7 +23,14 @@ SAMPLES = {
         '[{"name": "c", "replicas": ["http://c:1/v1"]}]',
     ),
     "upstream_api_key": ("key-a", "key-b", "key-c"),
-    "tenant": ("off", "header:X-Team", "auth"),
+    "keys_file": ("/a", "b.yaml", "/c/d.json"),
+    "jwt_issuer": ("https://a", "http://b:1/x", "plain", "https://d/?x=y"),
+    "jwt_audience": ("a", "https://b", "*", "d"),
+    "jwt_jwks": ("https://a/keys", "http://b:1/", "https://c/keys?x=y"),
+    "jwt_algorithms": ("RS256", "ES256", "EdDSA", "PS512"),
+    "principal": ("header:X-User", "claim:email", "claim:https://a/user"),
+    "attribute": ("a=header:X-A", "b=claim:b.c", "c.d=claim:x", "d=header:D"),
+    "tenant": ("off", "header:X-Team", "claim:org"),
     "tenant_secret": ("secret-a", "secret-b", "secret-c"),
     "mcp_allow": ("mcp.example.com", "*.example.com:8443", "*", "[::1]:9000"),
     "mcp_private": ("10.0.0.0/8", "fd00::/8", "127.0.0.1/32", "192.168.1.0/24"),
@@ -43,9 +50,17 @@ SAMPLES = {
 }
 
 CONNECTOR = ["--connector", "a=http://a/mcp"]
+TOKENS = ["--jwt-issuer=https://a", "--jwt-audience=a"]
 NEEDED = {
     "file_search": CONNECTOR,
     "code_interpreter": CONNECTOR,
+    "jwt_issuer": ["--jwt-audience=a", "--jwt-jwks=https://a/keys"],
+    "jwt_audience": TOKENS[:1],
+    "jwt_jwks": TOKENS,
+    "jwt_scopes": TOKENS,
+    "tenant": TOKENS,
+    "principal": TOKENS,
+    "attribute": TOKENS,
     "connector_authorization": ["--connector", ",".join(f"{name}=http://{name}/mcp" for name in "abcd")],
 }
 """Flags without which an option is refused."""
@@ -99,7 +114,7 @@ def test_a_flag_wins_over_the_variable_the_variable_over_the_file_the_file_over_
     assert getattr(resolve(base + flag(name, in_flag), env, yaml, tmp_path=tmp_path), name) == flag_value
     assert getattr(resolve(base, env, yaml, tmp_path=tmp_path), name) == env_value
     assert getattr(resolve(base, {}, yaml, tmp_path=tmp_path), name) == file_value
-    if name not in UPSTREAMS:
+    if name not in (*UPSTREAMS, "jwt_issuer", "jwt_audience"):  # what is needed with which no default will do
         assert getattr(resolve(base), name) == default
         assert (
             getattr(resolve(base, {f"STATECAR_{name.upper()}": ""}, f"{name}:\n", tmp_path=tmp_path), name) == default
@@ -128,6 +143,22 @@ WRONG_FLAGS = {
     ("--own-prefix", "/x/"): ["--own-prefix='/x/'"],
     ("--tenant", "header:"): ["--tenant='header:'", "header:NAME"],
     ("--tenant", "header:a b"): ["--tenant='header:a b'"],
+    ("--tenant", "claim:org"): ["--tenant: needs tokens", "(--jwt-issuer URL)"],
+    ("--principal", "X-User"): ["--principal='X-User'", "header:NAME"],
+    ("--principal", "claim:sub"): ["--principal: needs tokens"],
+    ("--attribute", "teams=X-Teams"): ["--attribute=['teams=X-Teams']", "teams=claim:groups"],
+    ("--attribute", "a=header:A"): ["--attribute: says something of users", "--principal HOW"],
+    ("--attribute", "a=claim:a"): ["--attribute: needs tokens"],
+    ("--attribute", "a=header:A,a=header:B", "--principal", "header:U"): ["--attribute: 'a' is named twice"],
+    ("--jwt-audience", "a"): ["--jwt-audience: needs tokens"],
+    ("--jwt-scopes",): ["--jwt-scopes: needs tokens"],
+    ("--jwt-issuer", "https://a"): ["--jwt-issuer: needs --jwt-audience"],
+    ("--jwt-issuer", "https://u:hush@a"): ["--jwt-issuer=", "u:***@a", "without a password"],
+    ("--jwt-issuer", "ftp://a"): ["--jwt-issuer=['ftp://a']", "https://login.example.com/realms/main"],
+    ("--jwt-issuer", "a", "--jwt-audience", "a"): ["--jwt-issuer='a'", "--jwt-jwks must say"],
+    ("--jwt-jwks", "keys.json"): ["--jwt-jwks='keys.json'", "https://login.example.com/keys"],
+    ("--jwt-algorithms", "HS256"): ["--jwt-algorithms=['HS256']", "a shared secret are never accepted"],
+    ("--jwt-algorithms", "none"): ["--jwt-algorithms=['none']", "RS256"],
     ("--store", "mysql://h"): ["--store='mysql://h'", "redis://localhost:6379/0"],
     ("--store", "redis://"): ["--store='redis://'"],
     ("--store", "unix://"): ["--store='unix://'"],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from proxy.access import Authenticator, Identity
 from proxy.errors import InsufficientScope, ModelNotFound, StoreUnavailable
-from proxy.grants import AREAS, Grant, Quota
+from proxy.grants import AREAS, Grant
 from proxy.routes.edge import facts
 from proxy.state import SHARED, State, fixed_secret, tenant_id
 from proxy.turn import Caller
@@ -20,14 +22,12 @@ from proxy.upstream import forwarded
 class Access:
     """Who may call, and whose state a call sees (wire §1.3).
 
-    ``secret``: what tenants are hashed with; empty for the one that is kept in the store. ``quota``: of tenants that
-    have none of their own.
+    ``secret``: what tenants are hashed with; empty for the one that is kept in the store.
     """
 
     state: State
     authenticator: Authenticator
     secret: str = ""
-    quota: Quota | None = None
 
     async def check(self, scope: Scope) -> Grant:
         """What a request that needs no state may do. Raises Unauthorized, InsufficientScope, KeysUnavailable."""
@@ -50,10 +50,14 @@ class Access:
                 raise
             tenant = ""
         known["tenant"] = tenant[:8] or None
-        if self.quota and grant.quota is None:
-            grant = replace(grant, quota=self.quota)
+        if identity.key:
+            known["key"] = identity.key
         scope["statecar.grant"] = grant
         return Caller(tenant, headers, known.get("request_id", ""), principal=identity.principal, grant=grant)
+
+    async def renewed(self, caller: Caller, request: HTTPConnection) -> Caller:
+        """The caller of a connection that has been open for a while: keys are withdrawn meanwhile, and tokens end."""
+        return await self.caller(request) if self.authenticator.changes else caller
 
     async def _tenant(self, identity: Identity) -> str:
         if identity.tenant is None:
@@ -62,10 +66,13 @@ class Access:
         return tenant_id(secret, identity.tenant)
 
 
-def check_model(caller: Caller, model: str) -> None:
-    """Raises ModelNotFound for a model that the caller must not ask."""
-    if not caller.grant.covers(model):
-        raise ModelNotFound(model)
+def check_asked(caller: Caller, body: Mapping[str, Any], half: str = "write") -> None:
+    """Raises ModelNotFound, and InsufficientScope: a body that names a conversation takes a half of those, too."""
+    grant = caller.grant
+    if body.get("conversation") is not None and not grant.permits("conversations", half):
+        raise InsufficientScope(f"conversations:{half}")
+    if not grant.covers(body["model"]):
+        raise ModelNotFound(body["model"])
 
 
 def _permitted(scope: Scope, grant: Grant) -> Grant:

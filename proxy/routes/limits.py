@@ -8,7 +8,6 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import codec
-from proxy.grants import EVERYTHING
 from proxy.routes.access import Access
 from proxy.state import Admission, Quotas
 from proxy.turn import counted
@@ -35,13 +34,14 @@ class Limited:
         self._app, self._access, self._quotas = app, access, quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        grant = scope.get("statecar.grant", EVERYTHING)
-        quota = grant.quota or self._access.quota
-        if quota is None or scope["type"] != "http" or scope["method"] != "POST":
+        if not self._access.authenticator.limits or scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         caller = await self._access.caller(HTTPConnection(scope), unknown=True)
-        async with self._quotas.admitted(caller.tenant, quota) as admission:
+        if caller.grant.quota is None:
+            await self._app(scope, receive, send)
+            return
+        async with self._quotas.admitted(caller.tenant, caller.grant.quota) as admission:
             exchange = _Exchange(scope, receive, send, admission, self._quotas)
             try:
                 await self._app(scope, exchange.receive, exchange.send)

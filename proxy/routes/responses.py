@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from proxy import codec, ids
 from proxy.errors import InvalidRequest, NotFound, StoreUnavailable, UpgradeRequired
-from proxy.routes.access import Access, check_model
+from proxy.routes.access import Access, check_asked
 from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.keyed import REPLAYED, KeyedReply
 from proxy.routes.open import OpenRequests
@@ -81,7 +81,7 @@ class Responses:
         caller = await self.access.caller(request, unknown=unknown)
         given = await json_body(request, self.body_limit)
         body = create_response(given)
-        check_model(caller, body["model"])
+        check_asked(caller, body)
         if body.get("store", True):
             self.services.guard.check_create(caller, RESPONSE)
         headers = request.headers.items()
@@ -220,7 +220,7 @@ class Responses:
         caller = await self.access.caller(request)
         body = compact_response(await json_body(request, self.body_limit))
         facts(request.scope)["model"] = body["model"][:128]
-        check_model(caller, body["model"])
+        check_asked(caller, body)
 
         async def compacted() -> tuple[dict[str, Any], dict[str, str]]:
             async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
@@ -234,7 +234,7 @@ class Responses:
         caller = await self.access.caller(request)
         body = count_input_tokens(await json_body(request, self.body_limit))
         facts(request.scope)["model"] = body["model"][:128]
-        check_model(caller, body["model"])
+        check_asked(caller, body, "read")
 
         async def counted_here() -> tuple[dict[str, Any], dict[str, str]]:
             async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:

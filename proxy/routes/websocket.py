@@ -25,7 +25,7 @@ from proxy.errors import (
     TooManyFrames,
 )
 from proxy.observe import CLIENT_LEFT, WEBSOCKET, Finished, at_work_on
-from proxy.routes.access import Access, check_model
+from proxy.routes.access import Access, check_asked
 from proxy.routes.edge import ClientGone, attended, decoded, facts
 from proxy.routes.frames import MOST, Frames, Telling, steering_refused
 from proxy.routes.open import OpenRequests
@@ -196,12 +196,13 @@ class Connection:
     async def _turn(self, given: dict[str, Any], noted: dict[str, Any], waits: Waits) -> bool:
         """Tells a turn as it is made; whether it went well. One that is not stored can be continued here alone."""
         request, generates = create_frame(given)
-        check_model(self._caller, request["model"])
+        now = await self._endpoint.access.renewed(self._caller, HTTPConnection(self._scope))
+        check_asked(now, request)
         if request.get("store", True):
-            self._endpoint.services.guard.check_create(self._caller, RESPONSE)
+            self._endpoint.services.guard.check_create(now, RESPONSE)
         recent, requests = self._endpoint.recent, self._endpoint.requests
         known = recent.find(self, request.get("previous_response_id"))
-        caller = replace(self._caller, request_id=noted["request_id"], recent=known)
+        caller = replace(now, request_id=noted["request_id"], recent=known)
         unkept = await stateless(request, self._endpoint.services, caller)
         if unkept:
             request["store"] = False

@@ -1,0 +1,106 @@
+"""The key file as it stands: read again when it has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+
+from proxy.access.keyfile import KeyTable, parse
+from proxy.errors import KeysUnavailable
+
+log = logging.getLogger("statecar")
+
+_EVERY = 1.0
+"""Seconds after which a request looks whether a file has changed: with the reading, within two it counts."""
+
+_AGAIN = 5.0
+"""Seconds after which a file that could not be read is tried again, changed or not: what it names may be there now."""
+
+_State = tuple[tuple[int, int, int, int] | None, ...]
+"""Device, inode, size and time of change of each file; None for one that is not there."""
+
+
+class KeyFile:
+    """Its keys. One that cannot be read, or says what is wrong, leaves those that were read before, and is logged.
+
+    Requests look, no task does: a process that nobody asks anything does nothing. Those that come while a changed file
+    is being read wait for it, so that no key is taken that was withdrawn long ago.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._table: KeyTable | None = None
+        self._state: _State = ()
+        self._due, self._again = 0.0, inf
+        self._told = ""
+        self._reading: asyncio.Task[None] | None = None
+
+    async def table(self) -> KeyTable:
+        """What it says by now. Raises KeysUnavailable where it was never read."""
+        await self._looked()
+        if self._table is None:
+            raise KeysUnavailable("The keys that callers are checked by cannot be read. Please retry.")
+        return self._table
+
+    async def limits(self, tenant: str) -> Mapping[str, int]:
+        """A tenant's limits by now, those that it gives."""
+        await self._looked()
+        return self._table.limits.get(tenant, {}) if self._table else {}
+
+    async def _looked(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._reading is None and now >= self._due:
+            self._due = now + _EVERY
+            if (state := self._look()) != self._state or now >= self._again:
+                self._reading = asyncio.create_task(self._read(state))
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+
+    async def close(self) -> None:
+        """Ends a reading under way."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    def _look(self) -> _State:
+        """As the links lead now: Kubernetes changes a mounted Secret by another target of one link."""
+        return tuple(map(_state_of, (self._path, *(self._table.files if self._table else ()))))
+
+    async def _read(self, state: _State) -> None:
+        try:
+            # a thousand keys take 0.1 s
+            table = await asyncio.to_thread(lambda: parse(self._path.read_text("utf-8")))
+        except (OSError, ValueError) as exc:
+            self._state, self._again = state, asyncio.get_running_loop().time() + _AGAIN
+            why = (
+                str(exc.strerror)
+                if isinstance(exc, OSError)
+                else "no text"
+                if isinstance(exc, UnicodeError)
+                else str(exc)
+            )
+            kept = f"{len(self._table.entries)} keys read before go on" if self._table else "nobody can call"
+            if why != self._told:
+                self._told = why
+                log.error("key file %s: %s; %s", self._path, why, kept)
+        else:
+            is_first, self._table = self._table is None, table
+            self._again, self._told = inf, ""
+            # the state of before the reading: what changed meanwhile is read again
+            self._state = (state[0], *map(_state_of, table.files))
+            if not is_first:
+                log.info("key file %s: read again, %d keys", self._path, len(table.entries))
+        finally:
+            self._reading = None
+
+
+def _state_of(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
