@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 
+from proxy import codec
 from proxy.state.client import Client, Script
 from proxy.state.keys import KEY_TTL, key_hold, key_name
 
@@ -32,8 +33,8 @@ class Claim:
         """``key``: as it was sent; ``body``: the request's, the same for requests that ask for the same; ``user``: who
         sent it, where users are told apart.
         """
-        named = f"{user}\0{key}" if user else key  # which no header holds
-        return cls(tenant, _hash(named.encode("utf-8", "surrogateescape")), _hash(body))
+        named = codec.dumps([user, key]) if user else key.encode("utf-8", "surrogateescape")
+        return cls(tenant, _hash(named), _hash(body))
 
     @property
     def value(self) -> str:

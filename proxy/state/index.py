@@ -3,10 +3,9 @@ with it, so readers skip and remove what is dead."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from proxy import ids
 from proxy.errors import StoreUnavailable
@@ -25,8 +24,8 @@ _SCAN = Script("index_scan")
 OTHER = "other"
 """What a loader answers for a response that is alive but not asked for."""
 
-Loader = Callable[[str], Awaitable[Stored | str | None]]
-"""A response by id: itself, OTHER, or None when it is dead."""
+Loader = Callable[[Sequence[str]], Awaitable[Sequence[Stored | str | None]]]
+"""Responses by their ids: each itself, OTHER, or None when it is dead."""
 
 
 Listed = tuple[list[Stored], bool]
@@ -81,7 +80,7 @@ class TenantIndex:
                 return await self.page(tenant, page, load)
             if listed is None:
                 raise page.no_cursor()
-            loaded = await asyncio.gather(*map(load, listed))
+            loaded = await load(listed)
             found += [one for one in loaded if isinstance(one, Stored)]
             dead += [id_ for id_, one in zip(listed, loaded, strict=True) if one is None]
             if len(found) > page.limit or len(listed) < count:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from proxy import ids
@@ -12,6 +13,7 @@ from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
 
 _OWNER = Script("owner")
+_OWNERS = Script("owners")
 
 FIELDS = ("a", "a1", "a2", "a3")
 """What holds an owner; in a record each at most 64 bytes, so that Redis keeps it compact."""
@@ -46,7 +48,7 @@ def owner_of(pieces: Iterable[bytes | None]) -> Owner:
 
 
 class Owners:
-    """One verb; it raises StoreUnavailable."""
+    """Verbs on owners; both raise StoreUnavailable."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -63,3 +65,13 @@ class Owners:
             keys = [lineage.record(minted.turn), lineage.run(minted.turn)]
             reply = await self._client.script(_OWNER, keys, tenant, "")
         return None if reply is None else Kept(owner_of([reply]))
+
+    async def hidden(self, responses: Sequence[str], tenant: str, sees: Sees) -> set[str]:
+        """Those of these responses that are there, and out of sight."""
+        minted = {id_: ids.of_kind(id_, "resp") for id_ in responses}
+        keys = {id_: Lineage(one.tag).record(one.turn) for id_, one in minted.items() if one}
+        batches = [[key] for key in keys.values()] if self._client.is_cluster else [list(keys.values())]
+        found = await asyncio.gather(*(self._client.script(_OWNERS, batch, tenant) for batch in batches))
+        texts = dict(zip(keys, (text for batch in found for text in batch), strict=True))
+        owners = {text: owner_of([text]) for text in {*texts.values()}}  # a few, who own many
+        return {id_ for id_, text in texts.items() if text is not None and not sees(id_, owners[text])}

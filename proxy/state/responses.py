@@ -132,12 +132,12 @@ class Responses:
         Raises InvalidRequest for an unknown cursor.
         """
 
-        async def load(id_: str) -> Stored | str | None:
-            return await self._load(id_, tenant, model or "") if not sees or await seen(id_, sees) else OTHER
-
-        async def seen(id_: str, sees: Sees) -> bool:
-            kept = await self._owners.of(id_, tenant)
-            return kept is None or sees(id_, kept.owner)  # what has gone is to be found dead
+        async def load(listed: Sequence[str]) -> Sequence[Stored | str | None]:
+            hidden = await self._owners.hidden(listed, tenant, sees) if sees and listed else set[str]()
+            shown = [id_ for id_ in listed if id_ not in hidden]
+            loaded = await asyncio.gather(*(self._load(id_, tenant, model or "") for id_ in shown))
+            found = dict(zip(shown, loaded, strict=True))
+            return [found.get(id_, OTHER) for id_ in listed]
 
         if sees and page.cursor is not None:
             kept = await self._owners.of(page.cursor, tenant)

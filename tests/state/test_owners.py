@@ -12,7 +12,15 @@ from tests.state.talk import NOW, Talk, message
 ADA = Principal("ada", {"teams": ("red", "blue")})
 BEN = Principal("Bén \U0001f600", {})
 MANY = Principal("m" * 100, {"teams": tuple(f"team-{n}" for n in range(20)), "roles": ()})
-OWNERS = [ADA, BEN, Principal(""), Principal("x" * 200, {"a": ("b",)}), MANY, None]
+OWNERS = [
+    ADA,
+    BEN,
+    Principal(""),
+    Principal("x" * 200, {"a": ("b",)}),
+    Principal("\udcff", {"a": ("\ud800",)}),
+    MANY,
+    None,
+]
 
 
 def hers(_id, owner):
