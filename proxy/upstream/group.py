@@ -77,7 +77,7 @@ class Group:
         self.only = None if self._watched or replicas[0].is_limited else replicas[0].upstream
         self._rules, self._has_fallbacks, self._now = rules, has_fallbacks, now
         self._turn = 0
-        self._window_ends, self._calls, self._retries = 0.0, 0, 0
+        self._window_ends, self._calls, self._retries, self._news = 0.0, 0, 0, logging.WARNING
 
     # --- choosing
 
@@ -126,7 +126,9 @@ class Group:
         UpstreamUnavailable where none can be asked, else as ``begin`` and ``begun`` do.
         """
         async with AsyncExitStack() as stack:
-            yield await self._answer(stack, session, begin, begun, chosen, again=again)
+            answer = await self._answer(stack, session, begin, begun, chosen, again=again)
+            del begin  # it knows the body, which is not kept while the answer comes
+            yield answer
 
     async def _answer(
         self,
@@ -166,6 +168,7 @@ class Group:
         now = self._now()
         if now >= self._window_ends:
             self._window_ends, self._calls, self._retries = now + _WINDOW, 0, 0
+            self._news = logging.WARNING
         self._calls += 1
 
     def _another(self, session: str, failure: UpstreamError, tried: Sequence[Replica]) -> Replica | None:
@@ -174,7 +177,8 @@ class Group:
             return None
         another = self.choose(session, tried)
         if another and self._retries >= _FREE + _SHARE * self._calls:
-            log.warning("group %s: no retry, as too many of the last calls were retries", self.name)
+            log.log(self._news, "group %s: no retry, as too many of the last calls were retries", self.name)
+            self._news = logging.DEBUG
             return None
         if another:
             self._retries += 1

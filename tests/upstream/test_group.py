@@ -1,0 +1,370 @@
+"""What the outcomes of calls make of replicas: retries, pauses, ejection, trials; by a clock of the test's own."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy.errors import (
+    InvalidRequest,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from proxy.upstream.group import Group, Rules
+from proxy.upstream.replica import Replica, seconds_asked
+
+AWAY = UpstreamUnreachable("nobody there")
+SLOW = UpstreamTimeout("too late")
+HOUR = 3600.0
+
+
+def status(code, **headers):
+    return UpstreamError("no", status=code, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+class Server:
+    """What a replica knows of its upstream. ``answers``: what it does, an error or a text, the last for ever."""
+
+    has_key = False
+
+    def __init__(self, number):
+        self.base_url, self.name = f"http://vllm-{number}/v1", f"vllm-{number}"
+        self.answers, self.health, self.asked = ["Hi"], None, 0
+
+    @asynccontextmanager
+    async def open(self):
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        yield answer
+
+    async def check(self, path):
+        return self.health
+
+
+class Fleet:
+    """A group and its servers. ``time``: what its clock says; ``told``: what it has told."""
+
+    def __init__(self, count=3, *, limit=0, fallbacks=False, after=3, **rules):
+        self.time, self.told = 1000.0, []
+        self.servers = [Server(number) for number in range(count)]
+        self.group = Group(
+            "g",
+            [Replica(server, limit=limit, after=after, seconds=10.0) for server in self.servers],
+            Rules(**rules),
+            has_fallbacks=fallbacks,
+            told=lambda *what: self.told.append(what),
+            now=lambda: self.time,
+        )
+
+    def first(self, session="s"):
+        """The server that a session goes to."""
+        return next(server for server in self.servers if server.name == self.group.choose(session).name)
+
+    @asynccontextmanager
+    async def calling(self, session="s", **options):
+        names = []
+
+        async def begun(_):
+            return None
+
+        async with self.group.call(session, Server.open, begun, names.append, **options):
+            yield names
+
+    async def call(self, session="s", **options):
+        """The names of those that were asked, the last of which answered."""
+        async with self.calling(session, **options) as names:
+            return names
+
+    async def fail(self, times, session="s"):
+        for _ in range(times):
+            with pytest.raises(UpstreamError):
+                await self.call(session)
+
+    @property
+    def out(self):
+        return [replica.name for replica in self.group.replicas if replica.is_out]
+
+
+@pytest.mark.parametrize("failure", [AWAY, SLOW, UpstreamError("broken"), *map(status, (429, 502, 503, 504))])
+async def test_what_one_cannot_another_is_asked_for(failure):
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [failure]
+    assert len(asked := await fleet.call()) == 2
+    assert asked[0] == first.name
+    assert fleet.told == [("retry", "g", first.name)]
+
+
+@pytest.mark.parametrize("failure", [*map(status, (400, 401, 404, 413, 500)), InvalidRequest("no")])
+async def test_what_would_fail_everywhere_is_asked_once(failure):
+    fleet = Fleet()
+    fleet.first().answers = [failure]
+    with pytest.raises(type(failure)) as told:
+        await fleet.call()
+    assert told.value is failure
+    assert sum(server.asked for server in fleet.servers) == 1
+
+
+async def test_no_more_are_asked_than_is_allowed():
+    fleet = Fleet(5, retries=2)
+    for server in fleet.servers:
+        server.answers = [AWAY]
+    await fleet.fail(1)
+    assert sorted(server.asked for server in fleet.servers) == [0, 0, 1, 1, 1]
+
+
+async def test_a_body_that_cannot_be_sent_twice_is_sent_once():
+    fleet = Fleet()
+    fleet.first().answers = [AWAY]
+    with pytest.raises(UpstreamUnreachable):
+        await fleet.call(again=False)
+
+
+async def test_retries_have_a_budget_of_ten_and_a_fifth_of_the_calls():
+    fleet = Fleet(2, retries=1, after=HOUR)
+    for server in fleet.servers:
+        server.answers = [AWAY]
+    await fleet.fail(50)
+    assert sum(server.asked for server in fleet.servers) == 50 + 20
+    fleet.time += 10.0
+    await fleet.fail(1)
+    assert sum(server.asked for server in fleet.servers) == 50 + 20 + 2
+
+
+async def test_failures_in_a_row_eject_and_one_call_in_time_brings_back():
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [AWAY, AWAY, "Hi", AWAY, AWAY, SLOW, "Hi"]
+    for _ in range(5):
+        await fleet.call()
+    assert not fleet.out
+    await fleet.call()
+    assert fleet.out == [first.name]
+    assert ("ejected", "g", first.name) in fleet.told
+    asked = first.asked
+    fleet.time += 9.9
+    assert first.name not in await fleet.call()
+    assert first.asked == asked
+    fleet.time += 0.2
+    assert await fleet.call() == [first.name]
+    assert not fleet.out
+    assert fleet.told[-1] == ("returned", "g", first.name)
+
+
+async def test_one_that_goes_on_failing_is_left_alone_twice_as_long_each_time():
+    fleet = Fleet()
+    first, waits = fleet.first(), []
+    first.answers = [AWAY]
+    for _ in range(3):
+        await fleet.call()
+    replica = next(replica for replica in fleet.group.replicas if replica.name == first.name)
+    for _ in range(7):
+        waits.append(replica.closed_until - fleet.time)
+        fleet.time = replica.closed_until
+        await fleet.call()
+    assert waits == [10, 20, 40, 80, 160, 160, 160]
+    assert [what for what, *_ in fleet.told].count("ejected") == 1
+
+
+async def test_one_call_alone_tries_whether_it_is_well_again():
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [AWAY]
+    for _ in range(3):
+        await fleet.call()
+    fleet.time += 10
+    first.answers = ["Hi"]
+    gate, asked = asyncio.Event(), []
+
+    async def begun(_):
+        asked.append(len(asked))
+        if len(asked) == 1:
+            await gate.wait()
+
+    async def call():
+        names = []
+        async with fleet.group.call("s", Server.open, begun, names.append):
+            return names
+
+    trial = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    assert first.name not in await call()
+    gate.set()
+    assert await trial == [first.name]
+    assert await call() == [first.name]
+
+
+async def test_a_trial_that_tells_nothing_leaves_it_to_the_next():
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [AWAY, AWAY, AWAY, asyncio.CancelledError(), "Hi"]
+    for _ in range(3):
+        await fleet.call()
+    fleet.time += 10
+    with pytest.raises(asyncio.CancelledError):
+        await fleet.call()
+    assert fleet.out == [first.name]
+    assert await fleet.call() == [first.name]
+
+
+async def test_a_request_that_kills_does_not_take_the_whole_group_out():
+    fleet = Fleet()
+    for server in fleet.servers:
+        server.answers = [status(500)]
+    await fleet.fail(30)
+    assert len(fleet.out) == 2
+
+
+@pytest.mark.parametrize("told", ["7", "Sun, 06 Nov 1994 08:49:37 GMT", "soon", "-3", ""])
+async def test_who_asks_for_a_pause_gets_it_while_others_are_there(told):
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [status(429, retry_after=told), "Hi"]
+    await fleet.call()
+    paused = told == "7"
+    assert (first.name in await fleet.call()) != paused
+    fleet.time += 7
+    assert await fleet.call() == [first.name]
+    assert not fleet.out
+
+
+async def test_where_all_have_asked_for_a_pause_they_are_asked_all_the_same():
+    fleet = Fleet(2)
+    for server in fleet.servers:
+        server.answers = [status(429, retry_after="30")]
+    await fleet.fail(5)
+    assert sum(server.asked for server in fleet.servers) > 5
+    assert not fleet.out
+
+
+def test_a_pause_ends_after_a_minute():
+    assert seconds_asked({"retry-after": "86400"}) == 60
+    assert seconds_asked({"retry-after": "Fri, 31 Dec 2199 23:59:59 GMT"}) == 60
+
+
+async def test_where_all_are_out_one_call_at_a_time_tries_and_all_others_are_refused():
+    fleet = Fleet(2, retries=0)
+    for server in fleet.servers:
+        server.answers = [AWAY]
+    sessions = {fleet.first(session).name: session for session in map(str, range(20))}
+    for session in sessions.values():
+        await fleet.fail(3, session)
+    assert len(fleet.out) == 2
+    fleet.time += 3.5
+    refused = []
+
+    async def begin_another():
+        with pytest.raises(UpstreamUnavailable) as told:
+            await fleet.call()
+        refused.append(told.value)
+
+    async def begun(_):
+        await begin_another()
+
+    for server in fleet.servers:
+        server.answers = ["Hi"]
+    async with fleet.group.call("s", Server.open, begun, bool):
+        pass
+    assert refused[0].status == 503
+    assert refused[0].code == "upstream_unavailable"
+    assert refused[0].headers == {"retry-after": "7"}  # 10 less 3.5, rounded up
+    assert len(fleet.out) == 1
+    assert await fleet.call()
+
+
+async def test_a_group_with_another_behind_it_gives_up_at_once():
+    fleet = Fleet(1, fallbacks=True)
+    fleet.servers[0].answers = [AWAY]
+    await fleet.fail(3)
+    asked = fleet.servers[0].asked
+    with pytest.raises(UpstreamUnavailable):
+        await fleet.call()
+    assert fleet.servers[0].asked == asked
+
+
+async def test_a_replica_alone_is_never_ejected():
+    fleet = Fleet(1)
+    fleet.servers[0].answers = [AWAY]
+    await fleet.fail(10)
+    assert fleet.servers[0].asked == 10
+    assert not fleet.out
+
+
+async def test_no_more_calls_are_open_than_may_be():
+    fleet = Fleet(2, limit=1, affinity=False)
+    async with fleet.calling() as one, fleet.calling() as other:
+        assert {*one, *other} == {"vllm-0", "vllm-1"}
+        with pytest.raises(UpstreamUnavailable) as told:
+            await fleet.call()
+        assert told.value.headers == {"retry-after": "1"}
+    assert await fleet.call()
+    assert fleet.group.open == 0
+
+
+async def test_health_checks_eject_and_bring_back_on_probation():
+    fleet = Fleet(2, interval=0.001)
+    first = fleet.first()
+    replica = next(replica for replica in fleet.group.replicas if replica.name == first.name)
+    first.health = "down"
+    watching = asyncio.create_task(fleet.group.watch())
+    try:
+        await until(lambda: replica.is_out)
+        fleet.time += 10
+        await until(lambda: replica.closed_until > fleet.time)  # still down: longer
+        assert replica.closed_until == fleet.time + 20
+        first.health = None
+        fleet.time += 20
+        await until(lambda: not replica.is_out)
+    finally:
+        watching.cancel()
+    first.answers = [AWAY]
+    await fleet.call()
+    assert replica.is_out  # one failure was enough
+    assert replica.closed_until == fleet.time + 40
+    assert [what for what, *_ in fleet.told] == ["ejected", "returned", "ejected", "retry"]
+
+
+async def until(true):
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 (a check has no event)
+            await asyncio.sleep(0.001)
+
+
+async def test_a_check_that_is_well_forgives_no_calls():
+    """A server may list its models while nothing comes of its engine."""
+    fleet = Fleet(2)
+    replica = fleet.group.replicas[0]
+    for _ in range(3):
+        assert replica.failed(SLOW, fleet.time, trial=False, others=lambda: True) == ("ejected" if _ == 2 else "")
+        assert replica.is_out or replica.checked(None, fleet.time) == ""
+
+
+async def test_ready_is_a_group_of_which_one_is_well():
+    fleet = Fleet(2, interval=5.0)
+    fleet.servers[0].health = "down"
+    assert await fleet.group.check() is None  # asked, as nothing is known yet
+    fleet.servers[1].health = "also down"
+    assert await fleet.group.check() == "down"
+    for replica, server in zip(fleet.group.replicas, fleet.servers, strict=True):
+        replica.checked(server.health, fleet.time)
+    fleet.servers[1].health = None
+    assert await fleet.group.check() == "down"  # as the last checks have it
+    fleet.group.replicas[1].checked(None, fleet.time)
+    assert await fleet.group.check() is None
+
+
+async def test_the_share_of_a_session_is_bounded_while_its_calls_are_open():
+    fleet = Fleet(4, load_factor=1.25)
+    async with asyncio.timeout(10):
+        opened = [fleet.calling("one") for _ in range(40)]
+        for each in opened:
+            await each.__aenter__()
+        assert sorted(replica.open for replica in fleet.group.replicas)[-1] <= 13
+        assert fleet.group.open == 40
+        for each in opened:
+            await each.__aexit__(None, None, None)
+    assert fleet.group.open == 0
