@@ -75,7 +75,7 @@ class Quota:
 
     @property
     def usage(self) -> str:
-        """Hash: ``r<second>`` requests let in, ``t<second>`` tokens taken; ``a``, ``b`` tokens and bytes on average."""
+        """Hash: ``r<second>`` requests let in, ``t<second>`` tokens taken, and what sums them up (``quota_admit``)."""
         return f"sc:{{t:{self.tenant}}}:u"
 
     @property

@@ -27,15 +27,17 @@ async def admit(
 
 def note(admission: Admission, work: Work, *, asked: bool, saved: bool) -> None:
     """Notes what a turn took. ``asked``: an upstream was; ``saved``: so is the response."""
-    admission.tokens = _tokens(work) if asked else 0
+    admission.tokens = _tokens(work, asked=asked)
     if not saved:
         admission.kept = ("", 0, 0)
 
 
-def _tokens(work: Work) -> int:
+def _tokens(work: Work, *, asked: bool) -> int:
     """As the upstream told, else about what the text comes to."""
     if usages := work.stream.figures.usages:
         return counted(usage(*usages)["total_tokens"])
+    if not asked:
+        return 0
     return len(codec.dumps([work.context.sent, work.stream.stored_output()])) // _BYTES
 
 

@@ -219,6 +219,8 @@ class Turn:
         fitting = Fitting(request, services, self._caller, context, stream, self.facts)
         rest = Rest(resumed.telling) if resumed and stream.told else None
         work = Work(context, stream, fitting, rest=rest)
+        if self._admission:
+            stack.callback(self._note, work)
         if services.hosted and runs_here(request, items, services.hosted):
             kept = resumed.telling.kept if resumed else None
             work.hosted = HostedTools(services.hosted, services, request, context, stream, self._keep, kept)
@@ -232,11 +234,10 @@ class Turn:
         self._admission = await admit(stack, self._services, self._caller, stores=stores, again=again)
         rounds.limits = self._admission.headers
         self.headers |= rounds.limits
-        stack.callback(self._note)
 
-    def _note(self) -> None:
-        if self._admission and self._work:
-            note(self._admission, self._work, asked="upstream" in self.facts, saved=self.saved)
+    def _note(self, work: Work) -> None:
+        if self._admission:
+            note(self._admission, work, asked="upstream" in self.facts, saved=self.saved)
 
     async def _keep(self, **kept: Any) -> None:
         """Keeps what only who goes on with the run needs."""
@@ -332,7 +333,7 @@ class Turn:
         else:
             await self._save(work, [*closing, end])
         if self._admission:  # before the client can ask for more
-            self._note()
+            self._note(work)
             await self._services.state.quotas.end(self._admission)
         return end
 

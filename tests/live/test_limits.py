@@ -57,7 +57,9 @@ class Pair:
         for token, _ in self.admin.zrange(self.names.at_work, 0, -1, withscores=True):
             self.admin.zincrby(self.names.at_work, -seconds * 1000, token)
         for field, count in self.admin.hgetall(self.names.usage).items():
-            if field[1:]:
+            if field in (b"p", b"l", b"m"):
+                self.admin.hincrby(self.names.usage, field, -seconds)
+            elif field[1:]:
                 self.admin.hdel(self.names.usage, field)
                 self.admin.hset(self.names.usage, b"%c%d" % (field[0], int(field[1:]) - seconds), count)
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from proxy.errors import StoreUnavailable
 from proxy.grants import Quota
 from proxy.routes.limits import Found
-from proxy.state import fixed_secret, keys, tenant_id
+from proxy.state import Quotas, fixed_secret, keys, tenant_id
+from proxy.state.client import Client
 from tests.backend import CLOSE, DONE, STREAM_HEAD, chunk, chunked, completion, json_reply, sse, stream, talk
 from tests.callers import Caller, error_of, ok
 from tests.routes.test_background import apart, eventually, seen
@@ -217,10 +219,43 @@ async def test_a_turn_is_at_work_until_its_end_or_its_client_leaves(limited, bac
         refused = await caller.ask()
         assert refused.headers["retry-after"] == "1" and "at work at once, limit 1" in error_of(refused)["message"]
     await eventually(lambda: _nothing_at(caller.usage))
-    backend.default = (json_reply(completion()),)
-    for _ in range(3):  # each has ended for the store before it has for its client
-        await caller.create()
-        await passed_on(caller)
+
+
+async def test_a_request_has_ended_for_the_store_before_it_has_for_its_client(limited, backend, monkeypatch):
+    settle = Quotas._settle
+
+    async def slow(self, admission):
+        await asyncio.sleep(0.03)
+        await settle(self, admission)
+
+    monkeypatch.setattr(Quotas, "_settle", slow)
+    caller = await limited("--tenant-concurrent-turns=1")
+    backend.default = (TOLD,)
+    for _ in range(2):
+        await caller.events()
+        assert (await caller.http.post("/chat/completions", json=CHAT | {"stream": True})).status_code == 200
+    async with opened(str(caller.http.base_url).removesuffix("/v1/"), caller.key) as socket:
+        for _ in range(2):
+            await socket.create()
+
+
+async def test_what_could_not_be_saved_is_not_stored_and_a_refusal_takes_no_tokens(limited, backend, monkeypatch):
+    caller = await limited(*LIMITS)
+    backend.default = (json_reply({"error": {"message": "no" * 500}}, status=400),)
+    assert (await caller.http.post("/chat/completions", json=CHAT)).status_code == 400
+    assert (await caller.ask()).status_code == 400
+    assert caller.usage.sums() == (2, 0)
+    script = Client.script
+
+    async def failing(self, called, *args, **rest):
+        if called.name == "save":
+            raise StoreUnavailable
+        return await script(self, called, *args, **rest)
+
+    monkeypatch.setattr(Client, "script", failing)
+    backend.default = (PLAIN,)
+    assert (await caller.ask()).status_code == 503
+    assert caller.usage.sums() == (3, 12) and not caller.usage.stored()
 
 
 async def test_what_fails_is_at_work_no_more(limited, backend):

@@ -42,6 +42,9 @@ class Using:
     async def command(self, name, *args):
         return await self.state._client.command(name, *args)
 
+    async def seconds(self):
+        return sum(len(name) > 1 for name in await self.command("HKEYS", self.names[0]))
+
     async def everything(self):
         return [await self.command("DUMP", name) for name in self.names]
 
@@ -51,6 +54,7 @@ class Using:
         flat = await self.command("HGETALL", usage)
         fields = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         moved = {n if len(n) == 1 else b"%c%d" % (n[0], int(n[1:]) - seconds): v for n, v in fields.items()}
+        moved |= {n: int(v) - seconds for n, v in moved.items() if n in (b"p", b"l", b"m")}
         await self.command("DEL", usage)
         if moved:
             await self.command("HSET", usage, *(part for pair in moved.items() for part in pair))
@@ -78,7 +82,10 @@ async def test_any_minute_holds_as_many_requests_as_the_limit(state, tenant):
     assert await using.everything() == before
     await using.later(22)  # the first two count no more
     assert (await using.once())["x-ratelimit-remaining-requests"] == "1"
-    assert len(await using.command("HKEYS", using.names[0])) == 2  # what is past is forgotten
+    assert await using.seconds() == 2  # what is past is forgotten
+    await using.later(150)
+    assert (await using.once())["x-ratelimit-remaining-requests"] == "2"
+    assert await using.seconds() == 1
 
 
 async def test_tokens_count_when_they_are_told_and_those_at_work_as_the_average(state, tenant):
@@ -183,6 +190,22 @@ async def test_a_request_is_counted_once_however_often_its_scripts_are_sent(stat
         assert admission.headers["x-ratelimit-remaining-requests"] == "3"
         assert admission.headers["x-ratelimit-remaining-tokens"] == "900"
     assert await using.command("HGET", using.names[2], "*") == b"200"
+
+
+async def test_a_request_that_is_cancelled_while_it_is_let_in_is_at_work_no_more(state, tenant):
+    using = Using(state, tenant, 5)
+    send = state._client.script
+
+    async def cancelled(script, *args, **rest):
+        await send(script, *args, **rest)
+        if script.name == "quota_admit":
+            raise asyncio.CancelledError
+
+    state._client.script = cancelled
+    with pytest.raises(asyncio.CancelledError):
+        await using.once()
+    await state.quotas.close()
+    assert await using.command("ZCARD", using.names[1]) == 0
 
 
 async def test_limits_hold_for_all_who_ask_at_once(state, store_url, tenant):

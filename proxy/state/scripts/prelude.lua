@@ -116,14 +116,15 @@ local function list_lineage(list, tag, untl, now)
   prolong(list, untl == '+inf' and 0 or tonumber(untl) - tonumber(now), there)
 end
 
--- The bytes that a tenant has stored, '*' among those of its lineages; what has come to its end counts no more.
+-- The bytes that a tenant has stored, '*' among those of its lineages; what has come to its end counts no more, but of
+-- very many a thousand at a time.
 local function lineage_bytes(bytes, ends, now)
-  local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', now)
+  local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 1000)
   for _, tag in ipairs(ended) do
     redis.call('HINCRBY', bytes, '*', -tonumber(redis.call('HGET', bytes, tag) or '0'))
     redis.call('HDEL', bytes, tag)
+    redis.call('ZREM', ends, tag)
   end
-  if #ended > 0 then redis.call('ZREMRANGEBYSCORE', ends, '-inf', now) end
   return tonumber(redis.call('HGET', bytes, '*') or '0')
 end
 

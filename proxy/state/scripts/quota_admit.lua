@@ -1,6 +1,7 @@
 -- Lets a request of a tenant in, or tells what stands in its way and changes nothing. Sent again it is let in once: its
 -- token is among those at work. What is at work takes, until it has ended, what the tenant's requests take on average.
--- Seconds count for 60 s after their end, so that no 60 s ever hold more than a limit.
+-- Seconds count for 60 s after their end, so that no 60 s ever hold more than a limit. `R` and `T` are the sums of all
+-- seconds from `p` on, so that nobody has to read them; `l` and `m` are the last ones of each.
 -- KEYS 1 usage, 2 requests at work, 3 bytes by lineage, 4 lineages by their end
 -- ARGV 1 token, 2 ms of its lease; most, 0 for no limit: 3 requests, 4 tokens, 5 at work, 6 bytes;
 --      7 '1': it was let in elsewhere, and is whatever stands in its way
@@ -12,28 +13,38 @@ local ms = now * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local most_requests, most_tokens = tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_at_work, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local used, newest, seconds, old, average = { r = 0, t = 0 }, { r = 0, t = 0 }, { r = {}, t = {} }, {}, {}
-local flat = redis.call('HGETALL', KEYS[1])
-for i = 1, #flat, 2 do
-  local kind, second, n = string.sub(flat[i], 1, 1), tonumber(string.sub(flat[i], 2)), tonumber(flat[i + 1])
-  if not second then
-    average[kind] = n
-  elseif second < now - 60 then
-    old[#old + 1] = flat[i]
-  else
-    used[kind] = used[kind] + n
-    seconds[kind][second] = n
-    newest[kind] = math.max(newest[kind], second)
+local kept = redis.call('HMGET', KEYS[1], 'p', 'R', 'T', 'a', 'b', 'l', 'm')
+for i = 1, #kept do kept[i] = tonumber(kept[i] or '0') end
+local first, average, average_bytes = kept[1], kept[4], kept[5]
+local used, last, old = { r = kept[2], t = kept[3] }, { r = kept[6], t = kept[7] }, {}
+
+local function forget(field, n)
+  local kind = string.sub(field, 1, 1)
+  used[kind] = used[kind] - tonumber(n)
+  old[#old + 1] = field
+end
+if first > 0 and now - 61 - first > 60 then
+  local flat = redis.call('HGETALL', KEYS[1])
+  for i = 1, #flat, 2 do
+    local second = tonumber(string.match(flat[i], '^[rt](%d+)$'))
+    if second and second < now - 60 then forget(flat[i], flat[i + 1]) end
+  end
+elseif first > 0 then
+  for second = first, now - 61 do
+    for _, field in ipairs({ 'r' .. second, 't' .. second }) do
+      local n = redis.call('HGET', KEYS[1], field)
+      if n then forget(field, n) end
+    end
   end
 end
 local at_work = redis.call('ZCOUNT', KEYS[2], '(' .. ms, '+inf')
-local tokens = used.t + at_work * (average.a or 0)
+local tokens = used.t + at_work * average
 local bytes = most_bytes > 0 and lineage_bytes(KEYS[3], KEYS[4], now) or 0
 
 -- Seconds until so many of a kind count no more.
 local function wait(kind, many)
   for second = now - 60, now do
-    many = many - (seconds[kind][second] or 0)
+    many = many - tonumber(redis.call('HGET', KEYS[1], kind .. second) or '0')
     if many <= 0 then return second + 61 - now end
   end
   return 1
@@ -43,18 +54,20 @@ local function full(most, taken, each) return most > 0 and taken > 0 and taken +
 
 local why, seconds_to_wait = '', 0
 if ARGV[7] ~= '1' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
-  if full(most_bytes, bytes + at_work * (average.b or 0), average.b or 1) then
+  if full(most_bytes, bytes + at_work * average_bytes, math.max(average_bytes, 1)) then
     why = 'bytes'
   elseif full(most_at_work, at_work, 1) then
     why, seconds_to_wait = 'turns', 1
   elseif full(most_requests, used.r, 1) then
     why, seconds_to_wait = 'requests', wait('r', used.r + 1 - most_requests)
-  elseif full(most_tokens, tokens, average.a or 1) then
-    why, seconds_to_wait = 'tokens', wait('t', tokens + (average.a or 1) - most_tokens)
+  elseif full(most_tokens, tokens, math.max(average, 1)) then
+    why, seconds_to_wait = 'tokens', wait('t', tokens + math.max(average, 1) - most_tokens)
   else
-    redis.call('HINCRBY', KEYS[1], 'r' .. now, 1)
-    used.r, newest.r = used.r + 1, now
+    used.r, last.r = used.r + 1, now
     for _, field in ipairs(old) do redis.call('HDEL', KEYS[1], field) end
+    redis.call('HINCRBY', KEYS[1], 'r' .. now, 1)
+    local requests_sum, tokens_sum = string.format('%.0f', used.r), string.format('%.0f', used.t)
+    redis.call('HSET', KEYS[1], 'p', now - 60, 'R', requests_sum, 'T', tokens_sum, 'l', now)
   end
 end
 if why == '' then
@@ -63,5 +76,5 @@ if why == '' then
   redis.call('EXPIRE', KEYS[1], 3600)
   redis.call('EXPIRE', KEYS[2], 3600)
 end
-local function reset(kind) return newest[kind] > 0 and newest[kind] + 61 - now or 0 end
+local function reset(kind) return used[kind] > 0 and last[kind] + 61 - now or 0 end
 return { why, seconds_to_wait, used.r, math.floor(tokens), math.floor(bytes), reset('r'), reset('t') }

@@ -11,6 +11,9 @@ end
 local tokens, bytes = tonumber(ARGV[2]), tonumber(ARGV[4])
 if tokens > 0 then
   redis.call('HINCRBY', KEYS[1], 't' .. now, tokens)
+  redis.call('HINCRBY', KEYS[1], 'T', tokens)
+  redis.call('HSET', KEYS[1], 'm', now)
+  redis.call('HSETNX', KEYS[1], 'p', now - 60)
   note('a', tokens)
 end
 if bytes > 0 then
