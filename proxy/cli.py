@@ -45,7 +45,7 @@ if not (proxy.__doc__ or "").startswith("statecar"):
         " package name): install statecar in a virtual environment of its own"
     )
 
-from proxy import demo, doctor
+from proxy import data, demo, doctor
 from proxy.access.keyfile import parse
 from proxy.errors import StatecarError
 from proxy.observe import configure_logging
@@ -66,6 +66,9 @@ usage: statecar COMMAND [options]
 commands:
   serve     serve the Responses and Conversations APIs in front of a chat-completions server
   doctor    try what a backend can do, and print it
+  export    write a tenant's responses and conversations as JSON lines
+  import    put an export into the store
+  purge     take everything of a tenant out of the store
   demo      serve the demo backend alone: chat completions without a model
   version   print the version
 
@@ -87,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "serve": _serve,
         "doctor": _doctor,
         "demo": _demo,
+        **{name: functools.partial(data.main, name) for name in ("export", "import", "purge")},
         "version": _version,
     }
     commands |= {name: _help for name in ("help", "-h", "--help")} | {"--version": _version}

@@ -20,7 +20,7 @@ from proxy.options import SettingsError
 from proxy.options import option as _option
 from proxy.rules import Rules
 from proxy.upstreams import Group, Kind, groups
-from proxy.values import EMBEDDED
+from proxy.values import DEMO, EMBEDDED
 
 _VENDOR_KEYS = (
     "chat_template_kwargs,top_k,min_p,repetition_penalty,seed,stop,guided_json,guided_regex,guided_choice,"
@@ -151,16 +151,20 @@ class Settings:
         return f"Settings({', '.join(f'{f.name}={options.public(f, getattr(self, f.name))!r}' for f in fields(self))})"
 
     @classmethod
-    def resolve(cls, argv: Sequence[str], env: Mapping[str, str], command: str = "statecar serve") -> "Settings":
+    def resolve(
+        cls, argv: Sequence[str], env: Mapping[str, str], command: str = "statecar serve", *, serves: bool = True
+    ) -> "Settings":
         """Settings from the flags (without the program's name and command) and the environment.
 
-        ``command``: whose help an error names. Raises SettingsError; SystemExit(0) after ``--help``.
+        ``command``: whose help an error names. ``serves``: whether an upstream is needed. Raises SettingsError; SystemExit(0) after ``--help``.
         """
         flags = vars(_parser(command).parse_args(argv))
         given = {f.name: (options.variable(f), text) for f in fields(cls) if (text := _in_env(f, env))}
         given |= {name: (options.flag(name), value) for name, value in flags.items()}
         if "config" in given:
             given = _in_file(given["config"][1]) | given
+        if not serves and not {"upstream", "upstreams"} & given.keys():
+            given["upstream"] = "--upstream", DEMO
         if "upstream" not in given and "upstreams" not in given:
             raise SettingsError(
                 "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"

@@ -34,6 +34,9 @@ TABLE = re.compile(r"(<!-- metrics: [^\n]*-->\n).*?(<!-- end of metrics -->)", r
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 FOREIGN = {
+    "--yes",
+    "--tenant-key",
+    "--tenant-id",
     "--pipe",
     "--user",
     "--pass",

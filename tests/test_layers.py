@@ -23,7 +23,7 @@ FLOORS = [
     {"routes"},
     {"life"},
     {"app", "protocol"},
-    {"supervisor"},
+    {"supervisor", "data"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,17 +13,23 @@ from proxy.state.client import Client, Heard, Script, unheard
 from proxy.state.conversations import Conversation, Conversations
 from proxy.state.conversations import missing as conversation_missing
 from proxy.state.envelope import OPEN, Envelope
+from proxy.state.export import Count, Export
 from proxy.state.idempotency import Claim, IdempotencyKeys
+from proxy.state.index import TenantIndex
 from proxy.state.leases import Lock
 from proxy.state.lessons import Lessons
+from proxy.state.lineages import Lineages
 from proxy.state.owners import Owners, Sees
 from proxy.state.page import Page, cut
 from proxy.state.past import Item, Past, Place
+from proxy.state.purge import Purge, Purged
 from proxy.state.quotas import Admission, Quotas
 from proxy.state.records import Draft, Stored
 from proxy.state.responses import Responses
+from proxy.state.restore import Outcome, Restore
 from proxy.state.runs import BLOCK, End, Lease, Limits, Run, Runs
 from proxy.state.secret import SHARED, TenantSecret, fixed_secret, tenant_id
+from proxy.state.sweep import Sweep
 
 __all__ = [
     "SHARED",
@@ -31,20 +37,26 @@ __all__ = [
     "Claim",
     "Conversation",
     "Conversations",
+    "Count",
     "Draft",
     "End",
     "Envelope",
+    "Export",
     "Item",
     "Lease",
     "Lessons",
     "Limits",
     "Lock",
+    "Outcome",
     "Owners",
     "Page",
     "Past",
     "Place",
+    "Purge",
+    "Purged",
     "Quotas",
     "Responses",
+    "Restore",
     "Run",
     "Runs",
     "Sees",
@@ -74,7 +86,8 @@ class State:
         limits: Limits,
         envelope: Envelope,
     ) -> None:
-        self._client, self._waiting = client, waiting
+        self._client, self._waiting, self._lifetimes = client, waiting, lifetimes
+        self._envelope = envelope
         self._checked = -_FRESH
         self._secret = TenantSecret(client)
         self.responses = Responses(client, lifetimes, limits.log_ttl, envelope)
@@ -105,6 +118,30 @@ class State:
         """The 32 bytes that key the tenant hash, the same for every process on this store. Raises StoreUnavailable."""
         return await self._secret.get()
 
+    async def known_secret(self) -> bytes | None:
+        """That secret, None where none has been made yet. Raises StoreUnavailable."""
+        return await self._secret.known()
+
+    async def install_secret(self, secret: bytes) -> None:
+        """Gives the store a secret, unless it has one. Raises StoreUnavailable."""
+        await self._secret.install(secret)
+
+    def export(self, tenant: str) -> Export:
+        """A tenant's export."""
+        return Export(self._client, self._sweep(tenant), self.conversations, self.runs, self._envelope)
+
+    def restore(self, tenant: str) -> Restore:
+        """What puts the lines of an export into the store, as this tenant's."""
+        index = TenantIndex(self._client, self._lifetimes)
+        return Restore(self._client, Lineages(self._client, self._lifetimes), index, tenant, self._envelope)
+
+    def purge(self, tenant: str) -> Purge:
+        """A tenant's purge."""
+        return Purge(self._client, self._sweep(tenant), self.runs)
+
+    def _sweep(self, tenant: str) -> Sweep:
+        return Sweep(self._client, Lineages(self._client, self._lifetimes), tenant)
+
     async def warnings(self) -> list[str]:
         """What an operator should know at start-up, a sentence each. Raises StoreUnavailable."""
         evicting = sorted(await self._client.policies() - {"noeviction"})
@@ -133,16 +170,17 @@ def open_state(  # noqa: PLR0913  what the store is told by options
     limits: Limits | None = None,
     envelope: Envelope = OPEN,
     heard: Heard = unheard,
+    patience: float = 0,
 ) -> State:
     """The state behind a URL: ``redis://``, ``rediss://``, ``unix://``, and ``redis`` or ``rediss`` with ``+cluster``
     or ``+sentinel``.
 
     Connects with the first use. Lifetimes in seconds, 0 for ever. ``connections``: at most so many to each server.
-    ``envelope``: the form in which content lies there.
-    ``heard``: told of every operation. Raises ValueError for a URL that cannot be right.
+    ``envelope``: the form in which content lies there. ``heard``: told of every operation. ``patience``: more seconds
+    than usual that one may take. Raises ValueError for a URL that cannot be right.
     """
     limits = limits or Limits()
-    client = Client(url, connections=connections, heard=heard)
+    client = Client(url, connections=connections, heard=heard, patience=patience)
     followers = limits.followers + 1  # and one that listens for runs to be ended
     waiting = Client(url, connections=followers, slow=inf, patience=BLOCK / 1000)
     return State(client, waiting, keys.Lifetimes(response_ttl, conversation_ttl), lesson_ttl, limits, envelope)

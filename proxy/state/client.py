@@ -5,38 +5,35 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
-    RedisError,
     ResponseError,
     SlotNotCoveredError,
-    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.errors import StoreUnavailable
-from proxy.state.address import ATTEMPT, Address, address_of, shown
+from proxy.state.address import ATTEMPT, address_of, shown
+from proxy.state.faults import FAULTS, unavailable
 from proxy.state.keys import SCHEMA
 from proxy.state.line import Line, Replied
 from proxy.state.nodes import Node
-from proxy.state.pool import LEAN, Lean, Pool
-from proxy.state.sentinels import Primary, PrimaryOverTls, Sentinels
+from proxy.state.opening import opened
+from proxy.state.pool import Lean
 from proxy.waits import waits
 
 _log = logging.getLogger(__name__)
@@ -46,6 +43,9 @@ LIMIT = 2.0
 
 _SLOW = 0.1
 """Seconds from which on an operation is slow, where nothing else is said."""
+
+_SCANNED = 1000
+"""How many keys a server looks at in one step of a scan."""
 
 _Arg = str | bytes | int
 
@@ -98,7 +98,7 @@ class Client:
         address = address_of(url, ATTEMPT + patience)
         self._limit = LIMIT + patience
         try:
-            self._redis, self._sentinels = _open(address, connections)
+            self._redis, self._sentinels = opened(address, connections)
         except (TypeError, RedisClusterException) as exc:
             told = f"The store URL {shown(url)} has an option Redis clients do not know: {exc}"
             raise ValueError(told) from None
@@ -156,7 +156,7 @@ class Client:
                 await connection.connect()
             if moves == self._moves:  # else it may lead to what was left meanwhile
                 self._line = Line(connection, self._reply_limit, self._posted)
-        except _FAULTS as exc:
+        except FAULTS as exc:
             _log.debug("no connection to share: %s", exc)
         finally:
             if not (self._line and self._line.is_open):
@@ -194,10 +194,36 @@ class Client:
                 found = await self._redis.execute_command("INFO", "memory", **options)
         except ResponseError:
             return set()
-        except _FAULTS as exc:
-            raise _unavailable("INFO", exc) from exc
+        except FAULTS as exc:
+            raise unavailable("INFO", exc) from exc
         servers = found.values() if all(isinstance(v, dict) for v in found.values()) else [found]
         return {server["maxmemory_policy"] for server in servers if "maxmemory_policy" in server}
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """The names of all keys that match, some perhaps twice; of those that come meanwhile some may be missing.
+
+        Raises StoreUnavailable, also where another server becomes the primary meanwhile: it counts its keys anew.
+        """
+        if self._cluster:
+            await self._cluster.initialize()
+        for target in self._cluster.get_primaries() if self._cluster else [None]:
+            node, moves, cursor = self._node_named(target.name if target else ""), self._moves, 0
+            while True:
+                cursor, names = await self._bounded(node, "SCAN", partial(self._scan, target, cursor, pattern))
+                if moves != self._moves:
+                    raise StoreUnavailable("Another server has become the primary. Please begin again.")
+                if names:
+                    yield names
+                if not cursor:
+                    break
+
+    async def _scan(self, target: Any, cursor: int, pattern: str) -> tuple[int, list[bytes]]:
+        words = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)
+        if not self._cluster:
+            found: tuple[int, list[bytes]] = await self._send(*words)
+            return found
+        cursors, names = await self._cluster.execute_command(*words, target_nodes=target)
+        return cursors[target.name], names
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -232,6 +258,9 @@ class Client:
             with suppress(SlotNotCoveredError):
                 found = self._cluster.get_node_from_key(key)
                 name = found.name if found else ""
+        return self._node_named(name)
+
+    def _node_named(self, name: str) -> Node:
         if name not in self._nodes:
             self._nodes[name] = Node(self._connections, self._limit)
         return self._nodes[name]
@@ -264,7 +293,7 @@ class Client:
             elif isinstance(other, ResponseError):
                 raise other
         except ResponseError as exc:
-            _unavailable(beside.script.name, exc)
+            unavailable(beside.script.name, exc)
             _log.warning("%s", beside.loss)
         self._heard(beside.script.name, perf_counter() - began, not isinstance(other, ResponseError))
         return reply
@@ -307,9 +336,9 @@ class Client:
             reply = await self._patiently(node, send)
             ok = True
             return reply
-        except _FAULTS as exc:
+        except FAULTS as exc:
             ok = False
-            raise _unavailable(name, exc) from exc
+            raise unavailable(name, exc) from exc
         finally:
             seconds = perf_counter() - began
             node.note(began, ok)
@@ -354,46 +383,3 @@ async def _read(single: Any, connection: Any, name: str) -> Any:
         return await single.parse_response(connection, name)
     except ResponseError as exc:
         return exc
-
-
-# AttributeError: redis-py's Cluster client when it is redirected to a node it does not know yet.
-_FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError, AttributeError)
-
-_PASSING = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
-
-
-def _unavailable(name: str, exc: Exception) -> StoreUnavailable:
-    """Ours for theirs: what passes by itself is a warning, what somebody must repair is an error in the log."""
-    if isinstance(exc, RedisConnectionError) and isinstance(exc.__cause__, RedisError):
-        exc = exc.__cause__  # over unix sockets, whatever the server said to a new connection
-    said = str(exc).partition(", with args")[0]  # servers repeat the arguments of commands that they do not know
-    refused = isinstance(exc, ResponseError | AuthenticationError | AuthorizationError | AttributeError)
-    if refused and not isinstance(exc, _PASSING):
-        _log.error("the state store refused %s: %s: %s", name, type(exc).__name__, said)
-        return StoreUnavailable("The state store refused the operation; the server's log says why.")
-    _log.warning("the state store is not reachable for %s: %s: %s", name, type(exc).__name__, said)
-    return StoreUnavailable()
-
-
-def _open(address: Address, connections: int) -> tuple[Redis | RedisCluster, Sentinels | None]:
-    """redis-py's client, and who tells it where the primary is. Raises TypeError and RedisClusterException for options
-    it does not know.
-    """
-    if address.is_cluster:
-        # The gate keeps calls below the pool's size; the other half is for connections being closed or discovering.
-        options = address.options | {
-            "max_connections": 2 * connections,
-            "require_full_coverage": False,  # slots that are served are served
-            "reinitialize_steps": 0,  # a MOVED moves its slot; starting over would cut other calls' connections
-        }
-        return RedisCluster(**options), None
-    kind, sentinels = address.options.get("connection_class", Connection), None
-    # The gate keeps calls below the pool's size; the other one is for the question that is asked at start-up.
-    options = address.options | {"max_connections": connections + 1, "connection_class": LEAN[kind]}
-    if address.sentinels:
-        sentinels = Sentinels(address.sentinels, address.service, address.sentinel_options)
-        options |= {"sentinels": sentinels, "connection_class": PrimaryOverTls if kind is SSLConnection else Primary}
-    options.pop("timeout", None)  # of a pool that waits
-    pool = Pool(**options)
-    pool.connection_class(**pool.connection_kwargs)  # not connected; only checks the options
-    return Redis.from_pool(pool), sentinels

@@ -130,6 +130,19 @@ class Embedded:
         self._watcher.start()
         return f"unix://{quote(str(path))}"
 
+    def running(self) -> str | None:
+        """The ``unix://`` URL of the one that another statecar runs on this data directory; None where none answers."""
+        if self.data_dir is None:
+            return None
+        try:
+            path = Path((self.data_dir / "socket").read_text().strip())
+        except (OSError, UnicodeError):
+            return None
+        deadline = time.monotonic() + START_PATIENCE
+        while (answer := _ping(path)).startswith(b"-LOADING") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return f"unix://{quote(str(path))}" if answer.startswith(b"+PONG") else None
+
     def stop(self) -> None:
         """Ends Valkey, its data flushed, and lets go of the directories. May be called twice."""
         with self._guard:

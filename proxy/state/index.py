@@ -59,6 +59,14 @@ class TenantIndex:
         lineage = entry_args(draft.past.tag, self._lifetimes.listed(draft.past.log == CONVERSATION_LOG))
         return Call(_ADD, lists, (score, _member(draft.id), oldest, self._ttl, *lineage), loss)
 
+    async def restore(self, tenant: str, id_: str, score: int, left: int) -> None:
+        """Lists a response that was listed with this score elsewhere, and has so many seconds left, 0 for ever."""
+        lists = [keys.tenant_index(tenant), keys.tenant_lineages(tenant)]
+        minted = ids.of_kind(id_, "resp")
+        assert minted, "responses are named by ids of ours"
+        lineage = entry_args(minted.tag, 2 * left)
+        await self._client.script(_ADD, lists, score, _member(id_), 0, left, *lineage)
+
     async def remove(self, tenant: str, *ids_: str) -> None:
         """Takes responses off the list; a failure is left to the next reader."""
         try:

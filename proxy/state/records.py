@@ -23,8 +23,8 @@ from proxy.state.runs import End
 
 _PIECE = 64
 _MOST_PIECES = 256  # longer bodies are one field: a packed block of 16 KiB is slow to search, and HSET has a limit
-_LONG = 512
-_SHARED = ("instructions", "tools", "text")
+LONG = 512
+SHARED = ("instructions", "tools", "text")
 
 
 @dataclass(slots=True)
@@ -97,9 +97,9 @@ def encode(draft: Draft, envelope: Envelope = OPEN) -> tuple[list[str | bytes | 
     if previous and previous.tag == tag:
         fields += ["q", previous.turn]
         del body["previous_response_id"]
-    for name in _SHARED:
+    for name in SHARED:
         text = codec.dumps(body[name]) if name in body else b""
-        if len(text) > _LONG:
+        if len(text) > LONG:
             digest = envelope.digest(text, tag)
             fields += [f"x:{name}", digest]
             texts += [digest, envelope.wrap(text, tag, TEXT) if envelope.wraps else text]

@@ -246,7 +246,12 @@ class Runs:
     async def due(self, count: int) -> list[tuple[str, str]]:
         """Runs, each (id, tenant), that perhaps nobody makes; the longest neglected first."""
         found = await self._client.command("ZRANGEBYSCORE", RUNS, "-inf", self._in(0), "LIMIT", 0, count)
-        return [(f"resp_{member[:22].hex()}0000", member[22:].decode()) for member in found]
+        return [(_run_of(member), member[22:].decode()) for member in found]
+
+    async def of_tenant(self, tenant: str) -> list[str]:
+        """The ids of a tenant's runs."""
+        members = await self._client.command("ZRANGE", RUNS, 0, -1)
+        return [_run_of(member) for member in members if member[22:] == tenant.encode()]
 
     async def ended(self, id_: str, tenant: str) -> None:
         """Takes a run off the list of all."""
@@ -385,6 +390,10 @@ def _lineage(id_: str) -> tuple[Lineage, ids.Minted]:
     minted = ids.of_kind(id_, "resp")
     assert minted, "runs are named by ids of ours"
     return Lineage(minted.tag), minted
+
+
+def _run_of(member: bytes) -> str:
+    return f"resp_{member[:22].hex()}0000"
 
 
 def _member(id_: str, tenant: str) -> bytes:

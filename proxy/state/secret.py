@@ -53,6 +53,15 @@ class TenantSecret:
             self._offering = asyncio.create_task(self._offer())
         return self._value
 
+    async def known(self) -> bytes | None:
+        """That of the store, None where it has none yet. Raises StoreUnavailable."""
+        value: bytes | None = await self._client.command("GET", SECRET)
+        return value
+
+    async def install(self, secret: bytes) -> None:
+        """Gives the store this one, unless it has one. Raises StoreUnavailable."""
+        await self._client.command("SET", SECRET, secret, "NX")
+
     async def close(self) -> None:
         """Ends an offer under way."""
         if self._offering is not None:

@@ -33,6 +33,7 @@ def told(pattern):
 
 LINE = told(r"^```acl\nuser statecar ([^\n]+)\n```$")
 FOR_A_CLUSTER = told(r"^- On a Cluster add, on every node: `([^`]+)`")
+FOR_THE_DATA = told(r"^- `statecar export`, `import` and `purge` [^\n]*\n  `([^`]+)`$")
 FOR_A_DATABASE = told(r"^- With a database number in the URL add: `([^`]+)`")
 
 
@@ -244,7 +245,37 @@ def test_the_document_allows_every_command_of_every_script():
     calls = [call for script in SCRIPTS.values() for call in re.findall(r"redis\.p?call\(([^,)]*)", script.text)]
     called = {word.lower() for call in calls for word in re.findall(r"'(\w+)'", call) if word.isupper()}
     assert "hset" in called
-    assert called <= {word[1:] for word in LINE if word.startswith("+")}
+    assert called <= {word[1:] for word in LINE + FOR_THE_DATA if word.startswith("+")}
+
+
+async def test_every_right_for_export_import_and_purge_is_needed_and_no_other(account, caplog):
+    account.set(*FOR_THE_DATA)
+    assert await fault_of_moving(account, caplog) is None
+    for right in FOR_THE_DATA:
+        account.set(f"-{right[1:]}")
+        assert await fault_of_moving(account, caplog), right
+        account.set(right)
+
+
+async def fault_of_moving(account, caplog):
+    """What goes wrong when a tenant's data is taken out, away and in again; None for nothing."""
+    caplog.clear()
+    account.all("SCRIPT", "FLUSH")
+    async with opened(account.url) as state, opened(account.url, 0, 0) as lasting:
+        talk = Talk(state)
+        try:
+            await Talk(lasting, talk.tenant).turn()
+            await talk.converse(await talk.conversation("one"))
+            draft = talk.draft()
+            await state.runs.create(Run(draft.id, talk.tenant, draft.created_at, {}, draft.input), None)
+            lines = [line async for line in state.export(talk.tenant).lines()]
+            await state.purge(talk.tenant).run()
+            restore = state.restore(talk.tenant)
+            assert {await restore.put(line) for line in lines[:-1]} == {"written"}
+            assert [line async for line in state.export(talk.tenant).lines()] == lines
+        except (StatecarError, AssertionError) as exc:
+            return exc
+    return next((record for record in caplog.records if record.levelno >= logging.ERROR), None)
 
 
 async def test_the_keys_of_others_are_out_of_reach(account, caplog):

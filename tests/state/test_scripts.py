@@ -12,22 +12,42 @@ from proxy.state import (
     Run,
     client,
     conversations,
+    export,
     idempotency,
     index,
     leases,
     lineages,
     owners,
+    purge,
     quotas,
     responses,
+    restore,
     runs,
+    sweep,
 )
 from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
+from proxy.state.keys import tenant_lineages as lineage_list
 from tests.state.talk import Talk, message, opened
 
 SCRIPTS = {
     one.name: one
-    for module in (state, responses, conversations, idempotency, index, leases, lineages, owners, quotas, runs)
+    for module in (
+        state,
+        responses,
+        conversations,
+        idempotency,
+        index,
+        leases,
+        lineages,
+        owners,
+        quotas,
+        runs,
+        export,
+        purge,
+        restore,
+        sweep,
+    )
     for one in vars(module).values()
     if isinstance(one, Script)
 }
@@ -105,6 +125,11 @@ async def every_script_of_runs(talk):
     await store.idempotency.take(claim)
     await store.idempotency.name(claim, e.id)
     await store.idempotency.let_go(claim)
+    lines = [line async for line in store.export(tenant).lines()]
+    await store._client.command("DEL", lineage_list(tenant))  # so that it is asked whose each is
+    await store.purge(tenant).run()
+    restore_ = store.restore(tenant)
+    assert {await restore_.put(line) for line in lines[:-1]} == {"written"}
 
 
 def keys_of(draft):

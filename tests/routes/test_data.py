@@ -1,0 +1,158 @@
+"""``statecar export``, ``import`` and ``purge`` beside a server: every GET and the next turn are as they were."""
+
+import asyncio
+import io
+import sys
+from contextlib import redirect_stderr
+from types import SimpleNamespace
+
+import pytest
+
+from proxy import cli, codec
+from tests.backend import chunk, completion, json_reply, stream, talk
+from tests.callers import Caller, ok
+
+SEAL = "--seal-key=a key that nobody knows"
+LONG = {"tools": [{"type": "function", "name": "f", "description": "x" * 900, "parameters": {"type": "object"}}]}
+FILE = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,aGk="}
+USER = {"role": "user", "content": [{"type": "input_text", "text": "look \ud83d"}, FILE]}
+
+
+@pytest.fixture
+def statecar(own, logs, monkeypatch):
+    """Runs a command on the store: (exit code, stdout, stderr)."""
+
+    async def run(*argv, stdin=b"", store=own.url):
+        out, told = io.BytesIO(), io.StringIO()
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+        with redirect_stderr(told):
+            code = await asyncio.to_thread(ended, *argv, f"--store={store}")
+        monkeypatch.undo()
+        return code, out.getvalue(), told.getvalue()
+
+    return run
+
+
+def ended(*argv):
+    with pytest.raises(SystemExit) as done:
+        cli.main(argv)
+    return done.value.code
+
+
+async def everything(caller, backend):
+    """A bit of all that a caller can have: (ids of responses, ids of conversations, a key that was used)."""
+    body = codec.dumps({"model": "m", "input": [USER], "instructions": "y" * 900, **LONG})
+    first = ok(await caller.http.post("/responses", content=body, headers={"content-type": "application/json"}))
+    second = await caller.create("more", previous_response_id=first["id"], **LONG, metadata={"a": "b"})
+    branch = await caller.create("else", previous_response_id=first["id"], model="other")
+    thought = {"role": "assistant", "content": "so", "reasoning_content": "hm"}
+    answer = completion()
+    answer["choices"][0]["message"] = thought
+    backend.script(json_reply(answer))
+    sealed = await caller.create("think", include=["reasoning.encrypted_content"], previous_response_id=second["id"])
+    dropped = await caller.create("drop me", previous_response_id=sealed["id"])
+    tip = await caller.create("go on", previous_response_id=dropped["id"])
+    ok(await caller.http.delete(f"/responses/{dropped['id']}"))
+    gist = {**completion("the gist"), "usage": {"prompt_tokens": 2000, "completion_tokens": 5, "total_tokens": 2005}}
+    backend.script(json_reply(gist))
+    compacted = await caller.create(
+        [{"type": "message", "role": "user", "content": "shorter"}, {"type": "compaction_trigger"}],
+        previous_response_id=tip["id"],
+    )
+    talked = await caller.conversation(
+        items=[{"role": "user", "content": f"n{n}"} for n in range(5)], metadata={"x": "y"}
+    )
+    inside = await caller.create("inside", conversation=talked)
+    items = (await caller.get(f"/conversations/{talked}/items", order="asc"))["data"]
+    ok(await caller.http.delete(f"/conversations/{talked}/items/{items[1]['id']}"))
+    bare = await caller.conversation()
+    backend.script(stream(*talk("It ", "is ", "so.")))
+    streamed = (await caller.events("background", background=True))[0]["response"]
+    backend.script(stream(chunk({"content": "x"}), "not json"))
+    await caller.ask("fail", stream=True)
+    keyed = await caller.http.post("/responses", json={"model": "m", "input": "k"}, headers={"idempotency-key": "k1"})
+    responses = [
+        one["id"] for one in (first, second, branch, sealed, dropped, tip, compacted, inside, streamed, ok(keyed))
+    ]
+    return responses, [talked, bare]
+
+
+async def answers(caller, responses, conversations):
+    """What every GET answers, byte for byte."""
+    paths = ["/responses?limit=100", "/responses?limit=3&order=asc", "/responses?model=other"]
+    paths += [f"/responses?limit=2&after={responses[2]}", f"/responses?limit=2&before={responses[2]}&order=asc"]
+    for id_ in responses:
+        paths += [f"/responses/{id_}", f"/responses/{id_}/input_items?limit=100"]
+        paths += [f"/responses/{id_}/input_items?order=asc&limit=2", f"/responses/{id_}?stream=true"]
+        paths += [f"/responses/{id_}?stream=true&starting_after=3"]
+    for id_ in conversations:
+        paths += [
+            f"/conversations/{id_}",
+            f"/conversations/{id_}/items?limit=3",
+            f"/conversations/{id_}/items?order=asc",
+        ]
+        listed = (await caller.http.get(f"/conversations/{id_}/items?limit=100")).json().get("data", [])
+        paths += [f"/conversations/{id_}/items/{item['id']}" for item in listed]
+        paths += [f"/conversations/{id_}/items?limit=2&after={item['id']}" for item in listed[:1]]
+    told = {}
+    for path in paths:
+        answer = await caller.http.get(path)
+        told[path] = answer.status_code, answer.content
+    assert {status for status, _ in told.values()} <= {200, 400, 404}
+    return told
+
+
+async def asked(caller, backend, **fields):
+    """What a next turn asks the model."""
+    before = len(backend.requests)
+    await caller.create([{"role": "user", "content": "next"}], store=False, **fields)
+    [request] = backend.requests[before:]
+    return request.json
+
+
+async def next_turns(caller, backend, responses, conversations):
+    gone = responses[4]
+    turns = [await asked(caller, backend, previous_response_id=id_) for id_ in responses if id_ != gone]
+    return turns + [await asked(caller, backend, conversation=id_) for id_ in conversations]
+
+
+async def test_out_away_and_in_again(calling, backend, own, statecar):
+    caller = await calling(SEAL, store=own.url)
+    async with Caller(str(caller.http.base_url).removesuffix("/v1/")) as other:
+        theirs = await everything(other, backend)
+        ids = await everything(caller, backend)
+        before, asks = await answers(caller, *ids), await next_turns(caller, backend, *ids)
+        their_before = await answers(other, *theirs)
+        whose = f"--tenant-key={caller.key}"
+        code, archive, told = await statecar("export", whose)
+        assert code == 0
+        assert told.startswith("exported: 6 lineages with 10 responses and 2 conversations, 1 idempotency keys\n"), told
+        assert (await statecar("purge", whose))[0] == 1
+        assert await answers(caller, *ids) == before  # that was only asked
+        assert (await statecar("purge", whose, "--yes"))[0] == 0
+        left = {path: status for path, (status, _) in (await answers(caller, *ids)).items()}
+        assert {path for path, status in left.items() if status == 200} <= {p for p in left if p[:11] == "/responses?"}
+        assert (await caller.get("/responses"))["data"] == []
+        assert (await statecar("export", whose))[1].count(b"\n") == 2
+        for _ in range(2):  # a second time it changes nothing
+            assert (await statecar("import", stdin=archive))[0] == 0
+            assert await answers(caller, *ids) == before
+            assert await next_turns(caller, backend, *ids) == asks
+        assert await answers(other, *theirs) == their_before
+        again = await caller.http.post(
+            "/responses", json={"model": "m", "input": "k"}, headers={"idempotency-key": "k1"}
+        )
+        assert ok(again)["id"] == ids[0][-1]
+    with own.admin() as admin:  # all at once, its secret too, and no server that remembers it
+        admin.flushall()
+    async with await fresh(calling, own, caller.key) as restarted:
+        assert (await statecar("import", stdin=archive))[0] == 0
+        assert await answers(restarted, *ids) == before
+        assert await next_turns(restarted, backend, *ids) == asks
+
+
+async def fresh(calling, own, key):
+    """A caller of another server on the store."""
+    started = await calling(SEAL, store=own.url)
+    return Caller(str(started.http.base_url).removesuffix("/v1/"), key)
