@@ -200,6 +200,21 @@ def _check_access(settings: Settings) -> None:
     names = [entry.partition("=")[0] for entry in settings.attribute]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"--attribute: {twice[0]!r} is named twice")
+    _check_rules(settings, names)
+
+
+def _check_rules(settings: Settings, attributes: Sequence[str]) -> None:
+    """Rules that nobody could ever meet. Raises SettingsError."""
+    if settings.keys_file or not settings.access_rules:
+        return
+    if not (settings.principal or settings.jwt_issuer):
+        raise SettingsError(
+            "--access-rules: speak of users: say where they are named (--principal HOW, --jwt-issuer URL or --keys-file FILE)"
+        )
+    asked = {condition.attribute for rule in settings.access_rules for condition in rule.conditions} - {""}
+    if unknown := sorted(asked - set(attributes)):
+        told = f"there are {', '.join(attributes)}" if attributes else "there are none"
+        raise SettingsError(f"--access-rules: {unknown[0]!r} is no attribute of users; {told} (--attribute NAME=HOW)")
 
 
 def _check_bindings(settings: Settings) -> None:

@@ -52,6 +52,7 @@ SAMPLES = {
 CONNECTOR = ["--connector", "a=http://a/mcp"]
 TOKENS = ["--jwt-issuer=https://a", "--jwt-audience=a"]
 NEEDED = {
+    "access_rules": ["--principal=header:X-User", "--attribute=teams=header:X-Teams"],
     "file_search": CONNECTOR,
     "code_interpreter": CONNECTOR,
     "jwt_issuer": ["--jwt-audience=a", "--jwt-jwks=https://a/keys"],
@@ -150,6 +151,12 @@ WRONG_FLAGS = {
     ("--attribute", "a=header:A"): ["--attribute: says something of users", "--principal HOW"],
     ("--attribute", "a=claim:a"): ["--attribute: needs tokens"],
     ("--attribute", "a=header:A,a=header:B", "--principal", "header:U"): ["--attribute: 'a' is named twice"],
+    ("--access-rules", "[{permit: {actions: read}}]"): ["--access-rules: speak of users", "--principal HOW"],
+    ("--access-rules", "[{permit: {actions: reed}}]"): ["--access-rules: [0].permit.actions: ", "not 'reed'"],
+    (
+        *("--access-rules", "[{permit: {actions: read}, when: user in owners team}]"),
+        *("--principal", "header:U", "--attribute", "teams=header:T"),
+    ): ["--access-rules: 'team' is no attribute of users; there are teams", "--attribute NAME=HOW"],
     ("--jwt-audience", "a"): ["--jwt-audience: needs tokens"],
     ("--jwt-scopes",): ["--jwt-scopes: needs tokens"],
     ("--jwt-issuer", "https://a"): ["--jwt-issuer: needs --jwt-audience"],

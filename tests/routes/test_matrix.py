@@ -14,7 +14,7 @@ from tests.backend import PATIENCE, completion, json_reply
 from tests.callers import Caller, ok
 from tests.contract.document import operations
 from tests.routes.test_tenants import filled
-from tests.routes.users import CALLERS, unknown, users
+from tests.routes.users import CALLERS, as_one, key_of, unknown, users
 
 __all__ = ["users"]  # a fixture
 
@@ -149,13 +149,13 @@ ENDS = [(UPDATE, CONVERSATION, "done"), (DELETE, CONVERSATION, "done"), (DELETE,
 async def matrix(serve, users, backend):
     """Starts a server with these rules, and gives what a request to it comes to, and what makes things of ada's."""
     backend.default = (json_reply(completion()),)
-    free = await serve("--count-by-generation")
+    free = await serve("--count-by-generation", *users())
     async with AsyncExitStack() as stack:
 
         async def start(rules):
-            url = await serve("--count-by-generation", f"--access-rules={rules}")
+            url = await serve("--count-by-generation", f"--access-rules={rules}", *users())
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False))
-            first = await stack.enter_async_context(Caller(free, who="owner"))
+            first = await stack.enter_async_context(Caller(free, key_of("owner")))
             return Matrix(http, first, backend)
 
         yield start
@@ -187,7 +187,7 @@ class Matrix:
             RESPONSE: ("/responses/{resp}", "/responses/{resp}/input_items"),
             CONVERSATION: ("/conversations/{conv}", "/conversations/{conv}/items"),
         }
-        asked = {"who": "no user"}
+        asked = as_one("no user")
         return {
             kind: [(await self.first.http.get(path.format(**ids), headers=asked)).text for path in some]
             for kind, some in paths.items()
@@ -199,7 +199,7 @@ class Matrix:
         for name, id_ in names.items():
             path = path.replace(name, id_)
         answer = await self.http.request(
-            method, path + filled(query, ids), json=body and filled(body, ids), headers={"who": who}
+            method, path + filled(query, ids), json=body and filled(body, ids), headers=as_one(who)
         )
         text = answer.text
         for key, id_ in ids.items():
@@ -232,7 +232,7 @@ async def test_everybody_may_do_what_the_rules_let_them_and_sees_nothing_else(ma
     for who in CALLERS:
         ids = await server.things()
         before = await server.seen(ids)
-        listed = ok(await server.http.get("/v1/responses", headers={"who": who}))["data"]
+        listed = ok(await server.http.get("/v1/responses", headers=as_one(who)))["data"]
         may = allowed(rules, who, RESPONSE)
         assert (ids["resp"] in [one["id"] for one in listed]) is (READ in may), who
         for action, kind, method, path, query, body in OPERATIONS:

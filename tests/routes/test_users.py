@@ -11,7 +11,7 @@ from tests.backend import stream, talk
 from tests.callers import ok, refusal, unframed
 from tests.routes.test_background import HALF, apart, cancelled, made, seen, text_of
 from tests.routes.test_recovery import left
-from tests.routes.users import ADA, User, unknown, users
+from tests.routes.users import ADA, User, key_of, unknown, users
 from tests.sockets import opened
 
 __all__ = ["apart", "users"]  # fixtures
@@ -28,8 +28,8 @@ async def people(serve, users):
     """Starts a server under rules, and gives ada, ben, who shares a team with her, cat, and somebody who is no user."""
     async with AsyncExitStack() as stack:
 
-        async def start(rules=READERS, *options, **rest):
-            url = await serve(f"--access-rules={rules}", *options, **rest)
+        async def start(rules=READERS, *options, tenants=True, **rest):
+            url = await serve(f"--access-rules={rules}", *users(tenants=tenants), *options, **rest)
             found = [User(url, who) for who in ("owner", "shares a team", "another user", "no user")]
             for user in found:
                 await stack.enter_async_context(user.caller)
@@ -72,11 +72,10 @@ async def test_a_run_is_its_owners_until_and_after_it_ends(people, backend):
 
 
 @pytest.mark.parametrize("fields", [{}, {"headers": "no JSON"}], ids=["made on", "ended"])
-async def test_a_run_that_another_process_left_stays_its_owners(people, users, own, state, backend, fields):
-    users["ours"] = None
+async def test_a_run_that_another_process_left_stays_its_owners(people, own, state, backend, fields):
     run = replace(left(), owner=ADA, **fields)
     await state.runs.create(run, None)
-    ada, ben, cat, _ = await people(READERS, "--run-lease=0.5", store=own.url)
+    ada, ben, cat, _ = await people(READERS, "--run-lease=0.5", tenants=False, store=own.url)
     end = await seen(ada.caller, run.id, "completed", "failed")
     assert end["status"] == ("failed" if fields else "completed")
     assert (await ben.caller.get(f"/responses/{run.id}")) == end
@@ -118,12 +117,12 @@ async def test_a_key_is_its_users_own(people):
 
 
 async def test_over_a_websocket_the_same_holds(serve, users, backend):
-    url = await serve(f"--access-rules={READERS}")
+    url = await serve(f"--access-rules={READERS}", *users())
     backend.default = (stream(*talk("Hi")),)
     async with (
-        opened(url, who="owner") as ada,
-        opened(url, who="shares a team") as ben,
-        opened(url, who="another user") as cat,
+        opened(url, key_of("owner")) as ada,
+        opened(url, key_of("shares a team")) as ben,
+        opened(url, key_of("another user")) as cat,
     ):
         first = await ada.create()
         assert (await ben.create(previous_response_id=first["id"]))["previous_response_id"] == first["id"]
@@ -140,7 +139,7 @@ async def test_over_a_websocket_the_same_holds(serve, users, backend):
         assert (await ben.create(conversation=conversation, store=False))["status"] == "completed"
         assert (await cat.refused(conversation=conversation))[0] == 404
         asked = len(backend.requests)
-    async with opened(await serve("--access-rules=[{permit: {actions: read}}]"), who="owner") as ada:
+    async with opened(await serve("--access-rules=[{permit: {actions: read}}]", *users()), key_of("owner")) as ada:
         assert (await ada.refused())[:2] == (403, "access_denied")
         assert len(backend.requests) == asked
         assert await ada.create(store=False)
@@ -206,3 +205,17 @@ async def test_pages_are_full_and_end_where_there_is_no_more_to_see(people, back
             assert got == wanted
         back = await user.caller.get("/responses", limit=2, order="asc", before=ids[4])
         assert ([one["id"] for one in back["data"]], back["has_more"]) == (ids[2:4], True)
+
+
+async def test_users_that_a_gateways_headers_name_are_held_by_the_same_rules(calling):
+    named = ("--tenant=header:X-Tenant", "--principal=header:X-User", "--attribute=teams=header:X-Teams")
+    caller = await calling(*named)
+    people = {"ada": "red, blue", "ben": "blue", "cat": "green"}
+    headers = {name: {"x-tenant": "t", "x-user": name, "x-teams": teams} for name, teams in people.items()}
+    made = ok(await caller.http.post("/responses", json=ASK, headers=headers["ada"]))
+    for name, status in (("ada", 200), ("ben", 200), ("cat", 404)):
+        assert (await caller.http.get(f"/responses/{made['id']}", headers=headers[name])).status_code == status
+    moved = {"x-tenant": "another", "x-user": "ada", "x-teams": "red"}
+    assert (await caller.http.get(f"/responses/{made['id']}", headers=moved)).status_code == 404
+    for nameless in ({"x-tenant": "t"}, {"x-tenant": "t", "x-user": ""}):
+        assert (await caller.http.get(f"/responses/{made['id']}", headers=nameless)).status_code == 401

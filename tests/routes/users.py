@@ -1,10 +1,10 @@
-"""Users of a tenant, told apart by one header, so that rules can be tried whatever says who calls."""
+"""Users of a tenant, told apart by their keys, so that rules can be tried by everybody."""
 
+import json
 import secrets
 
 import pytest
 
-from proxy.access import Authenticator, Identity
 from proxy.principals import Principal
 from tests.callers import Caller
 
@@ -18,17 +18,32 @@ CALLERS = {
 }
 
 
+def key_of(who):
+    return f"sk-{who.replace(' ', '-')}"
+
+
+def as_one(who):
+    """The headers of a caller."""
+    return {"authorization": f"Bearer {key_of(who)}"}
+
+
 @pytest.fixture
-def users(monkeypatch):
-    """The tenants of the callers, fresh ones; None is the one that all share."""
-    tenants = {name: f"{name}-{secrets.token_hex(8)}" for name in ("ours", "theirs")}
+def users(tmp_path):
+    """Options of a server that knows the callers; ``tenants``: of fresh ones, not of the one that all share."""
+    fresh = {name: f"{name}-{secrets.token_hex(8)}" for name in ("ours", "theirs")}
 
-    async def identity(_self, headers):
-        tenant, principal = CALLERS[dict(headers)[b"who"].decode()]
-        return Identity(tenants[tenant], principal)
+    def options(*, tenants=True):
+        keys = []
+        for who, (tenant, user) in CALLERS.items():
+            entry = {"key": key_of(who)} | ({"tenant": fresh[tenant]} if tenants else {})
+            if user:
+                attributes = {name: list(values) for name, values in user.attributes.items()}
+                entry |= {"principal": user.name, "attributes": attributes}
+            keys.append(entry)
+        (tmp_path / "keys.json").write_text(json.dumps({"keys": keys}))
+        return (f"--keys-file={tmp_path / 'keys.json'}", *(() if tenants else ("--tenant=off",)))
 
-    monkeypatch.setattr(Authenticator, "identity", identity)
-    return tenants
+    return options
 
 
 def unknown(id_):
@@ -40,7 +55,7 @@ class User:
     """What a caller is answered. ``who``: of ``CALLERS``."""
 
     def __init__(self, url, who):
-        self.caller = Caller(url, who=who)
+        self.caller = Caller(url, key_of(who))
         self.http = self.caller.http
 
     async def told(self, method, path, **rest):
