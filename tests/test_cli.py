@@ -45,6 +45,7 @@ def test_the_version_is_the_packages(argv, capsys):
         (("serve", "--upstream", "demo", "--port", "x"), "--port='x'"),
         (("serve", "--upstream", "demo", "--store", "redis+sentinel://a/main?nonsense=1"), "an option Redis clients"),
         (("serve", "--upstream", "demo", "--store", "redis+cluster://a/1"), "a Cluster has only number 0"),
+        (("serve", "--upstream", "demo", "--keys-file", "/does/not/exist"), "'/does/not/exist': No such file"),
         (("demo", "--port", "x"), "'x'"),
     ],
 )
