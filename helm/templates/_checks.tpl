@@ -48,6 +48,9 @@
 {{- end }}
 
 {{- define "statecar.checkSecrets" -}}
+{{- if and .Values.auth.keysFileSecret .Values.config.keys_file }}
+{{- fail "\n\nauth.keysFileSecret and config.keys_file are both given: keep one of them.\n" }}
+{{- end }}
 {{- range $part, $example := dict "auth" "apiKeys=api-keys" "tools" "webSearchKey=web-search-key" }}
 {{- $given := index $.Values $part }}
 {{- $named := list }}

@@ -349,6 +349,16 @@ def test_where_names_are_looked_up_and_what_runs_the_pod_can_be_said():
 # -- the store inside
 
 
+def test_a_key_file_is_mounted_as_a_directory_whose_changes_reach_the_pod():
+    values = {"auth": {"keysFileSecret": "{{ .Release.Name }}-team-keys", "keysFileKey": "k.json"}}
+    rendered = Rendered(merged(DEMO, values))
+    volume = next(one for one in rendered.pod["volumes"] if one["name"] == "keys")
+    assert volume["secret"] == {"secretName": "r-team-keys"}
+    mount = next(one for one in rendered.container["volumeMounts"] if one["name"] == "keys")
+    assert mount == {"name": "keys", "mountPath": "/etc/statecar/keys", "readOnly": True}  # no subPath
+    assert rendered.environment()["STATECAR_KEYS_FILE"] == "/etc/statecar/keys/k.json"
+
+
 def test_the_embedded_store_lies_on_a_volume_that_outlives_the_release():
     rendered = Rendered(merged(DEMO, setting("config.data_dir", "/srv/state")))
     claim = rendered("PersistentVolumeClaim")

@@ -51,6 +51,10 @@ SENSELESS = {
         {"auth": {"apiKeys": ["k"], "existingSecret": "s", "existingSecretKeys": {"apiKeys": "k"}}},
         ["auth.apiKeys and auth.existingSecretKeys.apiKeys"],
     ),
+    "two key files": (
+        {"auth": {"keysFileSecret": "s"}, "config": {"keys_file": "/k"}},
+        ["auth.keysFileSecret and config.keys_file"],
+    ),
     "a connector's Secret without keys": (
         setting("tools.existingSecret", "s"),
         ["tools.existingSecret names a Secret", "existingSecretKeys.webSearchKey=web-search-key"],
@@ -136,6 +140,7 @@ MALFORMED = [
     ("auth.apiKeys", ["one,two"], "apiKeys"),
     ("auth.sealKeys", ["short"], "sealKeys"),
     ("auth.tenant", "none", "tenant"),
+    ("auth.keysFileKey", "../keys", "keysFileKey"),
     ("config.prot", 1, "prot"),
     ("config.grace", 5, "grace"),
     ("config.port", 70000, "port"),

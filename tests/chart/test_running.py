@@ -217,6 +217,9 @@ def test_the_notes_name_the_namespace_and_warn_of_what_loses_or_shares_state():
     ):
         assert words in notes(merged(DEMO, values)) and words not in notes(DEMO), words
     guarded = merged(DEMO, {"auth": {"apiKeys": ["k"]}, "service": {"type": "LoadBalancer"}})
+    by_tokens = merged(DEMO, {"config": {"jwt_issuer": ["https://i"], "jwt_audience": ["a"]}})
+    for values in (by_tokens, merged(DEMO, setting("auth.keysFileSecret", "s"))):
+        assert "No auth.apiKeys" not in notes(values) and "Put a key or a token into KEY" in notes(values)
     assert "without auth.apiKeys" not in notes(guarded) and "administration paths included" in notes(guarded)
     assert "its store answers:" in notes(merged(ALONE, setting("probes.readinessAsksUpstream", False)))
     assert "its upstream and its store answer:" in notes(ALONE)
