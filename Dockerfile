@@ -1,5 +1,5 @@
-# statecar's image: an interpreter, the packages of uv.lock (those for MCP servers too), statecar. For both architectures,
-# from the repository root:
+# statecar's image: an interpreter, the packages of uv.lock (those for MCP servers and for traces too), statecar. For both
+# architectures, from the repository root:
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag REGISTRY/statecar:0.1.0 --push .
 #
@@ -26,10 +26,10 @@ ENV UV_PROJECT_ENVIRONMENT=/app \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --no-install-project
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --no-install-project
 COPY README.md LICENSE ./
 COPY proxy ./proxy
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --no-editable
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --no-editable
 
 FROM python:${PYTHON}
 ARG VERSION=0.1.0

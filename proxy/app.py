@@ -21,7 +21,7 @@ from proxy.errors import StatecarError, StoreUnavailable, UpgradeRequired
 from proxy.grants import Quota
 from proxy.hosted import open_hosted
 from proxy.life import Life
-from proxy.observe import Finished, Metrics, Observed, at_work_on_run, log_request
+from proxy.observe import Finished, Metrics, Observed, Untraced, log_request, open_traces
 from proxy.routes.access import Access
 from proxy.routes.conversations import Conversations
 from proxy.routes.edge import facts
@@ -54,29 +54,31 @@ _SLASHES = re.compile("/{2,}")
 def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASGIApp:
     """The whole proxy as one ASGI application. ``settings``: store and upstream are URLs by now.
 
-    ``metrics_directory``: where several workers keep their metrics; None for a process alone.
+    ``metrics_directory``: where several workers keep their metrics; None for a process alone. Raises ValueError for
+    traces that cannot be had.
     """
-    metrics = Metrics(metrics_directory)
-    state = _state(settings, metrics)
+    metrics, traces = Metrics(metrics_directory), open_traces(settings)
+    state = _state(settings, traces.store(metrics.store))
     state.quotas.refused = metrics.limited
     # A worker may hear SIGTERM from whoever ends its whole group, and then from its parent: once is meant.
     hurried_by = (signal.SIGINT,) if metrics_directory else (signal.SIGINT, signal.SIGTERM)
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
     pool = open_pool(settings, heard=metrics.upstream)
-    manners = Manners(settings, state.lessons)
+    pool.follow(traces.calls)
+    manners = traces.manners(settings, state.lessons)
     authenticator = Authenticator(settings, _quota(settings))
     access = Access(state, authenticator, settings.tenant_secret)
-    services = _services(settings, state, pool, manners, metrics)
-    observer = Observer(metrics.run, metrics.open_runs, at_work_on_run)
+    services = _services(settings, state, pool, manners, metrics, traces)
+    observer = Observer(metrics.run, metrics.open_runs, traces.at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
-    lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics, authenticator))
+    lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics, authenticator, traces))
     relay = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
     passthrough = Limited(relay, access, state.quotas)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
     door = Door(lifespan, own, sockets, passthrough, access, about, life, metrics.open_requests)
-    return Observed(door, [metrics.request, *([log_request] if settings.access_log else [])])
+    return Observed(traces.served(door, about), [metrics.request, *([log_request] if settings.access_log else [])])
 
 
 def _quota(settings: Settings) -> Quota | None:
@@ -104,7 +106,7 @@ def _about(settings: Settings, state: State, pool: Pool, metrics: Metrics, life:
     ]
 
 
-def _state(settings: Settings, metrics: Metrics) -> State:
+def _state(settings: Settings, heard: Callable[[str, float, bool], object]) -> State:
     return open_state(
         settings.store,
         response_ttl=settings.response_ttl,
@@ -121,11 +123,13 @@ def _state(settings: Settings, metrics: Metrics) -> State:
             longest=int(settings.background_timeout + 10 * settings.run_lease) + 60,
         ),
         envelope=Envelope(settings.encryption_key, settings.compression),
-        heard=metrics.store,
+        heard=heard,
     )
 
 
-def _services(settings: Settings, state: State, pool: Pool, manners: Manners, metrics: Metrics) -> Services:
+def _services(
+    settings: Settings, state: State, pool: Pool, manners: Manners, metrics: Metrics, traces: Untraced
+) -> Services:
     return Services(
         state=state,
         pool=pool,
@@ -140,7 +144,8 @@ def _services(settings: Settings, state: State, pool: Pool, manners: Manners, me
         stateless=settings.store_down == "stateless",
         hosted=open_hosted(settings),
         max_tool_rounds=settings.max_tool_rounds,
-        heard_tool=metrics.tool,
+        heard_tool=traces.tool(metrics.tool),
+        traced=traces.turn,
     )
 
 
@@ -261,7 +266,12 @@ class Door:
 
 @asynccontextmanager
 async def _lifespan(
-    services: Services, runner: Runner, life: Life, metrics: Metrics, authenticator: Authenticator
+    services: Services,
+    runner: Runner,
+    life: Life,
+    metrics: Metrics,
+    authenticator: Authenticator,
+    traces: Untraced,
 ) -> AsyncIterator[None]:
     state, pool, manners = services.state, services.pool, services.manners
     life.watch_signals()
@@ -286,6 +296,7 @@ async def _lifespan(
             await services.hosted.aclose()
         await pool.aclose()
         await state.close()
+        await traces.close()
 
 
 def _canonical(path: str) -> str:

@@ -48,7 +48,7 @@ if not (proxy.__doc__ or "").startswith("statecar"):
 from proxy import data, demo, doctor
 from proxy.access.keyfile import parse
 from proxy.errors import StatecarError
-from proxy.observe import configure_logging
+from proxy.observe import check_traces, configure_logging
 from proxy.options import SettingsError
 from proxy.protocol import Http, WebSocket
 from proxy.settings import Parser, Settings
@@ -169,6 +169,10 @@ def _serve(args: list[str]) -> int:
     _check_store(settings.store)
     _check_keys(settings.keys_file)
     _check_environment(settings)
+    try:
+        check_traces(settings)
+    except ValueError as exc:
+        raise SettingsError(f"--traces=on: {exc}") from None
     configure_logging(settings.log_format, settings.log_level)
     _raise_file_limit()
     asked = _AskedToEnd()

@@ -56,6 +56,7 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = _option("info", "serving", "least important log lines shown")
     access_log: bool = _option(True, "serving", "one log line for each request")
     metrics: bool = _option(True, "serving", "Prometheus metrics at /metrics; off leaves that path to the upstream")
+    traces: Literal["off", "on"] = _option("off", "serving", "OpenTelemetry spans, sent where the OTEL_* variables say; needs the extra statecar[otel]")
 
     upstream: str = _option("", "upstream", "base URL of the chat-completions server, up to and including /v1 (http, https, http+unix://%2Fpath.sock/v1), or demo; needed where upstreams is not given", check=values.upstream, metavar="URL")
     upstreams: tuple[Group, ...] = _option((), "upstream", "groups of chat-completions servers, and which models each serves, instead of upstream (docs/operations/fleet.md); @FILE reads it", parse=groups, metavar="YAML")

@@ -82,6 +82,29 @@ def test_certificates_that_cannot_be_read_are_one_line_and_exit_code_2(argv, fil
     assert f"SSL_CERT_FILE={file!r}" in told and why in told and told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin: no exporter zipkin is installed"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "no exporter otlp_proto_grpc is installed"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "8"}, "--traces=on: max_export_batch_size must be"),
+    ],
+)
+def test_an_exporter_of_traces_that_cannot_be_used_is_one_line_and_exit_code_2(environment, words, capsys, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run("serve", "--upstream=demo", "--traces=on") == 2
+    assert words in capsys.readouterr().err.strip()
+
+
+def test_traces_without_their_extra_are_one_line_and_exit_code_2(capsys, monkeypatch):
+    for name in ("spans", "traced_calls", "traced_requests", "traces"):
+        monkeypatch.delitem(sys.modules, f"proxy.observe.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert run("serve", "--upstream=demo", "--traces=on") == 2
+    assert "--traces=on: the extra statecar[otel] is not installed: pip install '.[otel]'" in capsys.readouterr().err
+
+
 def test_every_command_has_help(capsys):
     for command, option in (("serve", "--upstream URL"), ("demo", "--port PORT")):
         assert run(command, "--help") == 0

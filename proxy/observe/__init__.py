@@ -4,6 +4,7 @@ from proxy.observe.access import log_request
 from proxy.observe.logs import at_work_on, at_work_on_run, configure_logging
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import CLIENT_LEFT, WEBSOCKET, Finished, Observed, Observer
+from proxy.observe.tracing import Untraced, check_traces, open_traces
 
 __all__ = [
     "CLIENT_LEFT",
@@ -12,8 +13,11 @@ __all__ = [
     "Metrics",
     "Observed",
     "Observer",
+    "Untraced",
     "at_work_on",
     "at_work_on_run",
+    "check_traces",
     "configure_logging",
     "log_request",
+    "open_traces",
 ]

@@ -64,6 +64,11 @@ def at_work_on_run(response: str, request_id: str) -> None:
     _at_work.set({"response": response, **({"request_id": request_id} if request_id else _at_work.get())})
 
 
+def at_work_in(trace_id: str) -> None:
+    """The trace for all lines of this task from now on, beside the ids."""
+    _at_work.set({**_at_work.get(), "trace_id": trace_id})
+
+
 def line_format(form: str, *, colours: bool) -> logging.Formatter:
     """A record as text or JSON. ``extra={"fields": {...}}`` adds fields to it."""
     as_json = form == "json"

@@ -132,7 +132,7 @@ class Metrics:
         if not self._is_due:
             self._soon()
 
-    def tool(self, type_: str, outcome: str, seconds: float) -> None:
+    def tool(self, type_: str, outcome: str, seconds: float, *_: object) -> None:
         """Hears of every call of a tool that runs here, when it is over."""
         self._counts["statecar_tool_calls_total", type_, outcome] += 1
         self._seconds["statecar_tool_seconds", type_].append(seconds)

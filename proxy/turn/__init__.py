@@ -9,7 +9,7 @@ from proxy.turn.guard import Guard
 from proxy.turn.manners import Manners
 from proxy.turn.rest import RESTARTED
 from proxy.turn.resumed import Resumed, caller_of, kept_of, patiently
-from proxy.turn.services import Caller, Services, ShuttingDown
+from proxy.turn.services import Caller, Services, ShuttingDown, TurnTraced
 from proxy.turn.stateless import stateless
 from proxy.turn.turn import Turn
 
@@ -22,6 +22,7 @@ __all__ = [
     "Services",
     "ShuttingDown",
     "Turn",
+    "TurnTraced",
     "caller_of",
     "compact",
     "counted",

@@ -221,12 +221,12 @@ class HostedTools:
         kind = "mcp" if isinstance(call, McpCall) else family_of(call)
         async with room:
             self.calls += 1
-            began, said = perf_counter(), "cancelled"
+            began, said, made = perf_counter(), "cancelled", None
             try:
-                outcome = await self._made(call)
+                outcome = made = await self._made(call)
                 said = "failed" if outcome.error else "completed"
             finally:
-                self._services.heard_tool(kind, said, perf_counter() - began)
+                self._services.heard_tool(kind, said, perf_counter() - began, call, made)
         return outcome
 
     async def _made(self, call: HostedCall) -> Outcome:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from proxy.errors import StatecarError
 from proxy.grants import EVERYTHING, Grant
@@ -18,6 +20,14 @@ from proxy.upstream import Pool
 
 KEY = "authorization"
 """The header that a caller's key stands in."""
+
+
+TurnTraced = Callable[
+    [dict[str, Any], Mapping[str, Any], Sequence[tuple[str, str]] | None], AbstractContextManager[object]
+]
+"""Follows a turn, which is made in its block: the facts that are told of it at its end, its request, and the headers
+of the request that began it, where another process did.
+"""
 
 
 class ShuttingDown(StatecarError):
@@ -37,7 +47,8 @@ class Services:
     ``sealer``: None without a key. ``count_by_generation``: tokens may be counted by asking for an answer of one.
     ``stateless``: while the store is away, requests that need no state are served without it. ``hosted``: the tools
     that run here. ``max_tool_rounds``: upstream calls of a turn at most; in the last one they are not offered.
-    ``heard_tool``: told of every call of them: its type, how it ended, its seconds.
+    ``heard_tool``: told of every call of them: its type, how it ended, its seconds, the call, and its outcome unless it
+    was cancelled. ``traced``: None for nobody.
     """
 
     state: State
@@ -53,7 +64,8 @@ class Services:
     stateless: bool = False
     hosted: Hosted | None = None
     max_tool_rounds: int = 16
-    heard_tool: Callable[[str, str, float], object] = lambda _type, _outcome, _seconds: None
+    heard_tool: Callable[..., object] = lambda *_: None
+    traced: TurnTraced | None = None
 
     def streams(self, dialect: Dialect) -> bool:
         """Whether the upstream streams for a caller who does not: where a plain call could not be stopped."""

@@ -193,6 +193,9 @@ class Turn:
 
     async def _begin(self, stack: AsyncExitStack, rounds: Rounds) -> Work:
         request, services, resumed = self._request, self._services, self._resumed
+        if services.traced:
+            began_by = self._caller.headers if resumed else None
+            stack.enter_context(services.traced(self.facts, request, began_by))
         if self._caller.grant.quota:
             await self._admit(stack, rounds)
         context = await self._context(stack)

@@ -1,6 +1,7 @@
 """The door to the backend: the only rooms that speak HTTP to it. Their exceptions become ours here and nowhere else."""
 
-from proxy.upstream.client import Upstream
+from proxy.upstream.calls import CUT, Call, Heard
+from proxy.upstream.client import Followed, Upstream
 from proxy.upstream.forward import Forwarded, forwarded
 from proxy.upstream.kind import Found, by_asking
 from proxy.upstream.pool import Pool, Served, open_pool
@@ -8,9 +9,13 @@ from proxy.upstream.reply import Batch, Reply
 from proxy.upstream.target import Target
 
 __all__ = [
+    "CUT",
     "Batch",
+    "Call",
+    "Followed",
     "Forwarded",
     "Found",
+    "Heard",
     "Pool",
     "Reply",
     "Served",

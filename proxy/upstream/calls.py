@@ -15,7 +15,8 @@ its body began, None when it did not. The status is that of HTTP, or ``unreachab
 it was cut before it was answered.
 """
 
-_CUT = 499
+CUT = 499
+"""The status of a call that was cut before it was answered."""
 
 
 def unheard(_upstream: str, _status: str, _first: float | None) -> None:
@@ -23,13 +24,16 @@ def unheard(_upstream: str, _status: str, _first: float | None) -> None:
 
 
 class Call:
-    """One request, over when its block is left. ``waits``: of the task that makes it; ``status``: the answer's."""
+    """One request, over when its block is left. ``waits``: of the task that makes it; ``status``: the answer's.
+
+    ``failure``: how it has failed, in one word; "" for a call that has not, or that was refused.
+    """
 
     def __init__(self, upstream: str = "", heard: Heard = unheard) -> None:
         self.waits = waits()
-        self.status = _CUT
+        self.status = CUT
         self._upstream, self._heard = upstream, heard
-        self._failure = ""
+        self.failure = ""
         self._began = perf_counter()
         self._first: float | None = None
 
@@ -39,9 +43,9 @@ class Call:
 
     def fail(self, exc: UpstreamError) -> None:
         """It has failed, at whatever point; a refusal, which has a status, is no failure."""
-        if self.status < 300 or self.status == _CUT:
+        if self.status < 300 or self.status == CUT:
             kinds = {UpstreamUnreachable: "unreachable", UpstreamTimeout: "timeout"}
-            self._failure = next((word for kind, word in kinds.items() if isinstance(exc, kind)), "broken")
+            self.failure = next((word for kind, word in kinds.items() if isinstance(exc, kind)), "broken")
 
     def __enter__(self) -> Call:
         return self
@@ -49,4 +53,4 @@ class Call:
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _at: TracebackType | None) -> None:
         if isinstance(exc, UpstreamError):
             self.fail(exc)
-        self._heard(self._upstream, self._failure or str(self.status), self._first)
+        self._heard(self._upstream, self.failure or str(self.status), self._first)

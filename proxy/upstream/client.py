@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -29,14 +29,28 @@ _QUESTION = 10.0  # seconds one of the upstream's other endpoints may take
 log = logging.getLogger(__name__)
 
 
+class Followed(Protocol):
+    """Who follows calls from their beginning on. ``reply``: what their answers are made as."""
+
+    reply: type[Reply]
+
+    def chat(self, upstream: Upstream, heard: Heard, request: httpx.Request) -> Call:
+        """A chat call that is about to be made."""
+
+    def passage(self, upstream: Upstream, heard: Heard, request: httpx.Request) -> Call:
+        """A request that is about to be passed on."""
+
+
 class Upstream:
     """A chat-completions server at ``base_url``, up to and including its ``/v1``; ``name`` is its host, for logs.
 
     ``api_key``: sent instead of whatever Authorization the caller has; ``headers``: beside all others, and instead of
     those of their names. Timeouts in seconds: until there is a connection, until the head of the answer, and between
-    two reads. ``heard``: told of every chat call and passed-on request when it is over. Raises ValueError for a URL
-    that cannot be used.
+    two reads. ``heard``: told of every chat call and passed-on request when it is over; ``followed``: told when it
+    begins. Raises ValueError for a URL that cannot be used.
     """
+
+    followed: Followed | None = None
 
     def __init__(  # noqa: PLR0913  all that an operator may say of one
         self,
@@ -77,14 +91,16 @@ class Upstream:
             (b"content-length", b"%d" % len(body)),
         ]
         request = self._request("POST", self._address.chat, pairs, body, self._timeouts)
-        with Call(self.name, self._heard) as call:
+        followed = self.followed
+        with followed.chat(self, self._heard, request) if followed else Call(self.name, self._heard) as call:
             response = await self._send(request, call.waits)
             del body, request  # not kept while it streams: orjson's bytes take up to ten times their length
             call.status = response.status_code
             try:
                 if response.status_code >= 300:
                     raise await _refused(response)
-                reply = Reply(response, self._timeouts, stream=stream, call=call)
+                kind = followed.reply if followed else Reply
+                reply = kind(response, self._timeouts, stream=stream, call=call)
                 yield reply
                 await reply.settle()
             finally:
@@ -113,7 +129,8 @@ class Upstream:
         pairs = self._with_key(pairs, keep_authorization=keep_authorization)
         request = self._request(method, self._address.url, pairs, body, timeouts)
         request.extensions["target"] = mapped
-        with Call(self.name, self._heard) as call:
+        followed = self.followed
+        with followed.passage(self, self._heard, request) if followed else Call(self.name, self._heard) as call:
             try:
                 response = await self._transport.handle_async_request(request)
             except httpx.TransportError as exc:

@@ -12,7 +12,7 @@ from proxy import upstreams
 from proxy.errors import NotFound
 from proxy.settings import Settings
 from proxy.upstream.calls import Heard, unheard
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import Followed, Upstream
 from proxy.upstream.group import Group, Rules, Told, untold
 from proxy.upstream.replica import Replica
 from proxy.upstream.target import Target
@@ -77,6 +77,12 @@ class Pool:
             if fault:
                 return fault if len(self.served) == 1 else f"{each.group.name}: {fault}"
         return None
+
+    def follow(self, followed: Followed | None) -> None:
+        """From now on every call of a replica is followed."""
+        for each in self.served:
+            for replica in each.group.replicas:
+                replica.upstream.followed = followed
 
     def begin(self) -> None:
         """Starts checking on replicas."""
