@@ -91,7 +91,7 @@ class State:
         self._checked = -_FRESH
         self._secret = TenantSecret(client)
         self.responses = Responses(client, lifetimes, limits.log_ttl, envelope)
-        self.owners = Owners(client)
+        self.owners = Owners(client, envelope)
         self.runs = Runs(client, waiting, lifetimes, limits, envelope)
         self.conversations = Conversations(client, lifetimes, envelope)
         self.idempotency = IdempotencyKeys(client, limits.lease)

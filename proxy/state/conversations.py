@@ -69,7 +69,7 @@ class Conversations:
         lineage, created = Lineage(minter.tag), int(time.time()) if now is None else now
         schema = MARKED if owner else self._envelope.schema
         fields: list[str | bytes | int] = ["v", schema, "t", tenant, "u", minter.turn, "c", created]
-        fields += ["m", self._metadata(metadata, minter.tag), *owned(owner)]
+        fields += ["m", self._metadata(metadata, minter.tag), *owned(owner, self._envelope, minter.tag)]
         final = _with_ids(items, minter)
         entries = self._envelope.entries(final, minter.tag)
         names = [self._envelope.name(item["id"], minter.tag) for item in final]

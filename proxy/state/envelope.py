@@ -34,7 +34,7 @@ _SALT = b"statecar store 1"
 _NAME, _NONCE = 4, 12  # bytes
 _HEAD = 1 + _NAME + _NONCE
 
-ITEM, TEXT, METADATA, MODEL = "item", "text", "metadata", "model"
+ITEM, TEXT, METADATA, MODEL, OWNER = "item", "text", "metadata", "model", "owner"
 """What values are: one sealed as one of them does not open as another."""
 
 

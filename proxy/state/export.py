@@ -187,7 +187,7 @@ class Export:
             "id": id_,
             "created_at": made.created_at,
             "metadata": made.metadata,
-            "owner": _owner(owner_of(fields.get(name.encode()) for name in FIELDS)),
+            "owner": _owner(owner_of(map(fields.get, map(str.encode, FIELDS)), self._envelope, held.tag)),
             "items": sorted(int(float(position)) for position in held.flat("i")[1::2]),
             "expires_at": held.expiry("c"),
         }

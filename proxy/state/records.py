@@ -83,7 +83,7 @@ def encode(draft: Draft, envelope: Envelope = OPEN) -> tuple[list[str | bytes | 
     schema = MARKED if draft.owner else max(draft.past.schema, envelope.schema)
     model = envelope.model(draft.model, draft.tenant) if schema >= MARKED else _encode_model(draft.model)
     fields: list[str | bytes | int] = ["v", schema, "t", draft.tenant, "st", draft.status, "m", model]
-    fields += ["c", draft.created_at, *owned(draft.owner)]
+    fields += ["c", draft.created_at, *owned(draft.owner, envelope, tag)]
     if draft.past.lock:
         fields += ["k", draft.past.lock.conversation]
     elif made_in := ids.of_kind(draft.conversation, "conv"):
@@ -176,5 +176,5 @@ def decode_stored(
         input=envelope.items(entries[: split - start], tag),
         output=envelope.items(entries[split - start :], tag),
         logged="o" in fields,
-        owner=owner_of(map(fields.get, FIELDS)),
+        owner=owner_of(map(fields.get, FIELDS), envelope, tag),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -39,7 +40,7 @@ class Responses:
         self._log_ttl = log_ttl
         self._index = TenantIndex(client, lifetimes)
         self._lineages = Lineages(client, lifetimes)
-        self._owners = Owners(client)
+        self._owners = Owners(client, envelope)
         self._saved = -inf
 
     async def history(self, id_: str, tenant: str, sees: Sees | None = None) -> Past | None:
@@ -175,7 +176,7 @@ class Responses:
         if reply is None:
             return None
         status, log, length, gone, touch, segments, owner, schema = reply
-        if sees and not sees(f"resp_{minted.tag}{minted.turn}0000", owner_of([owner])):
+        if sees and not sees(f"resp_{minted.tag}{minted.turn}0000", owner_of([owner], self._envelope, minted.tag)):
             return None
         entries: list[bytes] = []
         for name, recorded, missing, part in reversed(segments):
@@ -297,9 +298,10 @@ class Responses:
         own, logs, found, conversation_touch, owner, its_owner, its_turn = await self._client.script(
             _ITEMS, keys, tenant, lineage.logs, *due, CONVERSATION_LOG, *names
         )
-        if sees and not sees(f"resp_{tag}{turn}0000", owner_of([owner])):
+        unwrapped = partial(owner_of, envelope=self._envelope, tag=tag)
+        if sees and not sees(f"resp_{tag}{turn}0000", unwrapped([owner])):
             own, logs = [], []
-        if sees and its_turn and not sees(f"conv_{tag}{its_turn.decode()}0000", owner_of([its_owner])):
+        if sees and its_turn and not sees(f"conv_{tag}{its_turn.decode()}0000", unwrapped([its_owner])):
             found, conversation_touch = [], 0
         items = {item["id"]: item for item in self._envelope.items(found, tag)}
         items |= {item["id"]: item for item in self._envelope.items(own, tag) if item.get("id") in wanted}

@@ -159,7 +159,7 @@ class _Parts:
         schema = MARKED if owner else self._envelope.schema
         metadata = self._envelope.wrap(codec.dumps(one["metadata"]), self._lineage.tag, METADATA)
         fields: list[_Arg] = ["v", schema, "t", self._tenant, "u", _turn(one)]
-        fields += ["c", one["created_at"], "m", metadata, *owned(owner)]
+        fields += ["c", one["created_at"], "m", metadata, *owned(owner, self._envelope, self._lineage.tag)]
         self._add(self._lineage.conversation, "HSET", one["expires_at"], fields)
         self.owned.add(self._lineage.conversation)
         items: list[Any] = next((log["items"] for log in self._line["logs"] if log["name"] == CONVERSATION_LOG), [])

@@ -161,8 +161,10 @@ class Runs:
             fields["ql"] = codec.dumps(astuple(run.quota))
         if run.past:
             fields |= {"l": run.past.log, "e": run.past.length, "g": run.past.gone}  # as of a record
-        flat = [*(part for pair in fields.items() for part in pair), *owned(run.owner)]
-        keys = [*self._keys(run.id)[:2], _lineage(run.id)[0].meta]
+        lineage = _lineage(run.id)[0]
+        flat = [part for pair in fields.items() for part in pair]
+        flat += owned(run.owner, self._envelope, lineage.tag)
+        keys = [*self._keys(run.id)[:2], lineage.meta]
         branched = run.past if run.past and run.past.log != CONVERSATION_LOG else None  # there nothing is erased
         place = (branched.log, branched.length) if branched else ("", 0)
         token = lease.token if lease else ""
@@ -361,12 +363,8 @@ def decode_run(id_: str, fields: dict[bytes, bytes], envelope: Envelope) -> Run:
         keyed=b"y" in fields,
         secrets=content(fields.get(b"s", b"")).decode(),
         quota=Quota(*codec.loads(fields[b"ql"])) if b"ql" in fields else None,
-        kept={
-            name[1:].decode(): codec.loads(content(text))
-            for name, text in fields.items()
-            if name.startswith(_KEPT.encode())
-        },
-        owner=owner_of(fields.get(name.encode()) for name in FIELDS),
+        kept={n[1:].decode(): codec.loads(content(t)) for n, t in fields.items() if n.startswith(_KEPT.encode())},
+        owner=owner_of(map(fields.get, map(str.encode, FIELDS)), envelope, lineage.tag),
     )
 
 

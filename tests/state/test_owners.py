@@ -1,13 +1,16 @@
 """Owners: kept with what they own from its run to its end; what may not be read is answered as what is not there."""
 
+import secrets
+
 import pytest
 
 from proxy import ids
-from proxy.errors import InvalidRequest, StoreUnavailable
+from proxy.errors import EncryptionKeyMissing, InvalidRequest, StoreUnavailable
 from proxy.principals import Principal
 from proxy.state import End, Lease, Page, Run
+from proxy.state.envelope import Envelope
 from proxy.state.keys import MARKED, PLAIN, SCHEMA, Lineage
-from tests.state.talk import NOW, Talk, message
+from tests.state.talk import NOW, Talk, message, opened
 
 ADA = Principal("ada", {"teams": ("red", "blue")})
 BEN = Principal("Bén \U0001f600", {})
@@ -134,3 +137,35 @@ async def test_an_owner_of_some_attributes_leaves_a_record_compact(talk):
         record = Lineage(saved.minter.tag).record(saved.minter.turn)
         kind = await talk.state._client.command("OBJECT", "ENCODING", record)
         assert (kind in (b"listpack", b"ziplist")) is compact, len(owner.encoded())
+
+
+async def test_owners_are_sealed_with_what_they_own(store_url):
+    """And what was there before stays readable, as does all without sight of an owner."""
+    tenant = secrets.token_hex(16)
+    async with opened(store_url) as plain:
+        before = await Talk(plain, tenant).turn(owner=ADA)
+    async with opened(store_url, envelope=Envelope(["k" * 16], "off")) as state:
+        talk = Talk(state, tenant)
+        sealed = await talk.turn(before, owner=BEN)
+        made = await state.conversations.create(tenant, {}, [message("one")], ids.Minter(), owner=ADA)
+        draft = talk.draft(owner=ADA)
+        await state.runs.create(Run(draft.id, tenant, draft.created_at, {}, draft.input, owner=ADA), None)
+        for id_, owner in ((before.id, ADA), (sealed.id, BEN), (made.id, ADA), (draft.id, ADA)):
+            assert (await of(state, id_, tenant)).owner == owner
+        assert (await state.responses.load(sealed.id, tenant)).owner == BEN
+        assert (await state.runs.load(draft.id, tenant)).owner == ADA
+        assert await state.responses.history(sealed.id, tenant, hers) is None
+        page, _ = await state.responses.list(tenant, Page(), None, hers)
+        assert (before.id in [one.id for one in page], sealed.id in [one.id for one in page]) == (True, False)
+        keys = (
+            Lineage(sealed.minter.tag).record(sealed.minter.turn),
+            Lineage(ids.parse(made.id).tag).conversation,
+            Lineage(draft.minter.tag).run(draft.minter.turn),
+        )
+        for key in keys:
+            kept = b"".join(await talk.state._client.command("HVALS", key))
+            assert b"teams" not in kept and b"ada" not in kept and BEN.name.encode() not in kept
+    async with opened(store_url) as state:  # the key has gone
+        with pytest.raises(EncryptionKeyMissing):
+            await of(state, sealed.id, tenant)
+        assert (await of(state, before.id, tenant)).owner == ADA
