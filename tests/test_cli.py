@@ -47,6 +47,17 @@ def test_the_version_is_the_packages(argv, capsys):
         (("serve", "--upstream", "demo", "--store", "redis+cluster://a/1"), "a Cluster has only number 0"),
         (("serve", "--upstream", "demo", "--keys-file", "/does/not/exist"), "'/does/not/exist': No such file"),
         (("demo", "--port", "x"), "'x'"),
+        (("export",), "give one of --tenant NAME, --tenant-key KEY and --tenant-id ID"),
+        (("purge", "--yes"), "give one of --tenant NAME, --tenant-key KEY and --tenant-id ID"),
+        (
+            ("import", "--tenant=a", "--tenant-id=shared"),
+            "give one of --tenant NAME, --tenant-key KEY and --tenant-id ID",
+        ),
+        (("export", "--tenant-id=ABC"), "--tenant-id='ABC': must be 32 hex digits, or shared"),
+        (("export", "--tenant-key=@/no/such"), "--tenant-key: cannot read /no/such"),
+        (("export", "--tenant=a", "--store=memory://"), "--store=memory://: is another process's"),
+        (("export", "--tenant=a", "--store=x"), "--store='x'"),
+        (("export", "--tenant=a", "--yes"), "--yes"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(argv, words, capsys):

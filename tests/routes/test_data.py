@@ -1,16 +1,13 @@
 """``statecar export``, ``import`` and ``purge`` beside a server: every GET and the next turn are as they were."""
 
 import asyncio
-import io
-import sys
-from contextlib import redirect_stderr
-from types import SimpleNamespace
 
 import pytest
 
-from proxy import cli, codec
+from proxy import codec
 from tests.backend import chunk, completion, json_reply, stream, talk
 from tests.callers import Caller, ok
+from tests.commands import command
 
 SEAL = "--seal-key=a key that nobody knows"
 LONG = {"tools": [{"type": "function", "name": "f", "description": "x" * 900, "parameters": {"type": "object"}}]}
@@ -19,25 +16,9 @@ USER = {"role": "user", "content": [{"type": "input_text", "text": "look \ud83d"
 
 
 @pytest.fixture
-def statecar(own, logs, monkeypatch):
-    """Runs a command on the store: (exit code, stdout, stderr)."""
-
-    async def run(*argv, stdin=b"", store=own.url):
-        out, told = io.BytesIO(), io.StringIO()
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
-        with redirect_stderr(told):
-            code = await asyncio.to_thread(ended, *argv, f"--store={store}")
-        monkeypatch.undo()
-        return code, out.getvalue(), told.getvalue()
-
-    return run
-
-
-def ended(*argv):
-    with pytest.raises(SystemExit) as done:
-        cli.main(argv)
-    return done.value.code
+def statecar(own, logs):
+    """Runs a command on the store."""
+    return lambda *argv, stdin=b"", store=own.url: command(*argv, f"--store={store}", stdin=stdin)
 
 
 async def everything(caller, backend):
@@ -156,3 +137,115 @@ async def fresh(calling, own, key):
     """A caller of another server on the store."""
     started = await calling(SEAL, store=own.url)
     return Caller(str(started.http.base_url).removesuffix("/v1/"), key)
+
+
+async def test_lines_that_are_wrong_are_told_and_the_others_taken(calling, own, statecar):
+    caller = await calling(store=own.url)
+    made = [(await caller.create(f"n{n}"))["id"] for n in range(6)]
+    whose = f"--tenant-key={caller.key}"
+    _, archive, _ = await statecar("export", whose)
+    lines = archive.splitlines(keepends=True)
+    assert len(lines) == 8
+    await statecar("purge", whose, "--yes")
+
+    broken = [lines[0], lines[1], b"{}\n", lines[2].replace(b'"logs"', b'"long"'), b"\n", lines[3][:99], lines[4][-9:]]
+    code, _, told = await statecar("import", stdin=b"".join(broken))
+    assert code == 1
+    assert "line 3: type: must be one of" in told
+    assert "line 4: a lineage: lacks logs" in told
+    assert "line 6: no JSON: " in told
+    assert "imported: 1 lineages" in told
+    assert "the file ends before its last line" in told
+
+    code, _, told = await statecar("import", stdin=b"".join([*lines[:4], lines[4][:50]]))
+    assert code == 1
+    assert "line 5: no JSON, and it ends in the middle" in told
+    assert "imported: 2 lineages" in told
+    assert "left as they are: 1 lines" in told
+
+    code, _, told = await statecar("import", stdin=b"".join([*lines, lines[0], lines[1]]))
+    assert code == 1
+    assert "line 9: stands behind the last line" in told
+    assert "2 lines were not imported" in told
+    assert "imported: 3 lineages" in told
+    for id_ in made:
+        await caller.get(f"/responses/{id_}")
+    assert (await statecar("import", stdin=archive))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("stdin", "words"),
+    [
+        (b"", "line 1: no JSON"),
+        (b"PK\x03\x04" * 50_000, "line 1: no JSON, and it ends in the middle"),
+        (b'{"type": "end"}\n', "line 1: the last line: lacks"),
+        (
+            b'{"type":"end","lineages":0,"responses":0,"conversations":0,"keys":0}\n',
+            "line 1: type: must be statecar-export",
+        ),
+        (b'{"type":"statecar-export","version":2}\n', "line 1: version: is 2, and this statecar reads 1"),
+    ],
+)
+async def test_what_is_no_export_is_refused_by_its_first_line(statecar, stdin, words):
+    code, out, told = await statecar("import", stdin=stdin)
+    assert (code, out) == (1, b"")
+    assert words in told
+    assert told.count("\n") == 1
+
+
+async def test_data_follows_a_tenant_to_another_key_and_another_store(calling, own, valkey, statecar):
+    caller = await calling(store=own.url)
+    first = await caller.create("one")
+    _, archive, _ = await statecar("export", f"--tenant-key={caller.key}")
+    elsewhere = await calling(store=valkey.url)  # which has a secret of its own
+    await elsewhere.create("two")
+
+    code, _, told = await statecar("import", stdin=archive, store=valkey.url)
+    assert code == 1
+    assert "are hashed with another secret" in told
+    assert (await statecar("import", f"--tenant-key={elsewhere.key}", stdin=archive, store=valkey.url))[0] == 0
+    assert (await elsewhere.get(f"/responses/{first['id']}"))["output"] == first["output"]
+    assert len((await elsewhere.get("/responses"))["data"]) == 2
+
+    code, _, told = await statecar("import", "--tenant=somebody", stdin=archive)
+    assert code == 1
+    assert f"line 2: lineage {codec.loads(archive.splitlines()[1])['tag']} is another tenant's" in told
+    await caller.get(f"/responses/{first['id']}")
+
+
+async def test_tenants_are_named_as_they_are_told_apart(calling, own, statecar):
+    for options, headers, whose in (
+        ((), {}, "--tenant-key={key}"),
+        (("--tenant=header:x-team",), {"x-team": "acme"}, "--tenant=acme"),
+        (("--tenant=off",), {}, "--tenant-id=shared"),
+        (("--tenant-secret=fixed", "--tenant=header:x-team"), {"x-team": "acme"}, "--tenant=acme"),
+    ):
+        caller = await calling(*options, store=own.url)
+        caller.http.headers.update(headers)
+        await caller.create("one")
+        fixed = [option for option in options if "secret" in option]
+        _, archive, told = await statecar("export", whose.format(key=caller.key), *fixed)
+        assert told.startswith("exported: 1 lineages"), told
+        assert ("secret" in codec.loads(archive.splitlines()[0])) is not bool(fixed)
+        assert (await statecar("purge", whose.format(key=caller.key), *fixed, "--yes"))[0] == 0
+        assert (await caller.get("/responses"))["data"] == []
+
+
+async def test_a_response_in_the_making_ends_with_a_purge(calling, backend, own, statecar):
+    caller = await calling("--run-lease=0.6", store=own.url)
+    await caller.create("one")
+    hanging = asyncio.Event()
+    backend.script(hanging)
+    made = await caller.create("two", background=True)
+    request = await backend.received(2)
+    code, _, told = await statecar("export", f"--tenant-key={caller.key}")
+    assert code == 0
+    assert "left out: 1 responses that are being made" in told
+    code, _, told = await statecar("purge", f"--tenant-key={caller.key}", "--yes")
+    assert code == 0
+    assert "1 responses in the making ended" in told
+    async with asyncio.timeout(20):
+        await request.gone.wait()
+    assert (await caller.http.get(f"/responses/{made['id']}")).status_code == 404
+    with own.admin() as admin:
+        assert not admin.keys(f"*{made['id'][5:21]}*")

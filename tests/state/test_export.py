@@ -6,9 +6,10 @@ import time
 import pytest
 
 from proxy import codec, ids
+from proxy.errors import EncryptionKeyMissing
 from proxy.principals import Principal
-from proxy.state import Claim, End, Lease, Page, Run, Stored, archive, keys, sweep
-from tests.state.talk import Talk, message
+from proxy.state import Claim, End, Envelope, Lease, Page, Run, Stored, archive, keys, sweep
+from tests.state.talk import Talk, message, opened
 
 TOOLS = [{"type": "function", "name": f"tool_{n}", "parameters": {"type": "object"}} for n in range(30)]
 
@@ -266,6 +267,55 @@ async def test_a_talk_that_goes_on_while_it_is_exported_comes_whole(talk):
         newest = codec.loads(one[0])["responses"][-1]
         words = (await talk.state.responses.history(newest["id"], talk.tenant)).items
         assert len(words) == newest["end"]
+
+
+async def test_a_file_does_not_depend_on_the_form_in_the_store(valkey):
+    """Out of an encrypted and compressed store, into a plain one, into one with another key."""
+    forms = [Envelope(["a key of sixteen bytes"], "zstd"), Envelope(), Envelope(["another key of that length"])]
+    tenant, told, before, lines = None, (), {}, []
+    for form in forms:
+        async with opened(valkey.url, envelope=form) as state:
+            talk = Talk(state, tenant)
+            if tenant is None:
+                tenant, told = talk.tenant, await rich(talk)
+                before = await answers(talk, *told)
+                lines = await exported(state, tenant)
+                assert b'"text":"q1"' in b"".join(lines)
+            else:
+                assert set(await imported(state, tenant, lines)) == {"written"}
+            assert await answers(talk, *told) == before
+            assert await exported(state, tenant) == lines
+            if form is forms[-1]:
+                tip = await state.responses.load(told[0][4], tenant)
+                assert await talk.read(await talk.turn(tip, "r s")) == "q1 a1 q2 a2 q4 a4 q5 a5 r s"
+                [entry] = await state._client.command("LRANGE", log_of(told[0][0]), 0, 0)
+                assert b"q1" not in entry
+            await flushed(state, tenant)
+
+
+def log_of(id_):
+    minted = ids.parse(id_)
+    return keys.Lineage(minted.tag).log(minted.turn)
+
+
+async def test_an_export_without_the_key_is_an_error_and_not_a_shorter_file(valkey):
+    async with opened(valkey.url, envelope=Envelope(["a key of sixteen bytes"])) as state:
+        talk = Talk(state)
+        await talk.turn()
+    async with opened(valkey.url) as state:
+        with pytest.raises(EncryptionKeyMissing):
+            await exported(state, talk.tenant)
+
+
+async def test_what_is_there_in_part_only_is_left_out_and_counted(talk):
+    first = await talk.turn()
+    await talk.turn(first)
+    lineage = keys.Lineage(first.minter.tag)
+    await talk.state._client.command("LPOP", lineage.log(first.minter.turn))
+    export = talk.state.export(talk.tenant)
+    [line, _] = [line async for line in export.lines()]
+    assert export.count.damaged == 1
+    assert len(line["responses"]) == 1
 
 
 def line_of(**rest):
