@@ -28,6 +28,7 @@ from proxy.routes.edge import facts
 from proxy.routes.health import Health
 from proxy.routes.limits import Limited
 from proxy.routes.metrics import Scrape
+from proxy.routes.models import Models
 from proxy.routes.open import OpenRequests
 from proxy.routes.openapi import ABOUT, OpenApi
 from proxy.routes.passthrough import Passthrough
@@ -40,7 +41,8 @@ from proxy.runs import Observer, Runner
 from proxy.seal import Sealer
 from proxy.settings import Settings
 from proxy.state import Envelope, Limits, State, open_state
-from proxy.turn import Guard, Manners, Services, ShuttingDown
+from proxy.translate.caching import Caching
+from proxy.turn import Guard, Manners, Services, Sessions, ShuttingDown
 from proxy.upstream import Pool, open_pool
 
 log = logging.getLogger("statecar")
@@ -63,22 +65,36 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     # A worker may hear SIGTERM from whoever ends its whole group, and then from its parent: once is meant.
     hurried_by = (signal.SIGINT,) if metrics_directory else (signal.SIGINT, signal.SIGTERM)
     life = Life(settings.drain_delay, settings.grace, OpenRequests(metrics.open_streams), hurried_by)
-    pool = open_pool(settings, heard=metrics.upstream)
+    pool = open_pool(settings, heard=metrics.upstream, told=metrics.replica)
     pool.follow(traces.calls)
     manners = traces.manners(settings, state.lessons)
     authenticator = Authenticator(settings, _quota(settings))
-    access = Access(state, authenticator, settings.tenant_secret)
+    access = Access(state, authenticator, settings.tenant_secret, _session_header(settings))
     services = _services(settings, state, pool, manners, metrics, traces)
     observer = Observer(metrics.run, metrics.open_runs, traces.at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
     own = Resources([*_routes(settings, services, runner, access, life), *_about(settings, state, pool, metrics, life)])
     lifespan = Starlette(lifespan=lambda app: _lifespan(services, runner, life, metrics, authenticator, traces))
-    relay = Passthrough(pool, keep_authorization=not authenticator.guards, streams=metrics.open_streams)
+    relay = Passthrough(
+        pool,
+        keep_authorization=not authenticator.guards,
+        body_limit=settings.body_limit,
+        session_header=_session_header(settings),
+        streams=metrics.open_streams,
+    )
     passthrough = Limited(relay, access, state.quotas)
+    models = Models(pool, keep_authorization=not authenticator.guards)
     about = frozenset(settings.own_prefix + path for path in _about_paths(settings))
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
-    door = Door(lifespan, own, sockets, passthrough, access, about, life, metrics.open_requests)
+    door = Door(lifespan, own, sockets, passthrough, models, access, about, life, metrics.open_requests)
     return Observed(traces.served(door, about), [metrics.request, *([log_request] if settings.access_log else [])])
+
+
+def _session_header(settings: Settings) -> str:
+    """What sessions are named in; a single upstream is told none that nobody has asked for."""
+    if settings.session_header != "auto":
+        return settings.session_header
+    return "x-session-id" if settings.upstreams else ""
 
 
 def _quota(settings: Settings) -> Quota | None:
@@ -146,6 +162,10 @@ def _services(
         max_tool_rounds=settings.max_tool_rounds,
         heard_tool=traces.tool(metrics.tool),
         traced=traces.turn,
+        sessions=Sessions(
+            _session_header(settings),
+            Caching(salted=settings.cache_salt == "tenant", keyed=settings.prompt_cache_key == "session"),
+        ),
     )
 
 
@@ -196,7 +216,8 @@ def _sockets(
 class Door:
     """Which requests are ours, by the path a lenient server would read; all others go upstream (wire §3.10).
 
-    ``sockets``: None where no WebSockets are served. ``about``: the paths about this server itself. ``opened``: called
+    ``sockets``: None where no WebSockets are served. ``models``: the list of them, where several upstreams share in it.
+    ``about``: the paths about this server itself. ``opened``: called
     with 1 for any other request that begins, with -1 for one that is over.
     """
 
@@ -204,6 +225,7 @@ class Door:
     own: ASGIApp
     sockets: ASGIApp | None
     passthrough: ASGIApp
+    models: Models
     access: Access
     about: frozenset[str]
     life: Life
@@ -238,7 +260,7 @@ class Door:
                     scope = {**scope, "path": path, "raw_path": path.encode()}
                 await self.own(scope, receive, send)
             else:
-                await self._pass_on(scope, receive, send)
+                await self._pass_on(path, scope, receive, send)
         finally:
             self.opened(is_about - 1)
 
@@ -253,12 +275,15 @@ class Door:
             else:
                 await send({"type": "websocket.close", "code": 1008})
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         facts(scope).update(passed_on=True, route="passed on")
         try:
             if scope["method"] != "OPTIONS":  # a browser's preflight carries no key
                 scope["statecar.grant"] = await self.access.check(scope)
-            await self.passthrough(scope, receive, send)
+            if self.models.serves(scope, path):
+                await self.models({**scope, "path": path}, receive, send)
+            else:
+                await self.passthrough(scope, receive, send)
         except StatecarError as exc:
             facts(scope)["passed_on"] = False
             await refusal(exc)(scope, receive, send)
@@ -277,6 +302,9 @@ async def _lifespan(
     life.watch_signals()
     manners.begin(pool.targets())
     pool.begin()
+    for group in (served.group for served in pool.served if not served.group.only):
+        for replica in group.replicas:
+            metrics.replica("returned", group.name, replica.name)
     runner.open()
     try:
         await state.ping()

@@ -14,6 +14,7 @@ MEMORY = "memory://"
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SOURCE = rf"header:{_HEADER_NAME}|claim:[^\s,]+"
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_TAKEN = ("authorization", "api-key", "host", "content-type", "content-length", "accept", "user-agent", "x-request-id")
 _STORES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _SENTINELS = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_HOST = r"(?:[^\s,:/?#@\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
@@ -170,6 +171,14 @@ def algorithm(text: str) -> str:
     if text not in ALGORITHMS:
         raise ValueError(f"must be of {', '.join(ALGORITHMS)}; none and those with a shared secret are never accepted")
     return text
+
+
+def session_header(text: str) -> str:
+    """In lower case, "" for none. Not one that requests have anyhow."""
+    name = text.lower()
+    if not name or re.fullmatch(_HEADER_NAME, name) and name not in _TAKEN:
+        return name
+    raise ValueError("must be the name of a header of its own, as x-session-id, or auto")
 
 
 def store(text: str) -> str:

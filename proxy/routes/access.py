@@ -22,12 +22,14 @@ from proxy.upstream import forwarded
 class Access:
     """Who may call, and whose state a call sees (wire §1.3).
 
-    ``secret``: what tenants are hashed with; empty for the one that is kept in the store.
+    ``secret``: what tenants are hashed with; empty for the one that is kept in the store. ``session_header``: what
+    callers name their sessions in, "" where nobody asks.
     """
 
     state: State
     authenticator: Authenticator
     secret: str = ""
+    session_header: str = ""
 
     async def check(self, scope: Scope) -> Grant:
         """What a request that needs no state may do. Raises Unauthorized, InsufficientScope, KeysUnavailable."""
@@ -41,7 +43,11 @@ class Access:
         scope = request.scope
         identity = await self.authenticator.identity(scope["headers"])
         grant = _permitted(scope, identity.grant)
-        headers = forwarded(scope["headers"], keep_authorization=not self.authenticator.guards)
+        headers = forwarded(
+            scope["headers"],
+            keep_authorization=not self.authenticator.guards,
+            session_header=self.session_header,
+        )
         known = facts(scope)
         try:
             tenant = await self._tenant(identity)

@@ -6,30 +6,53 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from urllib.parse import quote
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy import codec
-from proxy.errors import NotBuilt, UpstreamError
-from proxy.upstream import Forwarded, Pool
+from proxy.errors import ModelNotFound, NotBuilt, UpstreamError
+from proxy.grants import EVERYTHING, Grant
+from proxy.routes.edge import facts
+from proxy.routes.sender import Sender
+from proxy.upstream import Forwarded, Pool, Target
+from proxy.wire import Named, in_form, in_json
 
 log = logging.getLogger(__name__)
 
+_FORM = 64 * 1024
+"""Bytes at the beginning of a form in which its model is looked for."""
+_AHEAD = 64
+"""Bytes in which a JSON object begins."""
+_READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _EVENTS = re.compile(rb"\s*text/event-stream\b", re.IGNORECASE)
 
 
 class Passthrough:
-    """An ASGI application that relays requests to the upstream and its answers back, unread.
+    """An ASGI application that relays requests to an upstream and its answers back, unread.
 
-    ``keep_authorization``: False where the caller's Authorization is statecar's own key. ``streams``: called with 1 for
-    an event stream that begins, with -1 for one that is over. Raises, before anything was sent: UpstreamUnreachable,
-    UpstreamError, NotFound for the upstream's own responses, NotBuilt for an upgrade.
+    Where several groups serve different models, or the caller may not ask all of them, a body's model decides: such a
+    body is read first, ``body_limit`` bytes of it at most. ``keep_authorization``: False where the caller's
+    Authorization is statecar's own key. ``session_header``: what tells which requests should meet the same replica.
+    ``streams``: called with 1 for an event stream that begins, with -1 for one that is over. Raises, before anything
+    was sent: UpstreamUnreachable, UpstreamError, NotFound for the upstream's own responses, ModelNotFound, TooLarge,
+    NotBuilt for an upgrade.
     """
 
-    def __init__(self, pool: Pool, *, keep_authorization: bool, streams: Callable[[int], object] = bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        keep_authorization: bool,
+        body_limit: int,
+        session_header: str = "",
+        streams: Callable[[int], object] = bool,
+    ) -> None:
         self._pool, self._streams = pool, streams
-        self._keep_authorization = keep_authorization
+        self._keep_authorization, self._limit = keep_authorization, body_limit
+        self._session_header = session_header.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -39,7 +62,7 @@ class Passthrough:
         first = await receive()
         if first["type"] == "http.disconnect":
             return
-        caller = _Caller(first, receive)
+        caller = Sender(first, receive)
         watch = asyncio.create_task(caller.gone())
         relay = asyncio.create_task(self._relay(scope, caller, send))
         try:
@@ -52,30 +75,105 @@ class Passthrough:
         if finished:
             relay.result()
 
-    async def _relay(self, scope: Scope, caller: _Caller, send: Send) -> None:
-        upstream = self._pool.pick("", "")
-        request = upstream.forward(
-            scope["method"],
-            _target(scope),
-            scope["headers"],
-            caller.body(),
-            keep_authorization=self._keep_authorization,
-        )
-        async with request as answer:
+    async def _relay(self, scope: Scope, caller: Sender, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            answer, name = await self._answer(stack, scope, await self._asked(scope, caller))
+            facts(scope)["upstream"] = name
             headers = answer.headers
             if answer.status in (204, 304):
                 # no body may follow, but servers wait for as many bytes as this says
                 headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            is_stream = any(name.lower() == b"content-type" and _EVENTS.match(value) for name, value in headers)
+            is_stream = any(key.lower() == b"content-type" and _EVENTS.match(value) for key, value in headers)
             self._streams(is_stream)
             try:
                 await _relay_body(answer, send)
             except UpstreamError as exc:
                 # Returning without the last message makes the server cut the connection: no end that looks clean.
-                log.warning("upstream %s: %s", upstream.name, exc.message)
+                log.warning("upstream %s: %s", name, exc.message)
             finally:
                 self._streams(-is_stream)
+
+    async def _answer(self, stack: AsyncExitStack, scope: Scope, asked: Asked) -> tuple[Forwarded, str]:
+        """(what the group that is asked answers, or the next one, open as long as ``stack`` is; the replica's name)."""
+        target = asked.target
+        while True:
+            request = target.forward(
+                scope["method"],
+                _target(scope),
+                *asked.message(scope["headers"], target.model),
+                keep_authorization=self._keep_authorization,
+            )
+            try:
+                async with AsyncExitStack() as held:
+                    answer = await held.enter_async_context(request)
+                    instead = asked.instead(target, answer.status) if target.fallbacks else None
+                    if instead is None:
+                        await stack.enter_async_context(held.pop_all())
+                        return answer, target.name
+            except UpstreamError as exc:
+                instead = asked.instead(target, exc.status)
+                if instead is None:
+                    raise
+            target = instead
+
+    async def _asked(self, scope: Scope, caller: Sender) -> Asked:
+        grant: Grant = scope.get("statecar.grant", EVERYTHING)
+        session = _value(scope, self._session_header)
+        if self._pool.is_single and not grant.models:
+            return Asked(self._pool.pick("", session), caller.body())
+        return await self._routed(scope, caller, grant, session)
+
+    async def _routed(self, scope: Scope, caller: Sender, grant: Grant, session: str) -> Asked:
+        """Who is to be asked what, by the model that the body names; the first group, where it names none.
+
+        Raises ModelNotFound for a model that no group serves, or that the caller must not ask, TooLarge.
+        """
+        content_type = _value(scope, b"content-type")
+        if content_type.lower().startswith("multipart/form-data"):
+            # of several fields any may count: all of them are looked at, where some are forbidden
+            known = await (caller.whole(self._limit) if grant.models else caller.beginning(_FORM))
+            models, named = in_form(content_type, known), None
+        elif (await caller.beginning(_AHEAD)).lstrip()[:1] == b"{":
+            named = in_json(await caller.whole(self._limit))
+            models = [named.model] if named else []
+        else:
+            models, named = [], None
+        if grant.models and scope["method"] not in _READING:
+            _check(models, grant)
+        model = models[-1] if models else ""
+        return Asked(self._pool.pick(model, session), caller.body(), named)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked at first, and the ``body``; ``named``: where that names its model."""
+
+    target: Target
+    body: bytes | AsyncIterator[bytes] | None
+    named: Named | None = None
+
+    def message(
+        self, headers: list[tuple[bytes, bytes]], model: str
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes] | None]:
+        """(headers, body) for a model by its name upstream."""
+        if self.named is None or self.named.model == model or not isinstance(self.body, bytes):
+            return headers, self.body
+        body = self.named.renamed(self.body, model)
+        kept = [pair for pair in headers if pair[0] != b"content-length"]
+        return [*kept, (b"content-length", b"%d" % len(body))], body
+
+    def instead(self, target: Target, status: int) -> Target | None:
+        """Who is asked after an answer of this status; None where it stands, or the body cannot be sent again."""
+        is_whole = self.body is None or isinstance(self.body, bytes)
+        return target.instead(UpstreamError(f"The upstream answered {status}.", status=status)) if is_whole else None
+
+
+def _check(models: list[str], grant: Grant) -> None:
+    """Raises ModelNotFound for a model that must not be asked; for none, as the upstream would take one of its own."""
+    for model in models or [""]:
+        if not model or not grant.covers(model):
+            raise ModelNotFound(model)
 
 
 async def _relay_body(answer: Forwarded, send: Send) -> None:
@@ -87,36 +185,9 @@ async def _relay_body(answer: Forwarded, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Caller:
-    """The other end: the body it sends, and whether it is still there. One task at a time may ask a server for more."""
-
-    def __init__(self, first: Message, receive: Receive) -> None:
-        self._first = first
-        self._receive = receive
-        self._parts: asyncio.Queue[Message] = asyncio.Queue(1)
-        self._wanted = first.get("more_body", False)
-
-    def body(self) -> bytes | AsyncIterator[bytes] | None:
-        """None when there is none; bytes when it came in one message, which can be sent twice; else its parts."""
-        return self._rest() if self._wanted else self._first.get("body") or None
-
-    async def gone(self) -> None:
-        """Return when the caller has left; until then, pass on what it sends."""
-        while (message := await self._receive())["type"] != "http.disconnect":
-            if self._wanted:
-                await self._parts.put(message)
-
-    async def _rest(self) -> AsyncIterator[bytes]:
-        message = self._first
-        try:
-            yield message["body"]
-            while message.get("more_body", False):
-                message = await self._parts.get()
-                yield message.get("body", b"")
-        finally:
-            self._wanted = False
-            while not self._parts.empty():
-                self._parts.get_nowait()
+def _value(scope: Scope, name: bytes) -> str:
+    """A header's first value, "" for none."""
+    return next((value.decode("latin-1").strip() for key, value in scope["headers"] if key == name), "") if name else ""
 
 
 def _target(scope: Scope) -> bytes:

@@ -26,6 +26,7 @@ class Dialect:
     the generation, so plain requests may stay plain. ``signed_calls``: it wants the extras of its calls back, also from
     clients that carry the history themselves. ``continues``: it goes on with a message of its own (wire §10.5).
     ``idle_tools``: it wants tools declared also where none may be called, as messages have calls of them.
+    ``cache_salt``: it keeps the caches of prompts apart by that key.
     ``reasoning_fields``: the keys earlier thoughts go back under.
     ``left_out``: keys at the top of a body that it refuses.
     """
@@ -42,6 +43,7 @@ class Dialect:
     signed_calls: bool = False
     continues: bool = False
     idle_tools: bool = False
+    cache_salt: bool = False
     max_tokens_field: str = "max_tokens"
     system_messages: str = "merge"
     reasoning_replay: str = "tool_turns"
@@ -76,8 +78,8 @@ PROFILES = {
         _OPENAI,
         replace(_OPENAI, kind="azure"),
         # reads a thought under either name, and renders it once when both are there
-        Dialect(kind="vllm", plain_stops=True, continues=True),
-        Dialect(kind="sglang", reasoning_fields=("reasoning_content",)),
+        Dialect(kind="vllm", plain_stops=True, continues=True, cache_salt=True),
+        Dialect(kind="sglang", cache_salt=True, reasoning_fields=("reasoning_content",)),
         Dialect(kind="ollama", reasoning_fields=("reasoning",)),
         # reads only this name; runs an abandoned plain request to its end
         Dialect(

@@ -10,6 +10,7 @@ from proxy.turn.manners import Manners
 from proxy.turn.rest import RESTARTED
 from proxy.turn.resumed import Resumed, caller_of, kept_of, patiently
 from proxy.turn.services import Caller, Services, ShuttingDown, TurnTraced
+from proxy.turn.sessions import Sessions
 from proxy.turn.stateless import stateless
 from proxy.turn.turn import Turn
 
@@ -20,6 +21,7 @@ __all__ = [
     "Manners",
     "Resumed",
     "Services",
+    "Sessions",
     "ShuttingDown",
     "Turn",
     "TurnTraced",

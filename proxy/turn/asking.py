@@ -33,11 +33,13 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
 
     Raises as ``Upstream.open`` does, when nothing more can be done about it.
     """
-    plain = context.dialect
+    plain, session = context.dialect, context.upstream.session
+    headers = services.sessions.named(caller.headers, session)
+    written = services.sessions.told(written, caller.tenant, session)
     while True:
         upstream = context.upstream
         try:
-            reply, tries = await put(stack, upstream, plain, caller.headers, written, caller.request_id, context.model)
+            reply, tries = await put(stack, upstream, plain, headers, written, caller.request_id, context.model)
         except UpstreamError as exc:
             instead = upstream.instead(exc)
             if instead is None:

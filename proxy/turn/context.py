@@ -66,7 +66,8 @@ async def context_of(
     if storing:
         await services.state.check(past.tag)  # before the model works for nothing
     minter = ids.Minter(past.tag) if run is None else _minter_of(run)
-    upstream = services.pool.pick(request["model"], session_of(request, caller, past.tag))
+    session = services.sessions.of(request, caller.tenant, caller.headers, past.tag)
+    upstream = services.pool.pick(request["model"], session)
     dialect = await services.manners.of(upstream, upstream.model, caller.headers)
     if run is None:
         given = await input_of(request, past, minter, services, caller, signed=dialect.signed_calls)
@@ -83,14 +84,6 @@ def context_lost(run: Run, services: Services, caller: Caller) -> Context:
     upstream = services.pool.pick("", minter.tag)  # never asked; its own may be served no more
     seals = Seals(services.sealer, caller.tenant)
     return Context(Past.none(minter.tag), run.given, minter, model, upstream, Dialect(), seals, [])
-
-
-def session_of(request: dict[str, Any], caller: Caller, tag: str) -> str:
-    """What the calls of a conversation have in common, so that they meet the same cache: the caller's word for it,
-    which is the tenant's own, else the lineage. ``tag``: of the lineage.
-    """
-    key = request.get("prompt_cache_key")
-    return f"{caller.tenant} {key}" if key else tag
 
 
 def _minter_of(run: Run) -> ids.Minter:

@@ -16,6 +16,7 @@ from proxy.state import Past, State
 from proxy.translate.dialects import Dialect
 from proxy.turn.guard import Guard
 from proxy.turn.manners import Manners
+from proxy.turn.sessions import Sessions
 from proxy.upstream import Pool
 
 KEY = "authorization"
@@ -48,7 +49,7 @@ class Services:
     ``stateless``: while the store is away, requests that need no state are served without it. ``hosted``: the tools
     that run here. ``max_tool_rounds``: upstream calls of a turn at most; in the last one they are not offered.
     ``heard_tool``: told of every call of them: its type, how it ended, its seconds, the call, and its outcome unless it
-    was cancelled. ``traced``: None for nobody.
+    was cancelled. ``traced``: None for nobody. ``sessions``: what is told of which calls belong together.
     """
 
     state: State
@@ -66,6 +67,7 @@ class Services:
     max_tool_rounds: int = 16
     heard_tool: Callable[..., object] = lambda *_: None
     traced: TurnTraced | None = None
+    sessions: Sessions = field(default_factory=Sessions)
 
     def streams(self, dialect: Dialect) -> bool:
         """Whether the upstream streams for a caller who does not: where a plain call could not be stopped."""

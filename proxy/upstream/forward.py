@@ -20,12 +20,17 @@ _HOP_BY_HOP = frozenset(
 _TRANSLATED = frozenset(b"authorization openai-organization openai-project traceparent tracestate".split())
 
 
-def forwarded(headers: Iterable[tuple[bytes, bytes]], *, keep_authorization: bool) -> list[tuple[str, str]]:
+def forwarded(
+    headers: Iterable[tuple[bytes, bytes]], *, keep_authorization: bool, session_header: str = ""
+) -> list[tuple[str, str]]:
     """A caller's headers that go with a translated call (wire §11.1); everything else stays here.
 
-    ``keep_authorization``: False where the caller's Authorization is statecar's own key.
+    ``keep_authorization``: False where the caller's Authorization is statecar's own key. ``session_header``: the one
+    that a caller names its session in, in lower case.
     """
     wanted = _TRANSLATED if keep_authorization else _TRANSLATED - {b"authorization"}
+    if session_header:
+        wanted = wanted | {session_header.encode()}
     return [(name.decode(), value.decode("latin-1")) for name, value in headers if name.lower() in wanted]
 
 

@@ -8,12 +8,14 @@ from proxy.wire.conversations import create_conversation, create_items, update_c
 from proxy.wire.frames import CREATE, STEER, create_frame, frame
 from proxy.wire.headers import idempotency_key, on_disconnect
 from proxy.wire.items import input_item
+from proxy.wire.named import Named, in_form, in_json
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
 __all__ = [
     "CREATE",
     "STEER",
+    "Named",
     "compact_response",
     "count_input_tokens",
     "create_conversation",
@@ -23,6 +25,8 @@ __all__ = [
     "flag",
     "frame",
     "idempotency_key",
+    "in_form",
+    "in_json",
     "include",
     "input_item",
     "integer",

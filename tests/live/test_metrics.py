@@ -210,6 +210,7 @@ async def test_a_hundred_requests_of_all_kinds_are_counted_as_the_driver_counts_
     assert (after["statecar_open_requests",], after["statecar_open_streams",]) == (0, 0)
     named = {re.sub(r"_(count|sum|bucket)$", "", key[0]) for key in after}
     elsewhere = {"statecar_stateless_turns_total", "statecar_tool_calls_total", "statecar_tool_seconds"}
+    elsewhere |= {"statecar_limited_requests_total", *(name for name, of in NAMES.items() if "group" in of.labels)}
     assert named == NAMES.keys() - elsewhere  # told by servers of other options
 
 

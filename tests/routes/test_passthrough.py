@@ -34,7 +34,7 @@ def application(pool, *, keep_authorization=True):
     async def refuse(_, error):
         return JSONResponse(error.body(), error.status)
 
-    passthrough = Passthrough(pool, keep_authorization=keep_authorization)
+    passthrough = Passthrough(pool, keep_authorization=keep_authorization, body_limit=1000)
     return Starlette(routes=[Mount("/", passthrough)], exception_handlers={StatecarError: refuse})
 
 

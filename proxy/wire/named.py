@@ -1,0 +1,76 @@
+"""Which model a body names that is passed on unread: found where it stands, without the rest being parsed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from proxy import codec
+
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]', re.DOTALL)
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
+_FIELD = re.compile(rb'(?im)^content-disposition:[^\r\n]*?;\s*name="?model"?\s*(?:;|$|\r)')
+_FILE = re.compile(rb"(?im)^content-disposition:[^\r\n]*?;\s*filename")
+
+
+@dataclass(frozen=True)
+class Named:
+    """``model``: as the body names it; ``start``, ``end``: where its JSON string stands."""
+
+    model: str
+    start: int
+    end: int
+
+    def renamed(self, body: bytes, model: str) -> bytes:
+        """The body with another model in the place of this one; every other byte as it came."""
+        return body if model == self.model else body[: self.start] + codec.dumps(model) + body[self.end :]
+
+
+def in_json(body: bytes) -> Named | None:
+    """The ``model`` of a JSON object; of several the last, as parsers do. None where there is none that is a text."""
+    found, depth, key, is_value = None, 0, None, False
+    for token in _TOKEN.finditer(body):
+        text = token[0]
+        if text in (b"{", b"["):
+            depth += 1
+            if depth == 1 and (text == b"[" or body[: token.start()].strip()):
+                return None
+        elif text in (b"}", b"]"):
+            depth -= 1
+        elif depth != 1:
+            continue
+        elif text == b":":
+            is_value = True
+            found = None if key == "model" else found
+        elif text == b",":
+            is_value = False
+        elif not is_value:
+            key = _text(text)
+        elif key == "model" and (model := _text(text)) is not None:
+            found = Named(model, *token.span())
+    return found
+
+
+def in_form(content_type: str, body: bytes) -> list[str]:
+    """Every ``model`` of a multipart form whose field is there whole, in order; of no form none."""
+    given = _BOUNDARY.search(content_type)
+    if not given or not content_type.lower().lstrip().startswith("multipart/form-data"):
+        return []
+    mark = b"\r\n--" + (given[1] or given[2]).encode("latin-1", "replace")
+    *whole, _cut = (b"\r\n" + body).split(mark)
+    found = []
+    for part in whole[1:]:
+        head, _, value = part.partition(b"\r\n\r\n")
+        if _FIELD.search(head) and not _FILE.search(head):
+            found.append(value.decode(errors="replace"))
+    return found
+
+
+def _text(literal: bytes) -> str | None:
+    """The value of a JSON string; None for what is none."""
+    try:
+        value: Any = codec.loads(literal)
+    except ValueError:
+        return None
+    return value if isinstance(value, str) else None
