@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends test-faults soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables docs check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults test-fleet soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables docs check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,9 @@ tables: .venv/pip ## write what test-clients and test-backends found into docs/c
 
 test-faults: .venv/installed .venv/test ## kill readers and processes as often as was promised
 	STATECAR_FAULTS=full $(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-fleet: .venv/installed .venv/test ## two servers, four model servers killed and slowed, for five minutes: make test-fleet [SEED=1]
+	STATECAR_FLEET=full STATECAR_SEED='$(SEED)' $(BIN)/python -m pytest -p no:randomly tests/fleet $(ARGS)
 
 soak: .venv/installed .venv/test ## clients that do anything while everything is killed: make soak [MINUTES=10] [SEED=1]
 	$(BIN)/python -m tests.faults.soak $(MINUTES) $(SEED)

@@ -45,16 +45,17 @@ def _manner(messages: list[Message]) -> dict[str, str]:
 
 class Teller:
     """The server. ``url``: its base, ending in ``/v1``; ``asked``: how many completions it was asked for;
-    ``open``: how many it is at.
+    ``open``: how many it is at. ``port``: to listen on, 0 for a free one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.asked = self.open = 0
+        self._port = port
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Teller:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, backlog=1024)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
         return self
 
@@ -80,7 +81,7 @@ class Teller:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = re.search(rb"(?i)content-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1])) if length else b""
-                work = self._answer(head.split(b" ", 2)[1].decode(), body, writer)
+                work = self._answer(head, body, writer)
                 if not await self._gone_meanwhile(reader, work):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -102,9 +103,10 @@ class Teller:
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
 
-    async def _answer(self, path: str, sent: bytes, writer: asyncio.StreamWriter) -> bool:
-        if path != "/v1/chat/completions":
-            here = path == "/v1/models"
+    async def _answer(self, head: bytes, sent: bytes, writer: asyncio.StreamWriter) -> bool:
+        path = head.split(b" ", 2)[1]
+        if path != b"/v1/chat/completions":
+            here = path == b"/v1/models"
             writer.write(json_reply({"object": "list", "data": [{"id": "m"}]}, status=200 if here else 404))
             return True
         body = json.loads(sent)
