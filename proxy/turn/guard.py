@@ -6,13 +6,16 @@ nothing, and no rule is asked.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.errors import Forbidden
 from proxy.principals import Principal
-from proxy.rules import CONVERSATION, CREATE, READ, RESPONSE, Owner, Rules, permitted
+from proxy.rules import CONVERSATION, CREATE, READ, RESPONSE, Owner, Rules, deciding, permitted
 from proxy.state import Owners, Sees
+
+log = logging.getLogger("statecar.rules")
 
 
 class User(Protocol):
@@ -47,9 +50,9 @@ class Guard:
         user = caller.principal
         if user is None:
             return True
-        if not permitted(self.rules, READ, _resource(id_), user, owner):
+        if not self._permits(READ, _resource(id_), user, owner):
             return False
-        if action != READ and not permitted(self.rules, action, _resource(id_), user, owner):
+        if action != READ and not self._permits(action, _resource(id_), user, owner):
             raise Forbidden(action, _kind(id_), id_)
         return True
 
@@ -63,8 +66,17 @@ class Guard:
     def check_create(self, caller: User, kind: str) -> None:
         """Raises Forbidden where the caller may not make a response or a conversation of its own."""
         user = caller.principal
-        if user and not permitted(self.rules, CREATE, f"{kind}::", user, user):
+        if user and not self._permits(CREATE, f"{kind}::", user, user):
             raise Forbidden(CREATE, kind)
+
+    def _permits(self, action: str, resource: str, user: Principal, owner: Owner) -> bool:
+        """The same as ``permitted``; why not is told where debugging is wanted."""
+        permits = permitted(self.rules, action, resource, user, owner)
+        if not permits and log.isEnabledFor(logging.DEBUG):
+            number = deciding(self.rules, action, resource, user, owner) if self.rules else None
+            why = "no access rule permits it" if number is None else f"access_rules[{number}] forbids it"
+            log.debug("not allowed to %s %s: %s", action, resource, why)
+        return permits
 
 
 def _kind(id_: str) -> str:

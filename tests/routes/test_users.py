@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
+from proxy.state.client import Client
 from tests.backend import stream, talk
 from tests.callers import ok, refusal, unframed
 from tests.routes.test_background import HALF, apart, cancelled, made, seen, text_of
 from tests.routes.test_recovery import left
+from tests.routes.test_tenants import filled
 from tests.routes.users import ADA, User, key_of, unknown, users
 from tests.sockets import opened
 
@@ -219,3 +222,53 @@ async def test_users_that_a_gateways_headers_name_are_held_by_the_same_rules(cal
     assert (await caller.http.get(f"/responses/{made['id']}", headers=moved)).status_code == 404
     for nameless in ({"x-tenant": "t"}, {"x-tenant": "t", "x-user": ""}):
         assert (await caller.http.get(f"/responses/{made['id']}", headers=nameless)).status_code == 401
+
+
+async def test_a_refusal_is_explained_to_who_debugs_and_to_nobody_else(people, caplog):
+    caplog.set_level(logging.DEBUG, "statecar.rules")
+    ada, ben, cat, _ = await people(f"[{{forbid: {{actions: delete}}}}, {READERS[1:]}")
+    id_ = (await ada.caller.create())["id"]
+    for user, status in ((ada, 403), (cat, 404)):
+        assert (await user.http.delete(f"/responses/{id_}")).status_code == status
+    assert [record.getMessage() for record in caplog.records if record.name == "statecar.rules"] == [
+        f"not allowed to delete response::{id_}: access_rules[0] forbids it",
+        f"not allowed to read response::{id_}: no access rule permits it",
+    ]
+
+
+COSTS = [  # (method, path, body, round trips more than for a caller who is no user)
+    ("POST", "/responses", ASK, 0),
+    ("POST", "/responses", {**ASK, "previous_response_id": "{resp}"}, 0),
+    ("POST", "/responses", {**ASK, "input": [{"type": "item_reference", "id": "{msg}"}]}, 0),
+    ("GET", "/responses/{resp}", None, 0),
+    ("GET", "/responses/{resp}/input_items", None, 0),
+    ("GET", "/responses", None, 1),
+    ("POST", "/responses", {**ASK, "conversation": "{conv}"}, 1),
+    ("GET", "/conversations/{conv}", None, 1),
+    ("POST", "/conversations", {}, 0),
+    ("DELETE", "/responses/{resp}", None, 1),
+]
+
+
+async def test_a_read_costs_no_round_trip_for_the_rules_and_a_change_one(people, monkeypatch):
+    ada, _, _, nobody = await people()
+    sent, bounded = [], Client._bounded
+
+    async def counted(self, node, name, send):
+        sent.append(name)
+        return await bounded(self, node, name, send)
+
+    monkeypatch.setattr(Client, "_bounded", counted)
+    costs = {}
+    for user in (ada, nobody):
+        made = await user.caller.create()
+        ids = {"resp": made["id"], "msg": made["output"][0]["id"], "conv": await user.caller.conversation()}
+        for method, path, body, _ in COSTS:
+            sent.clear()
+            ok(await user.http.request(method, filled(path, ids), json=body and filled(body, ids)))
+            # the clock says what is prolonged and probed, and the list what is loaded
+            asked = [name for name in sent if name not in ("touch", "probe", "load")]
+            costs.setdefault((method, path, str(body)), []).append(asked)
+    for method, path, body, more in COSTS:
+        hers, free = costs[method, path, str(body)]
+        assert len(hers) - len(free) == more, (method, path, hers, free)
