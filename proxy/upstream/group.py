@@ -76,6 +76,8 @@ class Group:
         self._watched = len(replicas) > 1 or has_fallbacks
         self.only = None if self._watched or replicas[0].is_limited else replicas[0].upstream
         self._rules, self._has_fallbacks, self._now = rules, has_fallbacks, now
+        for replica in replicas:
+            replica.is_checked = self.is_checked
         self._turn = 0
         self._window_ends, self._calls, self._retries, self._news = 0.0, 0, 0, logging.WARNING
 
@@ -93,15 +95,15 @@ class Group:
             # those that asked for a pause rather than none; else one call at a time tries whether they are well again
             there = [replica for replica in self.replicas if not replica.is_out]
             if not there:
-                return None if any(each.on_trial for each in self.replicas) else min(self.replicas, key=_closed_until)
+                return None if any(each.on_trial for each in self.replicas) else min(self.replicas, key=_again_at)
         if session and self._rules.affinity:
             return nearest(there, session, self._rules.load_factor, self.open)
         self._turn += 1
         return least_open(there, self._turn)
 
     def _unavailable(self) -> UpstreamUnavailable:
-        waits = [replica.closed_until - self._now() for replica in self.replicas]
-        soonest = min((wait for wait in waits if wait < math.inf), default=1.0)
+        ends = [each.again_at if each.is_out else each.closed_until for each in self.replicas if not each.on_trial]
+        soonest = min(ends, default=0.0) - self._now()
         return UpstreamUnavailable(
             f"No upstream of '{self.name}' can be asked now: all are out, or have as many requests as they may have.",
             max(1, math.ceil(soonest)),
@@ -259,16 +261,14 @@ class _Use:
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _at: TracebackType | None) -> None:
         self._replica.open -= 1
         self._group.open -= 1
-        if self._over:
-            return
-        if isinstance(exc, UpstreamError):
+        if isinstance(exc, UpstreamError) and not self._over:
             self.over(exc)
-        elif self._trial:
+        if self._trial:
             self._replica.leave_trial()
 
 
-def _closed_until(replica: Replica) -> float:
-    return replica.closed_until
+def _again_at(replica: Replica) -> float:
+    return replica.again_at
 
 
 def _identity(urls: list[str]) -> str:

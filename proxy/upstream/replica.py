@@ -24,9 +24,9 @@ def is_for_another(error: UpstreamError) -> bool:
 
 class Replica:
     """``open``: requests that are there; ``limit``: as many at most. ``closed_until``: when it may be picked again, by
-    the clock of its group, infinite while one call tries whether it is well again. ``is_out``: it was ejected, and
-    nothing has shown since that it is well; else it is closed only because it asked for that. ``fault``: what its last
-    health check found, "" before the first.
+    the clock of its group. ``is_out``: it was ejected, and nothing has shown since that it is well; else it is closed
+    only because it asked for that. ``again_at``: when that is to be tried, by a health check where there are any, else
+    by one call, ``on_trial``. ``fault``: what the last check found, "" before the first.
 
     ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves;
     ``seconds``: for how long, twice as long each time.
@@ -44,7 +44,8 @@ class Replica:
         self.upstream, self.name, self.health_path = upstream, upstream.name, health_path
         self.seed = int.from_bytes(blake2b(upstream.base_url.encode(), digest_size=8).digest(), "big")
         self.open, self.limit = 0, limit or sys.maxsize
-        self.closed_until, self.is_out = 0.0, False
+        self.closed_until = self.again_at = 0.0
+        self.is_out = self.on_trial = self.is_checked = False
         self.fault: str | None = ""
         self._after, self._seconds = after, seconds
         self._failures = self._misses = self._ejections = 0
@@ -54,23 +55,19 @@ class Replica:
         """Whether there is a limit to its open requests."""
         return self.limit < sys.maxsize
 
-    @property
-    def on_trial(self) -> bool:
-        """Whether one call tries at the moment if it is well again."""
-        return self.closed_until == math.inf
-
     def begin_trial(self) -> None:
         """The next call tries whether it is well again."""
-        self.closed_until = math.inf
+        self.on_trial, self.closed_until = True, math.inf
 
     def leave_trial(self) -> None:
-        """That call has ended without telling."""
-        if self.on_trial:
-            self.closed_until = 0.0
+        """That call is over; if it told nothing, another may."""
+        self.on_trial = False
+        if self.is_out:
+            self.closed_until = math.inf if self.is_checked else self.again_at
 
     def is_due(self, now: float) -> bool:
         """Whether a health check is of use."""
-        return not self.is_out or self.closed_until <= now
+        return not self.is_out or self.again_at <= now
 
     # What follows gives what has become of the replica by it: "ejected", "returned", or "" for no news.
 
@@ -113,13 +110,14 @@ class Replica:
     def _return(self) -> str:
         if not self.is_out:
             return ""
-        self.closed_until, self.is_out = 0.0, False
+        self.closed_until, self.is_out, self.on_trial = 0.0, False, False
         return "returned"
 
     def _eject(self, now: float) -> str:
-        self.closed_until = now + self._seconds * min(2**self._ejections, _LONGEST)
+        self.again_at = now + self._seconds * min(2**self._ejections, _LONGEST)
+        self.closed_until = math.inf if self.is_checked else self.again_at
         self._ejections = min(self._ejections + 1, _LONGEST)
-        news, self.is_out = "" if self.is_out else "ejected", True
+        news, self.is_out, self.on_trial = "" if self.is_out else "ejected", True, False
         return news
 
 

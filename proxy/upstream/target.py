@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.client import Upstream
 from proxy.upstream.forward import Forwarded
 from proxy.upstream.group import Group
@@ -105,15 +105,26 @@ class Target:
         *,
         limit: int = BODY_LIMIT,
     ) -> Any:
-        """As ``Upstream.ask``, of the replica that the session's calls go to."""
+        """As ``Upstream.ask``, of the replica that the session's calls go to.
+
+        What it refuses, at whatever status, says nothing of it: many servers have no such endpoint.
+        """
         if only := self._group.only:
             return await only.ask(method, path, body, headers, limit=limit)
 
         @asynccontextmanager
         async def begin(upstream: Upstream) -> AsyncIterator[Any]:
-            yield await upstream.ask(method, path, body, headers, limit=limit)
+            try:
+                answer = await upstream.ask(method, path, body, headers, limit=limit)
+            except (UpstreamUnreachable, UpstreamTimeout):
+                raise
+            except UpstreamError as exc:
+                answer = exc
+            yield answer
 
         async with self._group.call(self.session, begin, _whole, self._chosen) as answer:
+            if isinstance(answer, UpstreamError):
+                raise answer
             return answer
 
     def _chosen(self, name: str) -> None:

@@ -223,6 +223,15 @@ async def test_another_group_answers_where_one_cannot_and_the_client_sees_the_na
     assert counts(backends) == [0, 3, 2]
 
 
+async def test_a_refusal_that_another_group_would_not_better_is_the_answer(backends, calling):
+    a, b, _ = backends
+    a.default = (json_reply({"error": {"message": "no"}}, status=400),)
+    groups = [{"models": ["a"], "replicas": [a.url], "fallbacks": ["b"]}, {"name": "b", "replicas": [b.url]}]
+    caller = await calling(QUIET, upstreams=groups)
+    assert (await caller.ask(model="a")).status_code == 400
+    assert counts(backends) == [1, 0, 0]
+
+
 async def test_where_nobody_is_left_it_is_said_at_once_and_when_to_come_back(backends, in_front):
     there = backends[:2]
     for backend in there:

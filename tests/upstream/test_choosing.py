@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from proxy.upstream.choosing import least_open, nearest
+from proxy.upstream.choosing import ROOM, least_open, nearest
 from proxy.upstream.replica import Replica
 
 
@@ -63,11 +63,20 @@ def test_a_replica_that_comes_takes_no_more_than_its_share():
 def test_one_that_has_more_than_its_share_is_passed_over_for_the_next():
     there = replicas(4)
     first = nearest(there, "s", 1.25, 0)
-    first.open = 3
-    assert nearest(there, "s", 1.25, 11) is first  # 1.25 * 12 / 4 = 3.75: room for a fourth
-    first.open = 4
-    second = nearest(there, "s", 1.25, 11)
-    assert second is nearest([replica for replica in there if replica is not first], "s", 1.25, 100)
+    first.open = 12
+    assert nearest(there, "s", 1.25, 39) is first  # 1.25 * 40 / 4 = 12.5: room for a 13th
+    first.open = 13
+    second = nearest(there, "s", 1.25, 39)
+    assert second is nearest([replica for replica in there if replica is not first], "s", 1.25, 39)
+
+
+def test_who_has_little_to_do_is_never_passed_over():
+    there = replicas(4)
+    first = nearest(there, "s", 1.25, 0)
+    first.open = ROOM - 1
+    assert nearest(there, "s", 1.25, ROOM - 1) is first
+    first.open = ROOM
+    assert nearest(there, "s", 1.25, ROOM) is not first
 
 
 @pytest.mark.parametrize("opened", [0, 1, 7, 100])

@@ -50,6 +50,7 @@ class Fleet:
 
     def __init__(self, count=3, *, limit=0, fallbacks=False, after=3, **rules):
         self.time, self.told = 1000.0, []
+        rules.setdefault("interval", 0.0)
         self.servers = [Server(number) for number in range(count)]
         self.group = Group(
             "g",
@@ -198,6 +199,22 @@ async def test_one_call_alone_tries_whether_it_is_well_again():
     assert await call() == [first.name]
 
 
+async def test_a_call_that_was_begun_before_others_failed_brings_nobody_back():
+    fleet = Fleet()
+    first, failed = fleet.first(), []
+
+    async def begun(_):
+        if not failed:
+            failed.append(True)
+            first.answers = [AWAY]
+            for _ in range(3):
+                await fleet.call()
+            assert fleet.out == [first.name]
+
+    async with fleet.group.call("s", Server.open, begun, bool):
+        assert fleet.out == [first.name]
+
+
 async def test_a_trial_that_tells_nothing_leaves_it_to_the_next():
     fleet = Fleet()
     first = fleet.first()
@@ -314,8 +331,8 @@ async def test_health_checks_eject_and_bring_back_on_probation():
     try:
         await until(lambda: replica.is_out)
         fleet.time += 10
-        await until(lambda: replica.closed_until > fleet.time)  # still down: longer
-        assert replica.closed_until == fleet.time + 20
+        await until(lambda: replica.again_at > fleet.time)  # still down: longer
+        assert replica.again_at == fleet.time + 20
         first.health = None
         fleet.time += 20
         await until(lambda: not replica.is_out)
@@ -324,8 +341,12 @@ async def test_health_checks_eject_and_bring_back_on_probation():
     first.answers = [AWAY]
     await fleet.call()
     assert replica.is_out  # one failure was enough
-    assert replica.closed_until == fleet.time + 40
+    assert replica.again_at == fleet.time + 40
     assert [what for what, *_ in fleet.told] == ["ejected", "returned", "ejected", "retry"]
+    asked = first.asked
+    fleet.time += 1000
+    await fleet.call()
+    assert first.asked == asked  # its turn only when a check is well
 
 
 async def until(true):

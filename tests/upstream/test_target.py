@@ -1,0 +1,126 @@
+"""What is asked of a group beside chat: other endpoints, and requests that are passed on as they are."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy.errors import NotFound, UpstreamError
+from proxy.settings import Settings
+from proxy.upstream import open_pool
+from proxy.upstreams import groups
+from tests.backend import CLOSE, Backend, json_reply, reply
+from tests.servers import free_port
+
+
+@asynccontextmanager
+async def pool_of(*entries, **options):
+    pool = open_pool(Settings(upstreams=groups(list(entries)), upstream_eject_after=1, **options))
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+@pytest.fixture
+async def two():
+    async with Backend() as a, Backend() as b:
+        yield a, b
+
+
+def dead():
+    return f"http://127.0.0.1:{free_port()}/v1"
+
+
+async def forwarded(target, body=b"{}"):
+    async with target.forward("POST", b"/v1/embeddings", [], body) as answer:
+        return answer.status, b"".join([part async for part in answer.chunks()])
+
+
+FAILURES = {"closed": (CLOSE,), "429": (reply(status=429),), "503": (reply(status=503),)}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_a_request_that_is_passed_on_goes_to_another_where_one_cannot(two, name):
+    a, b = two
+    a.default, b.default = FAILURES[name], (reply(b"yes"),)
+    async with pool_of({"replicas": [a.url, b.url]}) as pool:
+        for _ in range(4):
+            assert await forwarded(pool.pick("m")) == (200, b"yes")
+    assert (len(a.requests) > 1) == (name == "429")  # else it is out by then
+    assert {request.body for request in (*a.requests, *b.requests)} == {b"{}"}
+
+
+async def test_an_answer_that_nobody_betters_is_passed_on_as_it_is(two):
+    for backend in two:
+        backend.default = (reply(b"later", status=503, headers=("x-why: load",)),)
+    async with pool_of({"replicas": [each.url for each in two]}) as pool:
+        assert await forwarded(pool.pick("m")) == (503, b"later")
+    assert [len(backend.requests) for backend in two] == [1, 1]
+
+
+async def test_a_body_that_comes_in_parts_is_sent_once(two):
+    async def parts():
+        yield b"{"
+        yield b"}"
+
+    for backend in two:
+        backend.default = (reply(b"later", status=503),)
+    async with pool_of({"replicas": [each.url for each in two]}) as pool:
+        assert await forwarded(pool.pick("m"), parts()) == (503, b"later")
+    assert sum(len(backend.requests) for backend in two) == 1
+
+
+@pytest.mark.parametrize("status", [404, 500, 501, 503])
+async def test_an_endpoint_that_a_server_has_not_says_nothing_of_the_server(two, status):
+    for backend in two:
+        backend.default = (json_reply({}, status=status),)
+    async with pool_of({"replicas": [each.url for each in two]}) as pool:
+        for _ in range(4):
+            with pytest.raises(UpstreamError) as told:
+                await pool.pick("m", "s").ask("POST", "/tokenize", {})
+            assert told.value.status == status
+        assert sorted(len(backend.requests) for backend in two) == [0, 4]
+
+
+async def test_a_question_is_asked_of_another_where_one_is_gone(two):
+    two[0].default = (json_reply({"count": 1}),)
+    async with pool_of({"replicas": [dead(), two[0].url]}) as pool:
+        for session in "abcdef":
+            assert await pool.pick("m", session).ask("POST", "/tokenize", {}) == {"count": 1}
+
+
+async def test_the_first_group_that_matches_serves_a_model_and_the_first_of_all_what_names_none():
+    entries = (
+        {"name": "a", "models": ["m-[0-9]", "x"], "replicas": ["http://a/v1"]},
+        {
+            "name": "b",
+            "models": ["m-*"],
+            "aliases": {"x": "y", "z": "m-1"},
+            "replicas": ["http://b/v1"],
+            "api_key": "k",
+        },
+    )
+    async with pool_of(*entries) as pool:
+        picked = {model: pool.pick(model) for model in ("m-1", "m-10", "x", "z", "")}
+        assert {model: (target.group, target.model) for model, target in picked.items()} == {
+            "m-1": ("a", "m-1"),
+            "m-10": ("b", "m-10"),
+            "x": ("a", "x"),
+            "z": ("b", "m-1"),
+            "": ("a", ""),
+        }
+        assert pool.serves("nothing") is None
+        with pytest.raises(NotFound):
+            pool.pick("M-1")
+
+
+async def test_one_replica_alone_has_the_name_that_it_had_as_an_upstream():
+    """What its refusals taught stays known when groups are made of it."""
+    async with pool_of({"replicas": ["http://a/v1"]}) as pool:
+        alone = open_pool(Settings(upstream="http://a/v1"))
+        assert pool.pick("m").identity == alone.pick("m").identity == "http://a/v1"
+        assert alone.is_single
+        await alone.aclose()
+    ab, ba = ["http://a/v1", "http://b/v1"], ["http://b/v1", "http://a/v1"]
+    async with pool_of({"replicas": ab}) as one, pool_of({"replicas": ba}) as other:
+        assert one.pick("m").identity == other.pick("m").identity != "http://a/v1"
