@@ -134,8 +134,7 @@ class Conversations:
         tag = _parse(id_).tag
         cursor = self._envelope.names(page.cursor, tag) if page.cursor else ()
         reply = await self._script(_LIST, self._three(id_), id_, tenant, page.direction, page.limit + 1, *cursor)
-        if reply == b"CURSOR":
-            await self._check_keys(id_, tenant)
+        if await self._is_absent(reply, id_, tenant):
             raise page.no_cursor()
         return page.finish(self._envelope.items(reply, tag))
 
@@ -143,8 +142,7 @@ class Conversations:
         """One item. Raises NotFound when the conversation does not hold it."""
         tag = _parse(id_).tag
         reply = await self._script(_ITEM, self._three(id_), id_, tenant, *self._envelope.names(item_id, tag))
-        if reply == b"ABSENT":
-            await self._check_keys(id_, tenant)
+        if await self._is_absent(reply, id_, tenant):
             raise _missing_item(id_, item_id)
         return self._envelope.items(reply, tag)[0]
 
@@ -152,7 +150,6 @@ class Conversations:
         """Takes an item out of the conversation; responses that saw it still do. Raises NotFound as ``item`` does."""
         updated = await self._update(id_, tenant, "item", self._envelope.names(item_id, _parse(id_).tag))
         if updated is None:
-            await self._check_keys(id_, tenant)
             raise _missing_item(id_, item_id)
         return updated
 
@@ -218,17 +215,20 @@ class Conversations:
         due, schema = self._lifetimes.conversation_due, self._envelope.schema
         arguments = *self._ttls, due, what, schema, *values
         reply = await self._script(_UPDATE, self._three(id_), id_, tenant, *arguments)
-        if reply == b"ABSENT":
+        if await self._is_absent(reply, id_, tenant):
             return None
         created, metadata, unlisted = reply
         if unlisted:
             await self._list(tenant, _parse(id_).tag)
         return self._conversation(id_, created, metadata)
 
-    async def _check_keys(self, id_: str, tenant: str) -> None:
-        """Raises EncryptionKeyMissing where an id was perhaps not found because its name was made with another key."""
-        if self._envelope.spellings > 1:
+    async def _is_absent(self, reply: Any, id_: str, tenant: str) -> bool:
+        """Whether a script says that an item is not there. Raises EncryptionKeyMissing where it perhaps was not found
+        because its name was made with a key that is not here.
+        """
+        if reply == b"UNSURE":
             await self.past(id_, tenant)
+        return reply in (b"ABSENT", b"UNSURE")
 
     def _added(self, items: Sequence[Item], tag: str) -> list[str | bytes | int]:
         """What an addition says of its items: their schema, how many names an id has, names and bytes."""

@@ -187,11 +187,15 @@ class Runs:
         return bool(await self._client.command("EXISTS", self._keys(id_)[0]))
 
     async def claim(self, id_: str, tenant: str, lease: Lease) -> Run | None:
-        """The run, now held by this lease; None when it is gone, or another's."""
+        """The run, now held by this lease; None when it is gone, or another's. Raises as ``Envelope.unwrap``."""
         reply = await self._client.script(_CLAIM, self._keys(id_)[:2], tenant, lease.token, self._lease_ms)
         if reply is None or reply == b"BUSY":
             return None
-        return decode_run(id_, paired(reply), self._envelope)
+        try:
+            return decode_run(id_, paired(reply), self._envelope)
+        except StatecarError:
+            await self._client.script(_RELEASE, self._keys(id_)[:2], lease.token)  # others may have the key
+            raise
 
     async def hold(self, lease: Lease, *, began: bool = False) -> None:
         """Renews a lease. ``began``: an upstream has taken the run up. Raises RunLost, and RunCancelled when somebody
@@ -304,8 +308,8 @@ class Runs:
     # -- what the verbs share
 
     def _frames(self, lease: Lease, events: Sequence[bytes]) -> Sequence[bytes]:
-        lineage, minted = _lineage(lease.run)
-        return self._envelope.wrapped(events, lineage.tag, about_events(minted.turn))
+        _, minted = _lineage(lease.run)
+        return self._envelope.wrapped(events, minted.tag, about_events(minted.turn))
 
     def _wrapped(self, id_: str, value: bytes) -> bytes:
         lineage, minted = _lineage(id_)

@@ -10,6 +10,12 @@ local function refusal(key, tenant, turn)
   return nil, r[1]
 end
 
+-- Says that an item is not in a conversation of that schema: under a name made with a key that the caller has not got it
+-- may be, where anything is wrapped.
+local function absent(schema)
+  return redis.status_reply(tonumber(schema) > 1 and 'UNSURE' or 'ABSENT')
+end
+
 -- Lets a conversation say that it needs this schema to be read.
 local function needs(key, schema, now)
   if tonumber(schema) > tonumber(now) then redis.call('HSET', key, 'v', schema) end
