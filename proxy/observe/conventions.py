@@ -36,13 +36,18 @@ def provider(kind: str) -> str:
     return _PROVIDERS.get(kind, kind)
 
 
+def model(body: bytes) -> str:
+    """The model that a chat body of ours names first; "" for a body that names none there."""
+    found = _MODEL.match(body)
+    return _name(codec.loads(b'"' + found[1] + b'"')) if found else ""
+
+
 def asked(body: bytes, *, content: bool) -> Attributes:
-    """What a chat body asks for. ``content``: with its messages."""
+    """What else a chat body asks for; nothing of a long one. ``content``: its messages too, however long."""
     if not content and len(body) > _READ:
-        found = _MODEL.match(body)
-        return {"gen_ai.request.model": _name(codec.loads(b'"' + found[1] + b'"'))} if found else {}
+        return {}
     given = codec.loads(body)
-    out: Attributes = {"gen_ai.request.model": _name(given.get("model"))}
+    out: Attributes = {}
     for name, types in _PARAMETERS.items():
         if isinstance(value := given.get(name), types) and not isinstance(value, bool):
             out[f"gen_ai.request.{name}"] = value

@@ -52,6 +52,7 @@ _UNTOLD = ("run_append",)
 """Store operations without a span: one for each token of a run."""
 SOCKET = context.create_key("statecar.websocket")
 _KIND = context.create_key("statecar.kind")
+_CONVERSATION = context.create_key("statecar.conversation")
 _IN_FRAMES = "ws_request_header_"
 """What Codex puts before the names of headers that it sends in a frame's ``client_metadata``."""
 _TOOL_TYPES = {"file_search": "datastore"}
@@ -137,6 +138,12 @@ class Spans:
         """What the upstream of the turn at work is known to be; "" where none has been asked for."""
         return str(context.get_value(_KIND) or "")
 
+    @staticmethod
+    def conversation() -> Attributes:
+        """The conversation of the turn at work, if it has one."""
+        named = context.get_value(_CONVERSATION)
+        return {"gen_ai.conversation.id": named} if named else {}
+
     # -- what is told when it is over
 
     def store(self, heard: Callable[[str, float, bool], object]) -> Callable[[str, float, bool], object]:
@@ -203,14 +210,14 @@ class Spans:
         before = context.get_current()
         parent, links = _parent_of_turn(before, request, resumed_by)
         attributes: Attributes = {"gen_ai.request.model": facts["model"].encode(errors="replace").decode()}
-        if isinstance(conversation := request.get("conversation"), str):
+        if conversation := request.get("conversation"):
             attributes["gen_ai.conversation.id"] = conversation
         if request.get("background"):
             attributes["statecar.background"] = True
         if resumed_by is not None:
             attributes["statecar.takeover"] = True
         span = self.tracer.start_span("turn", parent, links=links, attributes=attributes)
-        context.attach(set_span_in_context(span, parent))
+        context.attach(set_span_in_context(span, context.set_value(_CONVERSATION, conversation, parent)))
         if trace_id := self.trace_id():
             at_work_in(trace_id)
             facts["trace_id"] = trace_id

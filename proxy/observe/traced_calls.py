@@ -6,11 +6,11 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from proxy.observe import conventions
 from proxy.observe.conventions import Answered, Attributes
-from proxy.observe.spans import Spans, failed, place, traceparent
+from proxy.observe.spans import Spans, failed, is_known, place, traceparent
 from proxy.upstream import CUT, Batch, Call, Heard, Reply, Upstream
 
 
@@ -46,7 +46,7 @@ class TracedCall(Call):
 
 
 class TracedPassage(Call):
-    """A request that is passed on."""
+    """A request that is passed on, or a question."""
 
     def __init__(self, upstream: str, heard: Heard, span: Span) -> None:
         super().__init__(upstream, heard)
@@ -81,21 +81,25 @@ class Calls:
 
     def chat(self, upstream: Upstream, heard: Heard, request: Any) -> Call:
         """A chat call, ``request``: as httpx has it."""
+        model, content = conventions.model(request.content), self._spans.content
         attributes: Attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": conventions.provider(self._spans.kind() or "generic"),
+            "gen_ai.request.model": model,
+            **self._spans.conversation(),
             **place(upstream.base_url),
         }
-        span = self._spans.tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=attributes)
-        if span.is_recording():
-            asked = conventions.asked(request.content, content=self._spans.content)
-            span.set_attributes(asked)
-            span.update_name(f"chat {asked.get('gen_ai.request.model', '')}".rstrip())
+        span = self._spans.tracer.start_span(f"chat {model}", kind=SpanKind.CLIENT, attributes=attributes)
         _tell(request, span)
-        return TracedCall(upstream.name, heard, span, Answered(keeps=self._spans.content and span.is_recording()))
+        if not span.is_recording():
+            return Call(upstream.name, heard)
+        span.set_attributes(conventions.asked(request.content, content=content))
+        return TracedCall(upstream.name, heard, span, Answered(keeps=content))
 
     def passage(self, upstream: Upstream, heard: Heard, request: Any) -> Call:
-        """A request that is passed on, with a path of its own."""
+        """Any other request, with a path of its own. What a process asks for itself has no span."""
+        if not is_known(get_current_span()):
+            return Call(upstream.name, heard)
         path = request.extensions["target"].partition(b"?")[0].decode("latin-1")
         attributes: Attributes = {
             "http.request.method": request.method,

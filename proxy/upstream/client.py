@@ -38,7 +38,7 @@ class Followed(Protocol):
         """A chat call that is about to be made."""
 
     def passage(self, upstream: Upstream, heard: Heard, request: httpx.Request) -> Call:
-        """A request that is about to be passed on."""
+        """Any other request that is about to be made, as one that is passed on."""
 
 
 class Upstream:
@@ -165,18 +165,21 @@ class Upstream:
         timeouts = Timeouts(min(self._timeouts.connect or seconds, seconds), seconds, seconds)
         request = self._request(method, self._address.url, self._with_key(pairs), content, timeouts)
         request.extensions["target"] = self._address.target(path.encode())
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._send(request, waits())
-                try:
-                    if response.status_code >= 300:
-                        raise await _refused(response)
-                    with Waiting("upstream"):
-                        return await whole_body(response, timeouts, limit)
-                finally:
-                    await response.aclose()
-        except TimeoutError as exc:
-            raise UpstreamTimeout(f"The upstream did not answer {path} within {seconds:g} s.") from exc
+        followed = self.followed
+        with followed.passage(self, unheard, request) if followed else Call() as call:
+            try:
+                async with asyncio.timeout(seconds):
+                    response = await self._send(request, call.waits)
+                    call.status = response.status_code
+                    try:
+                        if response.status_code >= 300:
+                            raise await _refused(response)
+                        with Waiting("upstream"):
+                            return await whole_body(response, timeouts, limit)
+                    finally:
+                        await response.aclose()
+            except TimeoutError as exc:
+                raise UpstreamTimeout(f"The upstream did not answer {path} within {seconds:g} s.") from exc
 
     async def check(self, path: str = "") -> str | None:
         """None when the upstream answers ``GET /models`` with any status below 500, else why it is not ready.

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from proxy.app import create_app
 from proxy.observe import spans, traces
-from proxy.observe.conventions import Answered, asked
+from proxy.observe.conventions import Answered, asked, model
 from proxy.settings import Settings
-from tests.backend import CLOSE, STREAM_HEAD, chunk, chunked, json_reply, serving, sse, stream, talk
+from tests.backend import CLOSE, STREAM_HEAD, Backend, chunk, chunked, json_reply, serving, sse, stream, talk
 from tests.callers import Caller
 from tests.mcp_servers import McpServer
 from tests.routes.conftest import alive, own
@@ -166,6 +166,39 @@ async def test_every_try_is_a_span_of_its_own_and_failures_are_told_without_word
     for one in (tries[-1], *found["turn"], *found["POST /v1/responses"]):
         assert one.status.status_code.name == "ERROR" and one.attributes["error.type"]
     assert "secret" not in "".join(span.to_json() for some in found.values() for span in some)
+
+
+async def test_a_call_that_goes_on_to_another_replica_is_two_spans(kept, valkey, backend):
+    async with Backend() as other:
+        for each in (backend, other):
+            each.script(BUSY)
+        options = [f"--store={valkey.url}", f"--upstreams=[{{replicas: ['{backend.url}', '{other.url}']}}]"]
+        app = create_app(Settings.resolve([*options, "--upstream-kind=vllm", "--traces=on"], {}))
+        async with alive(app), serving(app) as url, Caller(url) as caller:
+            id_, headers = trace()
+            conversation = await caller.conversation()
+            await post(caller, headers, conversation=conversation)
+            found = await kept.of(id_, "POST /v1/responses")
+        chats = found["chat m"]
+        ports = {chat.attributes["server.port"] for chat in chats}
+        assert ports == {int(each.url.removesuffix("/v1").rpartition(":")[2]) for each in (backend, other)}
+        spoken = [sent(each.requests[-1]) for each in (backend, other)]
+        assert sorted(spoken) == sorted((id_, f"{chat.context.span_id:016x}") for chat in chats)
+        assert {chat.attributes["gen_ai.provider.name"] for chat in chats} == {"vllm"}
+        assert {chat.attributes["gen_ai.conversation.id"] for chat in chats} == {conversation}
+
+
+async def test_what_else_the_upstream_is_asked_for_a_request_is_a_span(calling, kept, backend):
+    caller = await calling("--traces=on", "--upstream-kind=vllm")
+    backend.script(json_reply({"count": 3, "tokens": [1, 2, 3], "max_model_len": 9}))
+    id_, headers = trace()
+    counted = await caller.http.post("/responses/input_tokens", json={"model": "m", "input": "Hi"}, headers=headers)
+    assert counted.json()["input_tokens"] == 3
+    found = await kept.of(id_, "POST /v1/responses/input_tokens")
+    (question,) = found["POST"]
+    assert question.attributes["url.full"] == f"{backend.url.removesuffix('/v1')}/tokenize"
+    assert parent(question, found) == "POST /v1/responses/input_tokens"
+    assert sent(backend.requests[0]) == (id_, f"{question.context.span_id:016x}")
 
 
 async def test_an_upstream_that_breaks_off_fails_its_span_and_the_turn(traced, kept, backend):
@@ -340,7 +373,6 @@ async def test_an_exporter_that_hangs_holds_up_no_request_and_no_end(kept, valke
 
 def test_a_body_says_what_was_asked_for():
     body = {
-        "model": "m\u20ac",
         "messages": [
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
             {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
@@ -353,7 +385,6 @@ def test_a_body_says_what_was_asked_for():
     told = asked(json.dumps(body).encode(), content=True)
     messages = json.loads(told.pop("gen_ai.input.messages"))
     assert told == {
-        "gen_ai.request.model": "m\u20ac",
         "gen_ai.request.stop_sequences": ["x"],
         "gen_ai.request.seed": 7,
     }
@@ -366,7 +397,24 @@ def test_a_body_says_what_was_asked_for():
 
 def test_of_a_long_body_only_the_model_is_read():
     long = b'{"model":"a\\"b","messages":[{"role":"user","content":"' + b"x" * 1024 * 1024 + b'"}],"seed":1}'
-    assert asked(long, content=False) == {"gen_ai.request.model": 'a"b'}
+    assert (model(long), asked(long, content=False)) == ('a"b', {})
+    assert model(b'{"messages":[]}') == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://a/v1", ("a", 80)),
+        ("https://[::1]:8443/v1", ("::1", 8443)),
+        ("http+unix://%2Frun%2Fb.sock/v1", ("/run/b.sock", None)),
+        ("rediss://u:p@r", ("r", 6379)),
+        ("unix:///run/v?db=1", ("/run/v", None)),
+        ("redis+sentinel://a,b/main", (None, None)),
+    ],
+)
+def test_a_servers_place_is_told_as_far_as_its_url_says_it(url, told):
+    found = spans.place(url)
+    assert (found.get("server.address"), found.get("server.port")) == told
 
 
 def test_an_answer_may_hold_anything():

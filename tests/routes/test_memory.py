@@ -71,9 +71,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("disconnect", ["cancel", "detach"])
-async def test_a_request_leaves_nothing_to_the_collector(calling, backend, garbage, disconnect):
-    caller = await calling(f"--on-disconnect={disconnect}")
+@pytest.mark.parametrize("option", ["--on-disconnect=cancel", "--on-disconnect=detach", "--traces=on"])
+async def test_a_request_leaves_nothing_to_the_collector(calling, backend, garbage, option, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    caller = await calling(option)
     before = {"conversation": await caller.conversation(), "previous_response_id": (await caller.create())["id"]}
     for case, (script, fields) in CASES.items():
         await garbage()
