@@ -196,7 +196,7 @@ class Turn:
         if services.traced:
             began_by = self._caller.headers if resumed else None
             stack.enter_context(services.traced(self.facts, request, began_by))
-        if self._caller.grant.quota:
+        if self._caller.grant.quota and (self._generates or request.get("store", True)):
             await self._admit(stack, rounds)
         context = await self._context(stack)
         created_at = resumed.run.created_at if resumed else int(services.now())

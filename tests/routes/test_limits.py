@@ -166,10 +166,20 @@ async def test_reading_costs_nothing_and_a_tokenizer_no_tokens(limited, backend)
 
 def asks(caller):
     """One request of each kind that a limit stands before."""
+
+    def create(headers, **fields):
+        return caller.http.post("/responses", json={"model": "m", "input": "Hi"} | fields, headers=headers)
+
+    detach, key = {"statecar-on-disconnect": "detach"}, {"idempotency-key": "key"}
     return {
         "plain": caller.ask(),
         "streamed": caller.ask(stream=True),
+        "detached": create(detach),
+        "detached, streamed": create(detach, stream=True),
+        "keyed": create(key),
+        "keyed, once more": create(key),
         "background": caller.ask(background=True),
+        "background, streamed": caller.ask(background=True, stream=True),
         "compact": caller.http.post("/responses/compact", json={"model": "m", "input": "Hi"}),
         "count": caller.http.post("/responses/input_tokens", json={"model": "m", "input": "Hi"}),
         "passed on": caller.http.post("/chat/completions", json=CHAT),
@@ -177,7 +187,7 @@ def asks(caller):
 
 
 async def test_what_is_refused_asks_nobody_and_changes_nothing(limited, backend):
-    caller = await limited("--tenant-requests-per-minute=1", "--tenant-tokens-per-minute=500", "--on-disconnect=detach")
+    caller = await limited("--tenant-requests-per-minute=1", "--tenant-tokens-per-minute=500")
     answer = await caller.ask()
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
     assert answer.headers["x-ratelimit-limit-tokens"] == answer.headers["x-ratelimit-remaining-tokens"] == "500"
@@ -191,9 +201,10 @@ async def test_what_is_refused_asks_nobody_and_changes_nothing(limited, backend)
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     async with opened(str(caller.http.base_url).removesuffix("/v1/"), caller.key) as socket:
         assert await socket.refused() == (429, "rate_limit_exceeded", None)
+        await socket.create(generate=False, store=False)  # asks no model
     assert caller.usage.everything() == before
     assert len(backend.requests) == asked
-    await eventually(lambda: _told(caller, "requests", 7.0))
+    await eventually(lambda: _told(caller, "requests", 12.0))
     assert len((await caller.get("/responses"))["data"]) == 1
 
 

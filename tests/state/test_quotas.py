@@ -1,6 +1,7 @@
 """What tenants may use: let in within every limit, refused without a trace, counted once, forgotten in time."""
 
 import asyncio
+import itertools
 import secrets
 
 import pytest
@@ -101,6 +102,28 @@ async def test_tokens_count_when_they_are_told_and_those_at_work_as_the_average(
     await using.later(62)
     assert (await using.once())["x-ratelimit-remaining-tokens"] == "1000"
     await using.once(5000)  # more than the limit in one: nobody can know before
+    assert isinstance(await using.once(), RateLimited)
+
+
+async def test_those_who_ask_at_once_are_not_all_let_in_before_anything_is_known_of_them(state, tenant):
+    using, go, let_in = Using(state, tenant, 0, 10_000), asyncio.Event(), []
+
+    async def ask():
+        try:
+            async with using.admitted() as admission:
+                let_in.append(admission)
+                await go.wait()
+                admission.tokens = 900
+        except RateLimited as exc:
+            return exc
+
+    asked = [asyncio.create_task(ask()) for _ in range(40)]
+    refused = [await each for each in itertools.islice(asyncio.as_completed(asked), 30)]
+    assert {exc.headers["retry-after"] for exc in refused} == {"1"}
+    go.set()
+    await asyncio.gather(*asked)
+    assert len(let_in) == 10
+    assert not isinstance(await using.once(900), RateLimited)  # 9900 by now
     assert isinstance(await using.once(), RateLimited)
 
 

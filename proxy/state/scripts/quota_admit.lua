@@ -15,7 +15,10 @@ local most_at_work, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local kept = redis.call('HMGET', KEYS[1], 'p', 'R', 'T', 'a', 'b', 'l', 'm')
 for i = 1, #kept do kept[i] = tonumber(kept[i] or '0') end
-local first, average, average_bytes = kept[1], kept[4], kept[5]
+local first = kept[1]
+-- of a tenant of which nothing is known yet: else all that it asks at once would be let in
+local average = kept[4] > 0 and kept[4] or 1000
+local average_bytes = kept[5] > 0 and kept[5] or 4000
 local used, last, old = { r = kept[2], t = kept[3] }, { r = kept[6], t = kept[7] }, {}
 
 local function forget(field, n)
@@ -54,14 +57,14 @@ local function full(most, taken, each) return most > 0 and taken > 0 and taken +
 
 local why, seconds_to_wait = '', 0
 if ARGV[7] ~= '1' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
-  if full(most_bytes, bytes + at_work * average_bytes, math.max(average_bytes, 1)) then
+  if full(most_bytes, bytes + at_work * average_bytes, average_bytes) then
     why = 'bytes'
   elseif full(most_at_work, at_work, 1) then
     why, seconds_to_wait = 'turns', 1
   elseif full(most_requests, used.r, 1) then
     why, seconds_to_wait = 'requests', wait('r', used.r + 1 - most_requests)
-  elseif full(most_tokens, tokens, math.max(average, 1)) then
-    why, seconds_to_wait = 'tokens', wait('t', tokens + math.max(average, 1) - most_tokens)
+  elseif full(most_tokens, tokens, average) then
+    why, seconds_to_wait = 'tokens', wait('t', tokens + average - most_tokens)
   else
     used.r, last.r = used.r + 1, now
     for _, field in ipairs(old) do redis.call('HDEL', KEYS[1], field) end
