@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import time
@@ -44,7 +45,8 @@ def public(key: Any, kid: str | None = None, **more: Any) -> dict[str, Any]:
 class Provider:
     """``url``: its issuer. ``keys``: the rows of its key set. ``asked``: the paths of all requests.
 
-    ``status``: of every answer. ``document``: what the discovery document says beside or instead of the usual.
+    ``status``: of every answer, which waits for ``open``; ``reached``: set by the first request. ``document``: what the
+    discovery document says beside or instead of the usual.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,8 @@ class Provider:
         self.asked: list[str] = []
         self.status = 200
         self.document: dict[str, Any] = {}
+        self.open, self.reached = asyncio.Event(), asyncio.Event()
+        self.open.set()
 
     async def __aenter__(self) -> Provider:
         self._stack = AsyncExitStack()
@@ -79,6 +83,8 @@ class Provider:
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
         self.asked.append(path)
+        self.reached.set()
+        await self.open.wait()
         document = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"} | self.document
         body = json.dumps({"keys": self.keys} if path == "/keys" else document).encode()
         await send({"type": "http.response.start", "status": self.status, "headers": []})

@@ -13,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from proxy.access import jwks
+from proxy.access.tokens import Tokens
 from tests.access.provider import AUDIENCE, Provider, ec_key, ed_key, public, rsa_key
-from tests.backend import json_reply, stream, talk
+from tests.backend import PATIENCE, json_reply, stream, talk
 from tests.callers import Caller, error_of, ok, refusal
 from tests.sockets import opened
 
@@ -241,6 +242,20 @@ async def test_a_new_key_is_fetched_when_a_token_names_it_and_an_old_one_goes(as
     assert (await ask(old)).status_code == 401  # who makes up keys does not make us ask again and again
     assert provider.asked.count("/keys") == 2
     monkeypatch.setattr(jwks, "_APART", 0.0)
+
+
+async def test_whoever_leaves_while_keys_are_fetched_takes_nobody_with_it(provider):
+    tokens = Tokens([provider.url], ["*"], "", ["RS256"], 0)
+    provider.open.clear()
+    first, second = (asyncio.create_task(tokens.claims(provider.token())) for _ in range(2))
+    async with asyncio.timeout(PATIENCE):
+        await provider.reached.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    provider.open.set()
+    assert (await second)["sub"] == "alice"
+    assert provider.asked.count("/keys") == 1
+    await tokens.aclose()
 
 
 async def test_another_key_under_the_same_name_is_found_too(ask, provider):
