@@ -18,7 +18,7 @@ from proxy.grants import EVERYTHING, Grant
 from proxy.routes.edge import facts
 from proxy.routes.sender import Sender
 from proxy.upstream import Forwarded, Pool, Target
-from proxy.wire import Named, in_form, in_json
+from proxy.wire import Named, every_model, in_form, in_json
 
 log = logging.getLogger(__name__)
 
@@ -131,16 +131,15 @@ class Passthrough:
         """
         content_type = _value(scope, b"content-type")
         if content_type.lower().startswith("multipart/form-data"):
-            # of several fields any may count: all of them are looked at, where some are forbidden
-            known = await (caller.whole(self._limit) if grant.models else caller.beginning(_FORM))
-            models, named = in_form(content_type, known), None
+            models, named = in_form(content_type, await caller.beginning(_FORM)), None
         elif (await caller.beginning(_AHEAD)).lstrip()[:1] == b"{":
             named = in_json(await caller.whole(self._limit))
             models = [named.model] if named else []
         else:
             models, named = [], None
         if grant.models and scope["method"] not in _READING:
-            _check(models, grant)
+            types = b",".join(value for key, value in scope["headers"] if key == b"content-type").decode("latin-1")
+            _check(every_model(types, await caller.whole(self._limit)), grant)
         model = models[-1] if models else ""
         return Asked(self._pool.pick(model, session), caller.body(), named)
 

@@ -8,7 +8,7 @@ from proxy.wire.conversations import create_conversation, create_items, update_c
 from proxy.wire.frames import CREATE, STEER, create_frame, frame
 from proxy.wire.headers import idempotency_key, on_disconnect
 from proxy.wire.items import input_item
-from proxy.wire.named import Named, in_form, in_json
+from proxy.wire.named import Named, every_model, in_form, in_json
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
@@ -22,6 +22,7 @@ __all__ = [
     "create_frame",
     "create_items",
     "create_response",
+    "every_model",
     "flag",
     "frame",
     "idempotency_key",

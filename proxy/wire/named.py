@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from proxy import codec
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _FIELD = re.compile(rb'(?im)^content-disposition:[^\r\n]*?;\s*name="?model"?\s*(?:;|$|\r)')
+_DISPOSITION = re.compile(rb'(?i)content-disposition: ?form-data; ?name="([^"\\]*)"(; ?filename\*?=.+)?')
 _FILE = re.compile(rb"(?im)^content-disposition:[^\r\n]*?;\s*filename")
 
 
@@ -65,6 +67,53 @@ def in_form(content_type: str, body: bytes) -> list[str]:
         if _FIELD.search(head) and not _FILE.search(head):
             found.append(value.decode(errors="replace"))
     return found
+
+
+def every_model(content_type: str, body: bytes) -> list[str]:
+    """Every model that any server may take a body to name; none for a body that two of them may read differently.
+
+    For what must not be passed by: servers differ in which of two equal keys counts, in the case of letters, in the
+    encodings that they guess, and in whether they mind the content type or what stands around a value.
+    """
+    if "multipart/" in content_type.lower():
+        return _fields(content_type, body)
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(value, _Pairs) or "urlencoded" in content_type.lower():
+        return []
+    models = [model for name, model in value if name.lower() == "model"]
+    return models if all(isinstance(model, str) for model in models) else []
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its keys, equal ones too."""
+
+
+def _fields(content_type: str, body: bytes) -> list[str]:
+    """The ``model`` fields of a form that is written as clients write it; none of any other."""
+    given = _BOUNDARY.findall(content_type)
+    if len(given) != 1 or content_type.lower().count("boundary") != 1:
+        return []
+    first, *parts = (b"\r\n" + body).split(b"\r\n--" + "".join(given[0]).encode("latin-1", "replace"))
+    if first or not parts or parts.pop() not in (b"--", b"--\r\n"):
+        return []
+    models = []
+    for part in parts:
+        head, _, value = part.partition(b"\r\n\r\n")
+        begun, *lines = head.split(b"\r\n")
+        fields = [line for line in lines if line.lower().startswith(b"content-disposition")]
+        field = _DISPOSITION.fullmatch(fields[0]) if len(fields) == 1 else None
+        if (
+            begun
+            or not field
+            or any(line[:1] in (b" ", b"\t", b"") or b"\n" in line or b"\r" in line for line in lines)
+        ):
+            return []
+        if field[1].lower() == b"model":
+            models.append("" if field[2] else value.decode(errors="replace"))
+    return models
 
 
 def _text(literal: bytes) -> str | None:

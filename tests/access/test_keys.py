@@ -170,6 +170,40 @@ async def test_a_model_that_is_not_granted_does_not_exist(calls, url, backend):
     ok(await calls("k-model", "POST", "/responses", BODY | {"model": "qwen3-32b"}))
 
 
+PASSED_ON = {
+    "granted": ({"json": {"model": "qwen3"}}, True),
+    "not granted": ({"json": {"model": "m"}}, False),
+    "none": ({"json": {"messages": []}}, False),
+    "nothing": ({}, False),
+    "both": ({"content": b'{"model": "m", "model": "qwen3"}'}, False),
+    "in other letters": ({"content": b'{"model": "qwen3", "Model": "m"}'}, False),
+    "a form": ({"files": {"file": b"x"}, "data": {"model": "qwen3"}}, True),
+    "a form of another": ({"files": {"file": b"x"}, "data": {"model": "m"}}, False),
+    "a form of both": ({"files": {"file": b"x"}, "data": {"model": ["m", "qwen3"]}}, False),
+    "no form": ({"data": {"model": "qwen3"}}, False),
+}
+
+
+async def test_what_is_passed_on_names_a_granted_model_and_no_other(url, backend):
+    async with Caller(url, "k-model") as caller:
+        for name, (content, is_granted) in PASSED_ON.items():
+            asked = len(backend.requests)
+            backend.default = (json_reply({}),)
+            answer = await caller.http.post("/chat/completions", **content)
+            if is_granted:
+                assert answer.status_code == 200, name
+                assert b"qwen3" in backend.requests[-1].body
+            else:
+                assert refusal(answer) == (404, "model_not_found", "model"), name
+            assert len(backend.requests) == asked + is_granted
+        backend.default = (json_reply({"object": "list", "data": [{"id": "qwen3"}, {"id": "m"}]}),)
+        assert [model["id"] for model in (await caller.get("/models"))["data"]] == ["qwen3"]
+        assert (await caller.get("/models/qwen3"))["id"] == "qwen3"
+        assert refusal(await caller.http.get("/models/m")) == (404, "model_not_found", "model")
+    async with Caller(url, "k-all") as caller:
+        assert [model["id"] for model in (await caller.get("/models"))["data"]] == ["qwen3", "m"]
+
+
 async def test_a_preflight_carries_no_key(calls, backend):
     backend.script(json_reply({}))
     assert (await calls(None, "OPTIONS", "/models")).status_code == 200

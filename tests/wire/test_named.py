@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.named import in_form, in_json
+from proxy.wire.named import every_model, in_form, in_json
 
 JSON = {
     "first": (b'{"model": "m", "messages": []}', "m"),
@@ -85,3 +85,44 @@ FORMS = {
 @pytest.mark.parametrize(("content_type", "body", "models"), FORMS.values(), ids=FORMS)
 def test_the_models_of_a_form_are_found(content_type, body, models):
     assert in_form(content_type, body) == models
+
+
+PLAIN = "application/json"
+MULTI = "multipart/form-data; boundary=x"
+UTF_16 = '{"model":"secret","x":"\u2c22\u6d22\u646f\u6c65\u3a22\u7122\u6577\u226e"}'.encode("utf-16-le")
+"""What Python's parser takes for another model than stands in its bytes."""
+WRITTEN = {
+    "one": (PLAIN, b'{"a": {"model": "no"}, "model": "m"}', ["m"]),
+    "equal keys": (PLAIN, b'{"model": "a", "model": "b"}', ["a", "b"]),
+    "letters of any case": (PLAIN, b'{"model": "a", "MoDel": "b"}', ["a", "b"]),
+    "escaped": (PLAIN, b'{"mod\\u0065l": "m"}', ["m"]),
+    "no text": (PLAIN, b'{"model": "a", "model": ["b"]}', []),
+    "no JSON": (PLAIN, b'{"model": "a"} {"model": "b"}', []),
+    "another encoding": (PLAIN, UTF_16, []),
+    "a mark in front": (PLAIN, b'\xef\xbb\xbf{"model": "a"}', []),
+    "a list": (PLAIN, b'[["model", "a"]]', []),
+    "deep": (PLAIN, b"[" * 100_000, []),
+    "a form in a text": ("application/x-www-form-urlencoded", b'{"model": "a", "x": "&model=b&"}', []),
+    "a form": (MULTI, form(FILE, (FIELD, b"a"), (FIELD, b"b")), ["a", "b"]),
+    "in other letters": (MULTI, form((FIELD.replace(b"model", b"Model"), b"a")), ["a"]),
+    "a file of that name": (MULTI, form((FIELD + b'; filename="a"', b"m")), [""]),
+    "JSON in front": (MULTI, b'{"model": "b"}\r\n' + form((FIELD, b"a")), []),
+    "something behind": (MULTI, form((FIELD, b"a")) + b"x", []),
+    "not all there": (MULTI, form((FIELD, b"a"))[:-6], []),
+    "two boundaries": (MULTI + "; boundary=y", form((FIELD, b"a")), []),
+    "two types": (f"{PLAIN},{MULTI}", form((FIELD, b"a")), ["a"]),
+    "two names": (MULTI, form((FIELD + b'; name="x"', b"a")), []),
+    "two dispositions": (MULTI, form((FIELD + b'\r\ncontent-disposition: form-data; name="x"', b"a")), []),
+    "a folded line": (MULTI, form((FIELD + b'\r\n ; name="x"', b"a")), []),
+    "half a line end": (MULTI, form((FIELD + b"\r\nx: \ncontent-disposition: y", b"a")), []),
+    "another writing": (MULTI, form((FIELD.replace(b'"model"', b"model"), b"a")), []),
+}
+
+
+@pytest.mark.parametrize(("content_type", "body", "models"), WRITTEN.values(), ids=WRITTEN)
+def test_every_model_that_a_server_may_find_is_known_or_none(content_type, body, models):
+    assert every_model(content_type, body) == models
+
+
+def test_the_other_encoding_is_one_that_a_parser_would_guess():
+    assert json.loads(UTF_16)["model"] == "secret" and in_json(UTF_16).model == "qwen"
