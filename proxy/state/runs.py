@@ -313,7 +313,7 @@ class Runs:
 
     def _wrapped(self, id_: str, value: bytes) -> bytes:
         lineage, minted = _lineage(id_)
-        return self._envelope.wrap(value, lineage.tag, _about(minted.turn))
+        return self._envelope.wrap(value, lineage.tag, f"run {minted.turn}")
 
     @property
     def _lease_ms(self) -> int:
@@ -340,16 +340,12 @@ def about_events(turn: str) -> str:
     return f"events {turn}"
 
 
-def _about(turn: str) -> str:
-    return f"run {turn}"
-
-
 def decode_run(id_: str, fields: dict[bytes, bytes], envelope: Envelope) -> Run:
     """The run that is kept in these fields. Raises as ``Envelope.unwrap``."""
     lineage, minted = _lineage(id_)
 
     def content(value: bytes) -> bytes:
-        return envelope.unwrap(value, lineage.tag, _about(minted.turn))
+        return envelope.unwrap(value, lineage.tag, f"run {minted.turn}")
 
     place = (fields[b"l"].decode(), int(fields[b"e"]), fields[b"g"].decode()) if b"l" in fields else None
     return Run(
