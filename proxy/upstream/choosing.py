@@ -10,8 +10,8 @@ from proxy.upstream.replica import Replica
 
 ROOM = 8
 """Open requests up to which a replica is never passed over for another: a batch of so many costs a model server little
-more than one of one, a prefix that is not in its cache all of the prefill. In bench/affinity.py it is worth 5 to 9 % of
-an ideal cache's hits at a load factor of 1.25."""
+more than one of one, a prefix that is not in its cache all of the prefill. In bench/affinity.py it is worth 2 % of
+an ideal cache's hits at a load factor of 1.25, and 13 % where four processes share the requests."""
 
 _MASK = 2**64 - 1
 _MIX, _STIR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # of splitmix64

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from proxy import upstreams
-from proxy.errors import NotFound
+from proxy.errors import ModelNotFound
 from proxy.settings import Settings
 from proxy.upstream.calls import Heard, unheard
 from proxy.upstream.client import Followed, Upstream
 from proxy.upstream.group import Group, Rules, Told, untold
 from proxy.upstream.replica import Replica
 from proxy.upstream.target import Target
-
-_SHOWN = 128  # characters of a model's name: it is any text of a caller
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Pool:
 
     def pick(self, model: str, session: str = "") -> Target:
         """What to ask for a model; "" for what names none, which is the first group's. ``session``: a text whose calls
-        should meet the same replica's cache, "" for none. Raises NotFound for a model that no group serves.
+        should meet the same replica's cache, "" for none. Raises ModelNotFound for a model that no group serves.
         """
         served, name = self._found(model)
         if not served.fallbacks:
@@ -63,7 +61,7 @@ class Pool:
         """Who serves a model, by the name that clients use."""
         try:
             return self._found(model)[0]
-        except NotFound:
+        except ModelNotFound:
             return None
 
     def targets(self) -> list[Target]:
@@ -104,12 +102,7 @@ class Pool:
                 return served, aliases[model]
             if matches is None or not model or matches(model):
                 return served, model
-        shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}..."
-        raise NotFound(
-            f"The model '{shown}' does not exist or you do not have access to it.",
-            param="model",
-            code="model_not_found",
-        )
+        raise ModelNotFound(model)
 
     def _fallback(self, fallback: upstreams.Fallback, asked: str, model: str) -> tuple[Group, str]:
         served = self._by_name[fallback.group]

@@ -71,8 +71,8 @@ class Reply:
                 raise UpstreamError(f"The upstream's stream cannot be read: {exc}.") from exc
         return batch
 
-    async def begin(self) -> None:
-        """Wait for the first chunks, which the next read gives.
+    async def begin(self) -> Batch:
+        """The first chunks, as soon as they have come; the next read gives them too.
 
         Raises as ``read`` does, and UpstreamError for a stream that ends without any.
         """
@@ -80,6 +80,7 @@ class Reply:
         if not (batch or self.ended):
             raise UpstreamError("The upstream closed the stream before it began.")
         self._kept.insert(0, batch)
+        return batch
 
     async def settle(self) -> None:
         """Wait a moment for the end of a body that has said ``[DONE]``, so that its connection can serve again."""

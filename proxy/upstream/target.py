@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable, from_upstream
 from proxy.upstream.client import Upstream
 from proxy.upstream.forward import Forwarded
 from proxy.upstream.group import Group
@@ -74,7 +74,7 @@ class Target:
         if only := self._group.only:
             return only.open(body, headers, stream=stream)
         return self._group.call(
-            self.session, lambda upstream: upstream.open(body, headers, stream=stream), Reply.begin, self._chosen
+            self.session, lambda upstream: upstream.open(body, headers, stream=stream), _begun, self._chosen
         )
 
     def forward(
@@ -129,6 +129,14 @@ class Target:
 
     def _chosen(self, name: str) -> None:
         self.name = name
+
+
+async def _begun(reply: Reply) -> UpstreamError | None:
+    """What an answer says of its replica by beginning with an error, as vLLM's streams do at status 200."""
+    for chunk in (await reply.begin())[:1]:
+        if isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error"):
+            return from_upstream(chunk, reply.status, reply.headers)
+    return None
 
 
 async def _refusal(answer: Forwarded) -> UpstreamError | None:

@@ -121,6 +121,7 @@ FAILURES = {
     "closed after a comment": (STREAM_HEAD + chunked(b": wait\n\n"), CLOSE),
     "ended without a chunk": (STREAM_HEAD + b"0\r\n\r\n",),
     "no HTTP": (b"nonsense\r\n\r\n", CLOSE),
+    "an error at status 200": (stream({"error": {"message": "loading", "code": 503}}),),
     "hung before the head": (HANGS,),
     "hung after the head": (STREAM_HEAD, HANGS),
     "429": (json_reply({"error": {"message": "busy"}}, status=429, headers=("retry-after: 20",)),),

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.errors import NotFound, UpstreamError
+from proxy.errors import ModelNotFound, UpstreamError
 from proxy.settings import Settings
 from proxy.upstream import open_pool
 from proxy.upstreams import groups
@@ -110,7 +110,7 @@ async def test_the_first_group_that_matches_serves_a_model_and_the_first_of_all_
             "": ("a", ""),
         }
         assert pool.serves("nothing") is None
-        with pytest.raises(NotFound):
+        with pytest.raises(ModelNotFound):
             pool.pick("M-1")
 
 
