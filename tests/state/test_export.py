@@ -8,7 +8,7 @@ import pytest
 from proxy import codec, ids
 from proxy.errors import EncryptionKeyMissing
 from proxy.principals import Principal
-from proxy.state import Claim, End, Envelope, Lease, Page, Run, Stored, archive, keys, sweep
+from proxy.state import Claim, End, Envelope, Lease, Page, Run, Stored, archive, export, keys, sweep
 from tests.state.talk import Talk, message, opened
 
 TOOLS = [{"type": "function", "name": f"tool_{n}", "parameters": {"type": "object"}} for n in range(30)]
@@ -123,6 +123,8 @@ async def test_everything_answers_as_before(talk):
     assert not any([await lives(talk.state, tag) for tag in tags])
     became = await imported(talk.state, talk.tenant, lines)
     assert set(became) == {"written"}
+    listed = await talk.state._client.command("ZRANGE", keys.tenant_lineages(talk.tenant), 0, -1)
+    assert {codec.loads(line).get("tag") for line in lines} - {None} == {tag.hex() for tag in listed}
     now_lives = {tag: await lives(talk.state, tag) for tag in tags}
     assert await exported(talk.state, talk.tenant) == lines
     assert await answers(talk, *told) == before
@@ -242,10 +244,18 @@ async def test_more_lineages_than_fit_into_memory_come_in_their_order(talk, monk
 async def test_runs_are_left_out_and_counted(talk):
     draft = talk.draft()
     await talk.state.runs.create(Run(draft.id, talk.tenant, draft.created_at, {}, draft.input), None)
-    export = talk.state.export(talk.tenant)
-    assert [line["type"] async for line in export.lines()] == ["end"]
-    assert export.count.unfinished == 1
+    leaving = talk.state.export(talk.tenant)
+    assert [line["type"] async for line in leaving.lines()] == ["end"]
+    assert leaving.count.unfinished == 1
     await talk.state.purge(talk.tenant).run()
+
+
+async def test_a_run_that_ends_while_it_is_exported_comes_as_its_response(talk):
+    draft = await run_of(talk)
+    held = await export._Held.read(talk.state._client, draft.minter.tag, [f"j:{draft.minter.turn}"])
+    assert held.turns() == [draft.minter.turn]
+    assert held.unfinished == 0
+    assert held.expiry(f"e:{draft.minter.turn}")
 
 
 async def test_a_talk_that_goes_on_while_it_is_exported_comes_whole(talk):
@@ -290,6 +300,9 @@ async def test_a_file_does_not_depend_on_the_form_in_the_store(valkey):
                 assert await talk.read(await talk.turn(tip, "r s")) == "q1 a1 q2 a2 q4 a4 q5 a5 r s"
                 [entry] = await state._client.command("LRANGE", log_of(told[0][0]), 0, 0)
                 assert b"q1" not in entry
+                events = keys.Lineage(ids.parse(told[0][-2]).tag).events(ids.parse(told[0][-2]).turn)
+                [(_, fields)] = await state._client.command("XRANGE", events, "-", "+", "COUNT", 1)
+                assert b"event" not in fields[b"e"]
             await flushed(state, tenant)
 
 
@@ -312,9 +325,9 @@ async def test_what_is_there_in_part_only_is_left_out_and_counted(talk):
     await talk.turn(first)
     lineage = keys.Lineage(first.minter.tag)
     await talk.state._client.command("LPOP", lineage.log(first.minter.turn))
-    export = talk.state.export(talk.tenant)
-    [line, _] = [line async for line in export.lines()]
-    assert export.count.damaged == 1
+    leaving = talk.state.export(talk.tenant)
+    [line, _] = [line async for line in leaving.lines()]
+    assert leaving.count.damaged == 1
     assert len(line["responses"]) == 1
 
 

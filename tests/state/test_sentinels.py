@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.state import open_state
+from proxy.state import archive, open_state
 from proxy.state.client import LIMIT
 from proxy.state.keys import Lineage
 from proxy.state.sentinels import Place, Sentinels
@@ -220,3 +220,22 @@ async def test_a_sentinel_that_missed_a_failover_is_not_believed(monkeypatch):
     assert await sentinels.primary() == old.place, "where nobody knows better, it may have been set up anew"
     assert moves == [new.place, old.place]
     await sentinels.close()
+
+
+async def test_a_tenant_s_data_is_taken_out_away_and_in_again(watched):
+    async with opened(watched.url) as state:
+        talk = await settled(state)
+        draft = await talk.turn()
+        lines = [archive.write(line) async for line in state.export(talk.tenant).lines()]
+        assert (await state.purge(talk.tenant).run()).keys >= 3
+        restore = state.restore(talk.tenant)
+        for line in lines[:-1]:
+            assert await restore.put(archive.read(line)) == "written"
+        assert await talk.read(draft) == "q a"
+
+
+async def settled(state):
+    """Somebody who talks, once the store takes what is said: another test may have moved its primary."""
+    talk = Talk(state)
+    await recovered(talk)
+    return Talk(state)
