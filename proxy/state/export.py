@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy import codec
 from proxy.errors import NotFound, StatecarError
@@ -28,6 +28,9 @@ _AHEAD = 8
 
 _PAGE = 1000
 """Entries of a log read at once."""
+
+_FEW = 32
+"""Entries of a log that are read with all else."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Export:
     ) -> None:
         self._client, self._sweep, self._envelope = client, sweep, envelope
         self._conversations, self._runs = conversations, runs
+        self._index = keys.tenant_index(sweep.tenant)
         self.count = Count()
 
     async def lines(self) -> AsyncIterator[Line]:
@@ -80,7 +84,11 @@ class Export:
         yield self.count.line
 
     async def _read(self, found: Sequence[tuple[str, list[str]]]) -> list[Line]:
-        lines = await side_by_side(self._lineage(*one) for one in found)
+        lineages = await side_by_side(_Held.read(self._client, *one) for one in found)
+        members = [bytes.fromhex(held.tag + turn) for held in lineages for turn in held.turns()]
+        scores = await self._client.command("ZMSCORE", self._index, *members) if members else []
+        listed = {member.hex(): int(score) for member, score in zip(members, scores, strict=True) if score is not None}
+        lines = await side_by_side(self._lineage(held, listed) for held in lineages)
         return [line for line in lines if line]
 
     async def _key(self, name: str) -> Line | None:
@@ -92,23 +100,22 @@ class Export:
         key = name.rpartition(":")[2]
         return {"type": "key", "key": key, "body": text[:32], "response": text[32:], "expires_at": _time(expiry)}
 
-    async def _lineage(self, tag: str, rests: Sequence[str]) -> Line | None:
-        """None where nothing is left of it that anybody could ask for."""
-        held = await _Held.read(self._client, tag, rests)
+    async def _lineage(self, held: _Held, listed: dict[str, int]) -> Line | None:
+        """``listed``: when, by tag and turn. None where nothing is left of it that anybody could ask for."""
         self.count.unfinished += held.unfinished
         logs = {name: await held.entries(name) for name in held.logs()}
         texts = _Texts()
         responses = []
         for turn in held.turns():
             try:
-                responses.append(await self._response(held, turn, logs, texts))
+                responses.append(await self._response(held, turn, logs, texts, listed))
             except StatecarError as exc:
                 if exc.code != "history_damaged":
                     raise
                 self.count.damaged += 1
         line = {
             "type": "lineage",
-            "tag": tag,
+            "tag": held.tag,
             "logs": [self._log(held, name, entries) for name, entries in logs.items()],
             "links_expire_at": held.expiry("m"),
             "texts": texts.values,
@@ -135,16 +142,15 @@ class Export:
             line["floor"] = int(floor)
         return line
 
-    async def _response(self, held: _Held, turn: str, logs: dict[str, list[bytes]], texts: _Texts) -> Line:
+    async def _response(
+        self, held: _Held, turn: str, logs: dict[str, list[bytes]], texts: _Texts, listed: dict[str, int]
+    ) -> Line:
         fields = held.fields(f"r:{turn}")
         self._client.check_schema(held.lineage.record(turn), int(fields[b"v"]))
         log = fields[b"l"].decode()
         start, split, end = (int(fields[name]) for name in (b"s", b"p", b"e"))
         stored = records.decode_stored(
             held.tag, turn, (held.flat(f"r:{turn}"), logs[log][start:end], held.shared(turn)), self._envelope
-        )
-        listed = await self._client.command(
-            "ZSCORE", keys.tenant_index(self._sweep.tenant), bytes.fromhex(held.tag + turn)
         )
         body, shared = texts.parted(stored.body)
         line = {
@@ -162,7 +168,7 @@ class Export:
             "texts": shared,
             "owner": _owner(stored.owner),
             "logged": stored.logged,
-            "listed_at": int(listed or stored.created_at * 1_000_000),
+            "listed_at": listed.get(held.tag + turn, stored.created_at * 1_000_000),
             "expires_at": held.expiry(f"r:{turn}"),
         }
         if stored.logged and (frames := await self._events(stored.id)):
@@ -193,10 +199,21 @@ class Export:
         }
 
 
+class _Key(NamedTuple):
+    """``held``: nothing of a long list, which is read by itself; ``length``: of a list."""
+
+    expiry: int
+    held: Any
+    length: int
+
+
+_NOTHING = _Key(-1, [], 0)
+
+
 class _Held:
     """A lineage as its keys are: of each when it expires and what it holds, of lists how much."""
 
-    def __init__(self, client: Client, tag: str, found: dict[str, tuple[int, Any]]) -> None:
+    def __init__(self, client: Client, tag: str, found: dict[str, _Key]) -> None:
         self._client, self.tag, self.lineage, self._found = client, tag, Lineage(tag), found
         pending = {name[2:] for name in found if name.startswith("j:")}
         self.unfinished = len(pending - set(self.turns()))
@@ -207,9 +224,9 @@ class _Held:
         # of a run that ends just now there is a response instead
         wanted |= {f"{kind}:{rest[2:]}" for rest in rests if rest.startswith("j:") for kind in "re"}
         names = sorted(wanted)
-        reply = await client.script(_SNAPSHOT, [f"sc:{{{tag}}}:{name}" for name in names]) if names else []
+        reply = await client.script(_SNAPSHOT, [f"sc:{{{tag}}}:{name}" for name in names], _FEW) if names else []
         pairs = zip(names, reply, strict=True)
-        return cls(client, tag, {name: (expiry, held) for name, (expiry, held) in pairs if expiry != -2})
+        return cls(client, tag, {name: _Key(*key) for name, key in pairs if key[0] != -2})
 
     def turns(self) -> list[str]:
         """Those of responses."""
@@ -227,8 +244,8 @@ class _Held:
 
     async def entries(self, log: str) -> list[bytes]:
         """Those that a log held at that moment."""
-        length = self._found.get(f"l:{log}", (0, 0))[1]
-        entries: list[bytes] = []
+        key = self._found.get(f"l:{log}", _NOTHING)
+        length, entries = key.length, list(key.held)
         while len(entries) < length:
             last = min(len(entries) + _PAGE, length) - 1
             part = await self._client.command("LRANGE", self.lineage.log(log), len(entries), last)
@@ -239,7 +256,7 @@ class _Held:
 
     def flat(self, name: str) -> list[bytes]:
         """Fields and values, or members and scores."""
-        held: list[bytes] = self._found.get(name, (0, []))[1]
+        held: list[bytes] = self._found.get(name, _NOTHING).held
         return held
 
     def fields(self, name: str) -> dict[bytes, bytes]:
@@ -253,7 +270,7 @@ class _Held:
         return [part for field, digest in named.items() for part in (field, texts.get(digest))]
 
     def expiry(self, name: str) -> int | None:
-        return _time(self._found.get(name, (-1, None))[0])
+        return _time(self._found.get(name, _NOTHING).expiry)
 
 
 class _Texts:

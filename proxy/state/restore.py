@@ -64,11 +64,10 @@ class Restore:
             if owners - {self._tenant}:
                 return "foreign"
         # beside its lineage, in another slot; once more where an earlier import was cut off in between
-        entry = self._lineages.entry(self._tenant, line["tag"], of_conversation=now_held.of_conversation)
-        if written or any(name in now_held.owned for name in there):
-            await self._lineages.add(entry)
+        if now_held.of_conversation and any(name in now_held.owned for name in there):
+            await self._lineages.add(self._lineages.entry(self._tenant, line["tag"], of_conversation=True))
         for one in now_held.responses:
-            if Lineage(line["tag"]).record(_turn(one)) in there:
+            if Lineage(line["tag"]).record(_turn(one)) in there:  # which lists its lineage too
                 await self._index.restore(self._tenant, one["id"], one["listed_at"], _left(one))
         if written:
             self.count.lineages += 1
