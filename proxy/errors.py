@@ -216,15 +216,16 @@ class RateLimited(StatecarError):
 
 
 class StorageFull(StatecarError):
-    """A tenant has stored as many bytes as it may: to try again changes nothing, to delete something does."""
+    """A tenant has stored as many bytes as it may: to delete something helps."""
 
     status, type, code = 429, "insufficient_quota", "insufficient_quota"
 
-    def __init__(self, most: int, there: int) -> None:
+    def __init__(self, most: int, there: int, wait: int = 0) -> None:
+        """``wait``: seconds until less may be about to be stored; 0: to try again changes nothing."""
         super().__init__(
-            f"Storage quota reached: {there} of {most} bytes are stored. Delete responses or conversations, or send"
-            " 'store': false.",
-            headers={"x-should-retry": "false"},
+            f"Storage quota reached: {there} of {most} bytes are stored or about to be. Delete responses or"
+            " conversations, or send 'store': false.",
+            headers={"retry-after": str(wait)} if wait else {"x-should-retry": "false"},
         )
 
 

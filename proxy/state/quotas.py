@@ -205,7 +205,7 @@ def _headers(quota: Quota, used: tuple[int, int], resets: list[int]) -> dict[str
 
 def _refusal(why: str, quota: Quota, wait: int, there: int, headers: dict[str, str]) -> StatecarError:
     if why == "bytes":
-        return StorageFull(quota.stored_bytes, there)
+        return StorageFull(quota.stored_bytes, there, wait)
     most = {
         "requests": quota.requests_per_minute,
         "tokens": quota.tokens_per_minute,

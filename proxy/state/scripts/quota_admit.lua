@@ -5,8 +5,8 @@
 -- KEYS 1 usage, 2 requests at work, 3 bytes by lineage, 4 lineages by their end
 -- ARGV 1 token, 2 ms of its lease; most, 0 for no limit: 3 requests, 4 tokens, 5 at work, 6 bytes;
 --      7 '1': it was let in elsewhere, and is whatever stands in its way
--- Answers {what stands in the way or '', seconds to wait, requests in the last minute, tokens, bytes, seconds until
--- nothing counts any more of the requests, and of the tokens}
+-- Answers {what stands in the way or '', seconds to wait (0: that does not help), requests in the last minute, tokens,
+-- bytes, seconds until nothing counts any more of the requests, and of the tokens}
 local clock = redis.call('TIME')
 local now = tonumber(clock[1])
 local ms = now * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -42,7 +42,8 @@ elseif first > 0 then
 end
 local at_work = redis.call('ZCOUNT', KEYS[2], '(' .. ms, '+inf')
 local tokens = used.t + at_work * average
-local bytes = most_bytes > 0 and lineage_bytes(KEYS[3], KEYS[4], now) or 0
+local stored = most_bytes > 0 and lineage_bytes(KEYS[3], KEYS[4], now) or 0
+local bytes = stored + at_work * average_bytes
 
 -- Seconds until so many of a kind count no more.
 local function wait(kind, many)
@@ -57,8 +58,8 @@ local function full(most, taken, each) return most > 0 and taken > 0 and taken +
 
 local why, seconds_to_wait = '', 0
 if ARGV[7] ~= '1' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
-  if full(most_bytes, bytes + at_work * average_bytes, average_bytes) then
-    why = 'bytes'
+  if full(most_bytes, bytes, average_bytes) then
+    why, seconds_to_wait = 'bytes', full(most_bytes, stored, average_bytes) and 0 or 1
   elseif full(most_at_work, at_work, 1) then
     why, seconds_to_wait = 'turns', 1
   elseif full(most_requests, used.r, 1) then
