@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -30,7 +31,7 @@ from schemathesis.core import NOT_SET
 from tests import mcp_servers
 from tests.contract import bodies
 from tests.contract.document import DOCUMENT, Operation, conforms, operations
-from tests.contract.pool import PLACE, Pool
+from tests.contract.pool import PLACE, Others, Pool
 from tests.live.conftest import Process
 
 PATIENCE = 20.0
@@ -39,6 +40,8 @@ SERVER = (
     "--upstream=demo",
     "--store=memory://",
     "--no-access-log",
+    "--tenant=header:X-Tenant",
+    "--principal=header:X-User",
     "--sse-keepalive-seconds=0",  # else a stream that hangs would not be silent
     "--seal-key=sixteen letters or more",
     "--count-by-generation",
@@ -199,11 +202,15 @@ class Fuzz:
         self.phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
         self.report = Report()
 
+    @cached_property
+    def _others(self) -> Others:
+        return Others(self.http)
+
     def operation(self, operation: Operation, cases: int) -> None:
         """Tries one operation with so many cases; a fault is kept with its example."""
         batch = 0
         while (done := self.report.cases[operation.name]) < cases:
-            pool = Pool(self.http)
+            pool = Pool(self.http, self._others)
             count, strategy = min(BATCH, cases - done), (own, described)[batch % 2](operation)
             try:
                 self._batch(strategy, operation, pool, count, self.seed + batch)

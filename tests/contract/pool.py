@@ -1,4 +1,4 @@
-"""What two callers have on the server while it is tried out, and the ids that the places in a case stand for."""
+"""What callers have on the server while it is tried out, and the ids that the places in a case stand for."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _WEATHER = {
 class Holding:
     """One caller's responses and conversations, four of each, and an item of each conversation."""
 
-    def __init__(self, http: httpx.Client) -> None:
-        self._http, self._key = http, {"authorization": f"Bearer sk-{secrets.token_hex(8)}"}
+    def __init__(self, http: httpx.Client, tenant: str, user: str) -> None:
+        self._http, self._key = http, {"x-tenant": tenant, "x-user": user}
         conversations = [self._post("/conversations", items=[_said(f"Number {n}")]) for n in range(4)]
         first = self._post("/responses", model="demo", input="My name is Ada.")
         second = self._post("/responses", model="demo", input=[_said("Think: hello")], previous_response_id=first["id"])
@@ -67,11 +67,19 @@ class Holding:
         return made
 
 
-class Pool:
-    """The holdings of the caller under test and of another one."""
+class Others:
+    """What nobody under test may touch, and so stays: of another tenant, and of another user of ``tenant``."""
 
     def __init__(self, http: httpx.Client) -> None:
-        self.mine, self.foreign = Holding(http), Holding(http)
+        self.tenant = secrets.token_hex(8)
+        self.holdings = Holding(http, secrets.token_hex(8), "ada"), Holding(http, self.tenant, "ada")
+
+
+class Pool:
+    """The holdings of the caller under test, and those of others."""
+
+    def __init__(self, http: httpx.Client, others: Others) -> None:
+        self.mine, self._foreign = Holding(http, others.tenant, secrets.token_hex(8)), others.holdings
 
     def filled(self, *texts: str, foreign: bool = True) -> tuple[list[str], list[str]]:
         """(texts with every place filled in, ids that are not the caller's).
@@ -98,7 +106,7 @@ class Pool:
         if owner == "fresh":
             return self.mine.fresh(kind, number)
         if owner == "foreign" and foreign:
-            return self.foreign.ids[kind][number]
+            return self._foreign[number % 2].ids[kind][number]
         return _UNKNOWN[kind]()
 
 

@@ -75,10 +75,6 @@ RULES = {  # rules, and for each who is a user of the tenant what these let do w
         "[{permit: {actions: [create, read, update, delete]}}]",
         {"owner": ALL, "shares a team": ALL, "another user": ALL},
     ),
-    "permit a principal": (
-        "[{permit: {actions: [create, read, update, delete], principal: cat}}]",
-        {"owner": set(), "shares a team": set(), "another user": ALL},
-    ),
     "forbid": (
         "[{forbid: {actions: [create, update, delete], principal: ada}}, {forbid: {actions: read, principal: ben}},"
         " {permit: {actions: [create, read, update, delete]}}]",
