@@ -179,7 +179,7 @@ async def test_stored_bytes_are_those_of_lineages_that_live(state, tenant):
     async with using.admitted(stores=True):
         refused = await using.once(stores=True)
         assert refused.headers == {"retry-after": "1"} and "950 of 1000" in refused.message
-    await state.quotas.keep(tenant, using.quota, two, 250)
+    await using.once(kept=(ids.parse(two).tag, 250, 90), stores=True)
     await state.quotas.keep(tenant, using.quota, talk, 100)
     await state.quotas.give_back(tenant, using.quota, talk)
     await using.later(100)  # the other lineage has ended, this one was used since
