@@ -48,8 +48,8 @@ LAST_WORDS = 3.0
 
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _ON_SPANS = ("true", "span_only", "span_and_event")
-_UNTOLD = ("run_append",)
-"""Store operations without a span: one for each token of a run."""
+_UNTOLD = ("run_append", "XREAD")
+"""Store operations without a span: one for each token of a run, told or read."""
 SOCKET = context.create_key("statecar.websocket")
 _KIND = context.create_key("statecar.kind")
 _CONVERSATION = context.create_key("statecar.conversation")

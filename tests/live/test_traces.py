@@ -79,6 +79,7 @@ def test_what_a_worker_has_not_sent_is_sent_when_it_ends(collector, valkey, tmp_
         body = {"model": "demo", "input": "Hi"}
         answer = httpx.post(f"{process.url()}/v1/responses", json=body, headers=headers, trust_env=False, timeout=30)
         assert answer.status_code == 200
+        httpx.get(f"{process.url()}/v1/conversations/conv_none", headers=headers, trust_env=False, timeout=30)
         assert not collector.taken
     finally:
         process.ask_to_end()
@@ -93,4 +94,4 @@ def test_what_a_worker_has_not_sent_is_sent_when_it_ends(collector, valkey, tmp_
     assert told["chat demo"][0].parent_span_id == told["EVALSHA save"][0].parent_span_id == told["turn"][0].span_id
     assert values(told["chat demo"][0].attributes)["gen_ai.usage.output_tokens"] > 0
     lines = [json.loads(line) for line in process.stderr.splitlines()]
-    assert [line["trace_id"] for line in lines if line.get("path") == "/v1/responses"] == [trace_id]
+    assert [line["trace_id"] for line in lines if line.get("path", "").startswith("/v1/")] == [trace_id] * 2

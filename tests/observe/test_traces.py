@@ -15,7 +15,7 @@ from proxy.observe import spans, traces
 from proxy.observe.conventions import Answered, asked, model
 from proxy.settings import Settings
 from tests.backend import CLOSE, STREAM_HEAD, Backend, chunk, chunked, json_reply, serving, sse, stream, talk
-from tests.callers import Caller
+from tests.callers import Caller, unframed
 from tests.mcp_servers import McpServer
 from tests.routes.conftest import alive, own
 from tests.routes.hosted import ALLOWED, FIND, called, docs, said
@@ -173,7 +173,8 @@ async def test_a_call_that_goes_on_to_another_replica_is_two_spans(kept, valkey,
         for each in (backend, other):
             each.script(BUSY)
         options = [f"--store={valkey.url}", f"--upstreams=[{{replicas: ['{backend.url}', '{other.url}']}}]"]
-        app = create_app(Settings.resolve([*options, "--upstream-kind=vllm", "--traces=on"], {}))
+        options += ["--upstream-health-interval=0", "--upstream-kind=vllm", "--traces=on"]
+        app = create_app(Settings.resolve(options, {}))
         async with alive(app), serving(app) as url, Caller(url) as caller:
             id_, headers = trace()
             conversation = await caller.conversation()
@@ -217,8 +218,8 @@ async def test_a_run_belongs_to_the_trace_of_its_request(traced, kept, backend, 
     if detaches:
         answer = (await post(traced, headers | DETACH)).json()
     else:
-        answer = (await post(traced, headers, background=True)).json()
-        await seen(traced, answer["id"], "completed")
+        backend.script(SPOKEN)
+        answer = unframed((await post(traced, headers, background=True, stream=True)).content)[-1]["response"]
     found = await kept.of(id_, "POST /v1/responses", "turn", "EVALSHA save")
     (turn,) = found["turn"]
     assert (parent(turn, found), turn.attributes["gen_ai.response.id"]) == ("POST /v1/responses", answer["id"])
