@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := http://127.0.0.1:$(PORT)/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chart test-image test-clients test-backends test-faults test-fleet soak fuzz bench bench-compare bench-micro bench-micro-compare counts tables docs check lock clean
+.PHONY: help install run test test-chart test-image test-clients test-backends test-faults test-fleet soak fuzz bench bench-compare bench-micro bench-micro-compare bench-data counts tables docs check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -104,6 +104,9 @@ bench-micro-compare: bench-micro ## the same before and after: make bench-micro-
 	cd build/base && PYTHONPATH=. ../../$(BIN)/python bench/micro.py --quiet -o ../before.json $(ARGS); code=$$?; \
 	  cd ../.. && git worktree remove --force build/base; exit $$code
 	$(BIN)/python -m pyperf compare_to build/before.json build/micro.json --table
+
+bench-data: .venv/installed .venv/test ## time and memory of an export, an import and a purge: make bench-data [LINEAGES=100000]
+	$(BIN)/python -m bench.data $(LINEAGES)
 
 counts: .venv/installed .venv/test ## calls, bytecodes, round trips, beside their budgets; instructions where valgrind is
 	$(BIN)/python -m tests.budgets $(ARGS)

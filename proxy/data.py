@@ -68,10 +68,10 @@ def main(command: str, argv: Sequence[str]) -> int:
     try:
         with _store(settings) as url:
             return asyncio.run(_with_state(settings, url, options, work))
-    except (Refused, StatecarError) as exc:
-        print(f"statecar: {exc}", file=sys.stderr)
     except BrokenPipeError:  # whoever read has had enough; Python would complain of it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Refused, StatecarError, OSError) as exc:
+        print(f"statecar: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"statecar: {command} was interrupted; give it again", file=sys.stderr)
     return 1
