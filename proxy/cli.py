@@ -186,6 +186,8 @@ def _serve(args: list[str]) -> int:
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
         log.info("upstream %s, store %s", _upstream_in_words(settings), _store_in_words(settings))
+        if callers := _callers_in_words(settings):
+            log.info("callers: %s", callers)
         if hosted := _hosted_in_words(settings):
             log.info("hosted tools: %s", hosted)
         if settings.workers == 1:
@@ -252,6 +254,16 @@ class _AskedToEnd:
 def _store_in_words(settings: Settings) -> str:
     kept = {EMBEDDED: f"embedded in {settings.data_dir}", MEMORY: f"{MEMORY} (nothing is kept)"}
     return kept.get(settings.store) or redacted(settings.store)
+
+
+def _callers_in_words(settings: Settings) -> str:
+    """Who may call; empty for everybody."""
+    found = [
+        "keys given as options" if settings.api_key else "",
+        f"keys of {settings.keys_file}" if settings.keys_file else "",
+        f"tokens of {', '.join(settings.jwt_issuer)}" if settings.jwt_issuer else "",
+    ]
+    return "; ".join(filter(None, found))
 
 
 def _hosted_in_words(settings: Settings) -> str:

@@ -54,5 +54,6 @@ async def test_every_worker_goes_by_the_keys_of_now(start, valkey, tmp_path):
             assert await told(second, at) == {200}
             assert provider.asked.count("/keys") <= 4  # at first and for the new key, of each worker
     log = process.stderr
+    assert f"callers: keys of {path}; tokens of {provider.url}\n" in log
     assert "read again, 1 keys" in log and "key=named" in log
     assert not any(word in log for word in ("k-first", "k-second", first, second))
