@@ -58,6 +58,9 @@ def test_the_version_is_the_packages(argv, capsys):
         (("export", "--tenant=a", "--store=memory://"), "--store=memory://: is another process's"),
         (("export", "--tenant=a", "--store=x"), "--store='x'"),
         (("export", "--tenant=a", "--yes"), "--yes"),
+        (("serve", "--upstreams=[{models: [a]}]"), "--upstreams: upstreams[0].replicas: must be a list"),
+        (("serve", "--upstreams=[{replicas: [http://a:99999/v1]}]"), "--upstreams: upstreams[0].replicas[0]"),
+        (("doctor", "--upstreams=[{replicas: [http://a/v1]}]"), "one backend at a time: give --upstream"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(argv, words, capsys):

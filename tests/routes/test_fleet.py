@@ -297,6 +297,25 @@ async def test_tokens_are_counted_by_the_model_that_an_alias_stands_for(backends
     assert {request.json["model"] for request in backends[0].requests} == {"qwen"}
 
 
+async def test_who_fails_its_health_checks_is_asked_nothing_until_it_is_well(backends, calling):
+    a, b, _ = backends
+    a.default = (json_reply({}, status=503),)
+    caller = await calling(
+        "--upstream-health-interval=0.02",
+        "--upstream-eject-after=1",
+        "--upstream-eject-seconds=0.02",
+        upstreams=[{"replicas": [a.url, b.url]}],
+    )
+    await a.received(2)  # out since the first of its checks
+    for _ in range(6):
+        await caller.create()
+    assert counts(backends) == [0, 6, 0]
+    a.default = b.default
+    async with asyncio.timeout(PATIENCE):
+        while not counts([a])[0]:
+            await caller.create()
+
+
 async def test_ready_is_who_has_one_replica_of_every_group(backends, calling):
     a, b, _ = backends
     groups = [
