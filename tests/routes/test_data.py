@@ -10,6 +10,7 @@ from tests.callers import Caller, ok
 from tests.commands import command
 
 SEAL = "--seal-key=a key that nobody knows"
+LIMITS = [f"--tenant-{what}=1000000" for what in ("requests-per-minute", "tokens-per-minute", "stored-bytes")]
 LONG = {"tools": [{"type": "function", "name": "f", "description": "x" * 900, "parameters": {"type": "object"}}]}
 FILE = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,aGk="}
 USER = {"role": "user", "content": [{"type": "input_text", "text": "look \ud83d"}, FILE]}
@@ -99,7 +100,7 @@ async def next_turns(caller, backend, responses, conversations):
 
 
 async def test_out_away_and_in_again(calling, backend, own, statecar):
-    caller = await calling(SEAL, store=own.url)
+    caller = await calling(SEAL, *LIMITS, store=own.url)
     async with Caller(str(caller.http.base_url).removesuffix("/v1/")) as other:
         theirs = await everything(other, backend)
         ids = await everything(caller, backend)
@@ -112,10 +113,12 @@ async def test_out_away_and_in_again(calling, backend, own, statecar):
         assert (await statecar("purge", whose))[0] == 1
         assert await answers(caller, *ids) == before  # that was only asked
         assert (await statecar("purge", whose, "--yes"))[0] == 0
+        assert not kept(own, archive)
         left = {path: status for path, (status, _) in (await answers(caller, *ids)).items()}
         assert {path for path, status in left.items() if status == 200} <= {p for p in left if p[:11] == "/responses?"}
         assert (await caller.get("/responses"))["data"] == []
         assert (await statecar("export", whose))[1].count(b"\n") == 2
+        assert not kept(own, archive)
         for _ in range(2):  # a second time it changes nothing
             assert (await statecar("import", stdin=archive))[0] == 0
             assert await answers(caller, *ids) == before
@@ -131,6 +134,14 @@ async def test_out_away_and_in_again(calling, backend, own, statecar):
         assert (await statecar("import", stdin=archive))[0] == 0
         assert await answers(restarted, *ids) == before
         assert await next_turns(restarted, backend, *ids) == asks
+
+
+def kept(own, archive):
+    """The names of keys that are a tenant's."""
+    header, *lines = map(codec.loads, archive.splitlines())
+    texts = {header["tenant"]} | {line["tag"] for line in lines if line["type"] == "lineage"}
+    with own.admin() as admin:
+        return [name for name in admin.scan_iter() for text in texts if text in name.decode()]
 
 
 async def fresh(calling, own, key):
