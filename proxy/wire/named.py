@@ -1,4 +1,4 @@
-"""Which model a body names that is passed on unread: found where it stands, without the rest being parsed."""
+"""Which model a body names that is passed on, and the same body with another name for it."""
 
 from __future__ import annotations
 
@@ -18,40 +18,46 @@ _FILE = re.compile(rb"(?im)^content-disposition:[^\r\n]*?;\s*filename")
 
 @dataclass(frozen=True)
 class Named:
-    """``model``: as the body names it; ``start``, ``end``: where its JSON string stands."""
+    """``model``: as a JSON body names it."""
 
     model: str
-    start: int
-    end: int
 
     def renamed(self, body: bytes, model: str) -> bytes:
         """The body with another model in the place of this one; every other byte as it came."""
-        return body if model == self.model else body[: self.start] + codec.dumps(model) + body[self.end :]
+        if model == self.model:
+            return body
+        start, end = _place(body)
+        return body[:start] + codec.dumps(model) + body[end:]
 
 
 def in_json(body: bytes) -> Named | None:
     """The ``model`` of a JSON object; of several the last, as parsers do. None where there is none that is a text."""
-    found, depth, key, is_value = None, 0, None, False
+    try:
+        value = codec.loads(body)
+    except ValueError:
+        return None
+    model = value.get("model") if isinstance(value, dict) else None
+    return Named(model) if isinstance(model, str) else None
+
+
+def _place(body: bytes) -> tuple[int, int]:
+    """Where the model's string stands in valid JSON that has one; in any other a string without end would take long."""
+    place, depth, key, is_value = (0, 0), 0, None, False
     for token in _TOKEN.finditer(body):
         text = token[0]
         if text in (b"{", b"["):
             depth += 1
-            if depth == 1 and (text == b"[" or body[: token.start()].strip()):
-                return None
         elif text in (b"}", b"]"):
             depth -= 1
         elif depth != 1:
             continue
-        elif text == b":":
-            is_value = True
-            found = None if key == "model" else found
-        elif text == b",":
-            is_value = False
+        elif text in (b":", b","):
+            is_value = text == b":"
         elif not is_value:
-            key = _text(text)
-        elif key == "model" and (model := _text(text)) is not None:
-            found = Named(model, *token.span())
-    return found
+            key = codec.loads(text)
+        elif key == "model":
+            place = token.span()
+    return place
 
 
 def in_form(content_type: str, body: bytes) -> list[str]:
@@ -114,12 +120,3 @@ def _fields(content_type: str, body: bytes) -> list[str]:
         if field[1].lower() == b"model":
             models.append("" if field[2] else value.decode(errors="replace"))
     return models
-
-
-def _text(literal: bytes) -> str | None:
-    """The value of a JSON string; None for what is none."""
-    try:
-        value: Any = codec.loads(literal)
-    except ValueError:
-        return None
-    return value if isinstance(value, str) else None
