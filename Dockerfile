@@ -26,10 +26,10 @@ ENV UV_PROJECT_ENVIRONMENT=/app \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --no-install-project
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --extra zstd --no-install-project
 COPY README.md LICENSE ./
 COPY proxy ./proxy
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --no-editable
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --extra mcp --extra otel --extra zstd --no-editable
 
 FROM python:${PYTHON}
 ARG VERSION=0.1.0

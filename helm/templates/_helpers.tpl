@@ -128,6 +128,7 @@ imagePullSecrets:
 {{- $all = append $all (dict "env" "STATECAR_UPSTREAM_API_KEY" "key" "upstream-api-key" "value" .Values.upstream.apiKey "secret" .Values.upstream.existingSecret "from" .Values.upstream.existingSecretKey) }}
 {{- $all = append $all (dict "env" "STATECAR_API_KEY" "key" "api-keys" "value" (join "," .Values.auth.apiKeys) "secret" .Values.auth.existingSecret "from" $keys.apiKeys) }}
 {{- $all = append $all (dict "env" "STATECAR_SEAL_KEY" "key" "seal-keys" "value" (join "," .Values.auth.sealKeys) "secret" .Values.auth.existingSecret "from" $keys.sealKeys) }}
+{{- $all = append $all (dict "env" "STATECAR_ENCRYPTION_KEY" "key" "encryption-keys" "value" (join "," .Values.auth.encryptionKeys) "secret" .Values.auth.existingSecret "from" $keys.encryptionKeys) }}
 {{- $all = append $all (dict "env" "STATECAR_TENANT_SECRET" "key" "tenant-secret" "value" .Values.auth.tenantSecret "secret" .Values.auth.existingSecret "from" $keys.tenantSecret) }}
 {{- $tools := .Values.tools }}
 {{- $all = append $all (dict "env" "STATECAR_CONNECTOR_AUTHORIZATION" "key" "connector-authorization" "value" (join "," $tools.connectorAuthorization) "secret" $tools.existingSecret "from" $tools.existingSecretKeys.connectorAuthorization) }}

@@ -16,6 +16,7 @@ ELSEWHERE = {
     "upstream_api_key": "upstream.apiKey",
     "api_key": "auth.apiKeys",
     "seal_key": "auth.sealKeys",
+    "encryption_key": "auth.encryptionKeys",
     "tenant": "auth.tenant",
     "tenant_secret": "auth.tenantSecret",
     "connector_authorization": "tools.connectorAuthorization",

@@ -38,6 +38,7 @@ SECRETS = {  # what others would have made
         "api-key": "upstream",
         "api-keys": "one,two",
         "seal-keys": "0123456789abcdef",
+        "encryption-keys": "fedcba9876543210",
         "tenant-secret": "hush",
     },
 }
@@ -77,6 +78,7 @@ ELSEWHERE = {
     "upstream_api_key": "upstream",
     "api_key": ["one", "two"],
     "seal_key": ["0123456789abcdef", "fedcba9876543210"],
+    "encryption_key": ["fedcba9876543210", "0123456789abcdef"],
     "tenant": "header:X-Tenant",
     "tenant_secret": "hush",
     "connector_authorization": ["notes=hidden-one", "old=hidden-two"],

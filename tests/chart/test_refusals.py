@@ -139,6 +139,7 @@ MALFORMED = [
     ("valkey.maxmemory", "most", "maxmemory"),
     ("auth.apiKeys", ["one,two"], "apiKeys"),
     ("auth.sealKeys", ["short"], "sealKeys"),
+    ("auth.encryptionKeys", ["short"], "encryptionKeys"),
     ("auth.tenant", "none", "tenant"),
     ("auth.keysFileKey", "../keys", "keysFileKey"),
     ("config.prot", 1, "prot"),
@@ -199,7 +200,8 @@ def paths(node, path=""):
 EVERYTHING = merged(
     SITUATIONS["full"],
     SITUATIONS["ingress"],
-    {"auth": {"apiKeys": [], "sealKeys": [], "tenantSecret": ""}, "store": {"url": ""}, "upstream": {"apiKey": ""}},
+    {"auth": {"apiKeys": [], "sealKeys": [], "encryptionKeys": [], "tenantSecret": ""}},
+    {"store": {"url": ""}, "upstream": {"apiKey": ""}},
     {
         "pdb": {"minAvailable": None},
         "autoscaling": {"enabled": True, "metrics": SITUATIONS["hpa"]["autoscaling"]["metrics"]},

@@ -32,6 +32,7 @@ KEYS = {
     "api-key": "upstream-key",
     "api-keys": "sk-first,sk-second\n",
     "seal-keys": "0123456789abcdef",
+    "encryption-keys": "fedcba9876543210",
     "tenant-secret": "hush",
 }
 
