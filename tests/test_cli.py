@@ -60,6 +60,10 @@ def test_the_version_is_the_packages(argv, capsys):
         (("export", "--tenant=a", "--yes"), "--yes"),
         (("serve", "--upstreams=[{models: [a]}]"), "--upstreams: upstreams[0].replicas: must be a list"),
         (("serve", "--upstreams=[{replicas: [http://a:99999/v1]}]"), "--upstreams: upstreams[0].replicas[0]"),
+        (
+            ("serve", "--upstreams=[{replicas: [http://a/v1], health_path: /v1/responses}]"),
+            "--upstreams: health_path='/v1/responses': There is nothing",
+        ),
         (("doctor", "--upstreams=[{replicas: [http://a/v1]}]"), "one backend at a time: give --upstream"),
     ],
 )

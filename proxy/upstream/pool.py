@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from proxy import upstreams
-from proxy.errors import ModelNotFound
+from proxy.errors import ModelNotFound, NotFound
 from proxy.settings import Settings
+from proxy.upstream.address import Address
 from proxy.upstream.calls import Heard, unheard
 from proxy.upstream.client import Followed, Upstream
 from proxy.upstream.group import Group, Rules, Told, untold
@@ -113,7 +114,7 @@ class Pool:
 def open_pool(settings: Settings, heard: Heard = unheard, told: Told = untold) -> Pool:
     """The pool that the options describe. ``heard``: of every request to a replica; ``told``: of what groups do.
 
-    Raises ValueError for a URL that cannot be used.
+    Raises ValueError for a URL or a path that cannot be used.
     """
     rules = Rules(
         affinity=settings.upstream_affinity == "on",
@@ -147,6 +148,8 @@ def _replica(given: upstreams.Replica, settings: Settings, heard: Heard) -> Repl
         idle_timeout=given.idle_timeout or settings.upstream_idle_timeout,
         heard=heard,
     )
+    if given.health_path:
+        _check_path(given)
     return Replica(
         upstream,
         limit=given.max_requests,
@@ -154,6 +157,13 @@ def _replica(given: upstreams.Replica, settings: Settings, heard: Heard) -> Repl
         after=settings.upstream_eject_after,
         seconds=settings.upstream_eject_seconds,
     )
+
+
+def _check_path(given: upstreams.Replica) -> None:
+    try:
+        Address(given.url).target(given.health_path.encode())
+    except NotFound as exc:
+        raise ValueError(f"health_path={given.health_path!r}: {exc.message}") from None
 
 
 def _matcher(patterns: tuple[str, ...]) -> Callable[[str], object] | None:
