@@ -66,11 +66,18 @@ def other(f):
 LISTS = {
     "mcp_private": ["10.0.0.0/8", "fd00::/8"],
     "connector": ["notes=https://notes/mcp", "old=sse+http://old/sse"],
+    "jwt_issuer": ["https://id.example", "https://other.example"],
+    "jwt_algorithms": ["ES256", "EdDSA"],
+    "attribute": ["team=header:X-Team", "role=claim:roles"],
 }
 TEXTS = {
     "web_search": "searxng+http://searxng:8080",
     "file_search": "mcp:notes/find",
     "code_interpreter": "mcp:old/run",
+    "session_header": "x-affinity",
+    "keys_file": "/etc/keys.yaml",
+    "jwt_jwks": "https://id.example/jwks",
+    "principal": "header:X-User",
 }
 ELSEWHERE = {
     "upstream": "http://vllm:8000/v1",
