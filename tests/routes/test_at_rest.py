@@ -17,7 +17,7 @@ from proxy.state import Envelope, Lease, Run, open_state
 from proxy.state.packing import PACKED, Packer
 from tests import servers
 from tests.backend import STREAM_HEAD, chunk, chunked, sse, stream
-from tests.callers import Caller, ok
+from tests.callers import Caller, ok, refusal
 from tests.routes.test_background import apart, seen
 from tests.state.talk import Talk
 
@@ -201,3 +201,26 @@ async def test_no_canary_is_found_in_a_store_with_a_key(serve, backend, files, t
         await caller.http.post(f"/responses/{running['id']}/cancel")
         await seen(caller, running["id"], "cancelled")
     assert len(canaries.names) == 35
+
+
+async def test_without_the_key_every_answer_is_one_error(serve, backend, files):
+    async with Caller(await serve(*FORMS["sealed"], store=files.url)) as caller:
+        made = await caller.create("Hi", model="m")
+        conversation = await caller.conversation(items=[{"role": "user", "content": "Hello"}])
+    other = await serve("--encryption-key=another key of sixteen or more", store=files.url)
+    async with Caller(other, caller.key) as caller:
+        asked = [
+            caller.http.get(f"/responses/{made['id']}"),
+            caller.http.get(f"/responses/{made['id']}/input_items"),
+            caller.http.get("/responses"),
+            caller.http.get(f"/conversations/{conversation}"),
+            caller.http.get(f"/conversations/{conversation}/items"),
+            caller.http.get(f"/conversations/{conversation}/items/msg_mine"),
+            caller.ask(previous_response_id=made["id"]),
+            caller.ask(previous_response_id=made["id"], stream=True),
+            caller.ask(conversation=conversation, background=True),
+        ]
+        for answer in await asyncio.gather(*asked):
+            assert refusal(answer) == (500, "encryption_key_missing", None)
+        assert len(backend.requests) == 1
+        await caller.create("Hi")  # what is new is nobody's trouble
