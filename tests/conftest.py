@@ -17,9 +17,9 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # whoever 
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
 
-LONG = ("tests/faults", "tests/live", "tests/config", "tests/contract", "tests/state")
+LONG = ("tests/faults", "tests/fleet", "tests/live", "tests/config", "tests/contract", "tests/state")
 """What takes longest, which must not be begun last."""
-ONE_BY_ONE = ("tests/faults/",)
+ONE_BY_ONE = ("tests/faults/", "tests/fleet/")
 """Each takes all that the machine has, and waits for the others."""
 ON_EVERY_SITE = tuple(f"tests/live/test_{name}" for name in ("talk", "sdk", "websocket", "open_responses"))
 """They share servers of every kind, ten processes that are started once in each of those who run tests."""

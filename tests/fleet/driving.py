@@ -36,9 +36,6 @@ ROUND = 12.0
 TROUBLES = ((0.15, "kill", 0), (0.3, "slow", 1), (0.55, "return", 0), (0.75, "quicken", 1))
 """When in a round what happens, and to which of its two model servers."""
 
-SHARE = 0.9
-"""Of the ideal cache's hits there must be at least."""
-
 
 class Replica:
     """One model server, at the same port whenever it lives. ``name``: as the servers' metrics name it."""
@@ -66,11 +63,13 @@ class Replica:
 
 
 class Drive:
-    """One drive of so many ``seconds``. ``broken``: the promises that were; ``told``: what the diaries tell."""
+    """One drive of so many ``seconds``. ``share``: of the ideal cache's hits there must be at least; ``broken``: the
+    promises that were; ``told``: what the diaries tell.
+    """
 
-    def __init__(self, folder: Path, seconds: float, seed: str) -> None:
+    def __init__(self, folder: Path, seconds: float, seed: str, share: float = 0.9) -> None:
         self.broken: list[str] = []
-        self._folder, self._seconds, self._seed = folder, seconds, seed
+        self._folder, self._seconds, self._seed, self._share = folder, seconds, seed, share
         self._chance = random.Random(f"{seed}/troubles")
         self._kills: list[tuple[float, str]] = []
         self._replicas = [Replica(folder) for _ in range(REPLICAS)]
@@ -150,7 +149,7 @@ class Drive:
             for id_, why in clients.failed.items()
             if not any(call.startswith(id_) for call in self.told.cut)
         ]
-        if self.told.share < SHARE:
+        if self.told.share < self._share:
             self.broken.append(f"the caches knew {self.told.share:.1%} of what one for all would have known")
         self.broken += [
             f"{talk} was said to belong to {sorted(sessions)}"

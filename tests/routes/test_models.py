@@ -3,7 +3,7 @@
 import pytest
 
 from tests.backend import Backend, json_reply
-from tests.callers import ok, refusal
+from tests.callers import Caller, ok, refusal
 
 
 def models(*ids, **more):
@@ -85,6 +85,22 @@ async def test_a_single_upstreams_list_is_its_own_byte_for_byte(backends, callin
     for how in ({"upstream": backends[0].url}, {"upstreams": [{"replicas": [backends[0].url]}]}):
         caller = await calling(**how)
         assert (await caller.http.get("/models")).content == odd
+
+
+@pytest.mark.parametrize("single", [False, True])
+async def test_a_key_sees_the_models_that_it_may_ask(backends, serve, tmp_path, single):
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: [{key: sk-some, name: some, tenant: t, models: ['llama*', gpt-4o]}]")
+    groups = [{"aliases": {"gpt-4o": "org/tiny"}, "replicas": [backends[1].url]}]
+    how = {"upstream": backends[1].url} if single else {"upstreams": groups}
+    async with Caller(await serve(f"--keys-file={file}", **how), "sk-some") as caller:
+        assert sorted(await listed(caller)) == ["gpt-4o", "llama-3"]
+        assert refusal(await caller.http.get("/models/qwen3-4b"))[1] == "model_not_found"
+        assert refusal(await caller.http.get(f"{caller.http.base_url}/models/org%2Ftiny"))[1] == "model_not_found"
+        for body in ({"model": "qwen3-4b"}, {}):
+            answer = await caller.http.post("/chat/completions", json=body | {"messages": []})
+            assert refusal(answer) == (404, "model_not_found", "model")
+        assert (await caller.http.post("/chat/completions", json={"model": "gpt-4o"})).status_code == 200
 
 
 async def test_both_paths_give_the_same(caller):
