@@ -147,7 +147,7 @@ class Drive:
         self.broken += [
             f"{id_} failed, and was not being answered by a server when that was killed: {why}"
             for id_, why in clients.failed.items()
-            if not any(call.startswith(id_) for call in self.told.cut)
+            if not any(call == id_ or call.startswith(f"{id_}-") for call in self.told.cut)
         ]
         if self.told.share < self._share:
             self.broken.append(f"the caches knew {self.told.share:.1%} of what one for all would have known")
