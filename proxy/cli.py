@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -45,17 +44,14 @@ if not (proxy.__doc__ or "").startswith("statecar"):
         " package name): install statecar in a virtual environment of its own"
     )
 
-from proxy import data, demo, doctor
-from proxy.access.keyfile import parse
+from proxy import data, demo, doctor, startup
 from proxy.errors import StatecarError
 from proxy.observe import check_traces, configure_logging
 from proxy.options import SettingsError
 from proxy.protocol import Http, WebSocket
 from proxy.settings import Parser, Settings
-from proxy.state import open_state
 from proxy.state.embedded import Embedded, EmbeddedError, private_directory
 from proxy.supervisor import Workers, served_app, worker_app
-from proxy.upstream import open_pool
 from proxy.values import DEMO, EMBEDDED, MEMORY, redacted
 
 log = logging.getLogger("statecar")
@@ -145,7 +141,7 @@ def _doctor(args: list[str]) -> int:
     settings = Settings.resolve(rest, os.environ, parser.prog)
     if not settings.upstream:
         raise SettingsError("the doctor examines one backend at a time: give --upstream instead of upstreams")
-    _check_environment(settings)
+    startup.check_environment(settings)
     configure_logging("text", "error")
     with contextlib.ExitStack() as stack:
         named = settings.upstream
@@ -166,9 +162,9 @@ def _doctor(args: list[str]) -> int:
 
 def _serve(args: list[str]) -> int:
     settings = Settings.resolve(args, os.environ)
-    _check_store(settings.store)
-    _check_keys(settings.keys_file)
-    _check_environment(settings)
+    startup.check_store(settings.store)
+    startup.check_keys(settings.keys_file)
+    startup.check_environment(settings)
     try:
         check_traces(settings)
     except ValueError as exc:
@@ -185,10 +181,10 @@ def _serve(args: list[str]) -> int:
             return 0
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         log.info("statecar %s on %s%s", proxy.__version__, _url(sockets[0]), many)
-        log.info("upstream %s, store %s", _upstream_in_words(settings), _store_in_words(settings))
-        if callers := _callers_in_words(settings):
+        log.info("upstream %s, store %s", startup.upstream_in_words(settings), startup.store_in_words(settings))
+        if callers := startup.callers_in_words(settings):
             log.info("callers: %s", callers)
-        if hosted := _hosted_in_words(settings):
+        if hosted := startup.hosted_in_words(settings):
             log.info("hosted tools: %s", hosted)
         if settings.workers == 1:
             app = functools.partial(served_app, ready)
@@ -196,47 +192,6 @@ def _serve(args: list[str]) -> int:
             return _run_here(config, sockets, asked)
         metrics = stack.enter_context(_metrics_directory(settings.workers))
         return _run_workers(ready, metrics, sockets, asked)
-
-
-def _upstream_in_words(settings: Settings) -> str:
-    groups = (f"{group.name} ({len(group.replicas)})" for group in settings.upstreams)
-    return f"groups {', '.join(groups)}" if settings.upstreams else redacted(settings.upstream)
-
-
-def _check_store(url: str) -> None:
-    """Raises SettingsError for what the Redis clients find wrong with the URL, before a worker meets it."""
-    if url not in (EMBEDDED, MEMORY):
-        try:
-            open_state(url, response_ttl=0, conversation_ttl=0)
-        except ValueError as exc:
-            raise SettingsError(f"--store: {exc}") from None
-
-
-def _check_keys(path: str) -> None:
-    """Raises SettingsError for what is wrong with the key file; a worker that meets that lets nobody in."""
-    if not path:
-        return
-    try:
-        parse(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "no text" if isinstance(exc, UnicodeError) else exc
-        raise SettingsError(f"--keys-file={path!r}: {why}") from None
-
-
-def _check_environment(settings: Settings) -> None:
-    """Raises SettingsError for a proxy or certificates of the environment that cannot be used, before a worker meets
-    them.
-    """
-    certificates = os.environ.get("SSL_CERT_FILE")
-    try:
-        if settings.upstream != DEMO:
-            open_pool(settings)
-        if certificates and (settings.jwt_issuer or _hosted_in_words(settings)):
-            ssl.create_default_context(cafile=certificates)
-    except ValueError as exc:
-        raise SettingsError(f"--upstream{'s' if settings.upstreams else ''}: {exc}") from None
-    except OSError as exc:  # ssl.SSLError too
-        raise SettingsError(f"SSL_CERT_FILE={certificates!r}: no file of certificates: {exc.strerror}") from None
 
 
 class _AskedToEnd:
@@ -249,33 +204,6 @@ class _AskedToEnd:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.so = True
-
-
-def _store_in_words(settings: Settings) -> str:
-    kept = {EMBEDDED: f"embedded in {settings.data_dir}", MEMORY: f"{MEMORY} (nothing is kept)"}
-    return kept.get(settings.store) or redacted(settings.store)
-
-
-def _callers_in_words(settings: Settings) -> str:
-    """Who may call; empty for everybody."""
-    found = [
-        "keys given as options" if settings.api_key else "",
-        f"keys of {settings.keys_file}" if settings.keys_file else "",
-        f"tokens of {', '.join(settings.jwt_issuer)}" if settings.jwt_issuer else "",
-    ]
-    return "; ".join(filter(None, found))
-
-
-def _hosted_in_words(settings: Settings) -> str:
-    """What runs tools here; empty where nothing does."""
-    found = {
-        "connectors": ", ".join(entry.partition("=")[0] for entry in settings.connector),
-        "servers that requests name": ", ".join(settings.mcp_allow),
-        "web_search": redacted(settings.web_search).partition("?")[0],
-        "file_search": settings.file_search,
-        "code_interpreter": settings.code_interpreter,
-    }
-    return "; ".join(f"{what} {how}" for what, how in found.items() if how)
 
 
 def _raise_file_limit() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from proxy import errors
-from proxy.errors import StatecarError, UpstreamError, from_upstream, passed_on
+from proxy.errors import StatecarError, UpstreamError
+from proxy.refusals import from_upstream, passed_on
 
 INVALID, OVERFLOW = "invalid_request_error", "context_length_exceeded"
 VLLM_OVERFLOW = (

@@ -16,6 +16,7 @@ FLOORS = [
     {"options", "principals"},
     {"rules", "upstreams"},
     {"chunks", "errors", "grants", "ids", "redact", "seal", "sse", "settings", "demo", "waits"},
+    {"refusals"},
     {"translate", "wire"},
     {"state", "upstream", "hosted", "access"},
     {"turn"},
@@ -23,7 +24,7 @@ FLOORS = [
     {"routes"},
     {"life"},
     {"app", "protocol"},
-    {"supervisor", "data"},
+    {"supervisor", "data", "startup"},
     {"cli"},
     {"__main__"},
 ]

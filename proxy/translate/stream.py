@@ -9,7 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from proxy.chunks import Chunk, Texts
-from proxy.errors import UpstreamError, from_upstream
+from proxy.errors import UpstreamError
+from proxy.refusals import from_upstream
 from proxy.translate import reply
 from proxy.translate.calls import Call, Delta
 from proxy.translate.citations import Sources

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy import ids
-from proxy.errors import OVERFLOW, InvalidRequest, UpstreamError, passed_on
+from proxy.errors import OVERFLOW, InvalidRequest, UpstreamError
+from proxy.refusals import passed_on
 from proxy.state import Item
 from proxy.translate.compaction import packed, question
 from proxy.translate.dialects import Dialect

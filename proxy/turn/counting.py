@@ -11,7 +11,8 @@ from typing import Any
 
 from proxy import ids
 from proxy.chunks import Chunk
-from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout, from_upstream
+from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout
+from proxy.refusals import from_upstream
 from proxy.state import Past
 from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
 from proxy.translate.dialects import Dialect

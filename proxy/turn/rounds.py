@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from proxy.errors import OVERFLOW, InvalidRequest, StatecarError, UpstreamError, passed_on
+from proxy.errors import OVERFLOW, InvalidRequest, StatecarError, UpstreamError
+from proxy.refusals import passed_on
 from proxy.translate.dialects import Dialect
 from proxy.translate.hosting import NOTHING
 from proxy.translate.items import Event

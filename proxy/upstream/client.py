@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import httpx
 
 from proxy import __version__, codec
-from proxy.errors import UpstreamError, UpstreamTimeout, from_upstream
+from proxy.errors import UpstreamError, UpstreamTimeout
+from proxy.refusals import from_upstream
 from proxy.upstream.address import Address
 from proxy.upstream.calls import Call, Heard, unheard
 from proxy.upstream.failure import Timeouts, failure, shown

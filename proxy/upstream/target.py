@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable, from_upstream
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.refusals import from_upstream
 from proxy.upstream.client import Upstream
 from proxy.upstream.forward import Forwarded
 from proxy.upstream.group import Group

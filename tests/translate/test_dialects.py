@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.errors import OVERFLOW, UpstreamError, from_upstream
+from proxy.errors import OVERFLOW, UpstreamError
+from proxy.refusals import from_upstream
 from proxy.settings import Settings
 from proxy.translate.dialects import (
     PROFILES,
