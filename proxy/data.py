@@ -183,7 +183,7 @@ def _told(done: str, lineages: int, responses: int, conversations: int, keys: in
 async def _import(state: State, settings: Settings, options: Namespace) -> int:
     source = sys.stdin.buffer
     header = await _header(source)
-    intake = _Intake(state.restore(await _owner(state, settings, options, header)))
+    intake = _Intake(await state.restore(await _owner(state, settings, options, header)))
     await _side_by_side(intake.take, _lines(source))
     count, became = intake.restore.count, intake.became
     print(_told("imported", count.lineages, count.responses, count.conversations, count.keys), file=sys.stderr)
@@ -207,12 +207,12 @@ class _Intake:
         """A line; of one that is wrong it is told, and the others go on."""
         try:
             line = self._read(data)
+            if line is None:
+                return
+            outcome = await self.restore.put(line)
         except ValueError as exc:
             self._refuse("wrong", number, str(exc))
             return
-        if line is None:
-            return
-        outcome = await self.restore.put(line)
         if outcome == "foreign":
             self._refuse(outcome, number, f"lineage {line['tag']} is another tenant's in this store")
         else:

@@ -130,10 +130,12 @@ class State:
         """A tenant's export."""
         return Export(self._client, self._sweep(tenant), self.conversations, self.runs, self._envelope)
 
-    def restore(self, tenant: str) -> Restore:
-        """What puts the lines of an export into the store, as this tenant's."""
-        index = TenantIndex(self._client, self._lifetimes)
-        return Restore(self._client, Lineages(self._client, self._lifetimes), index, tenant, self._envelope)
+    async def restore(self, tenant: str) -> Restore:
+        """What puts the lines of an export into the store, as this tenant's. Raises StoreUnavailable."""
+        lineages, index = Lineages(self._client, self._lifetimes), TenantIndex(self._client, self._lifetimes)
+        restore = Restore(self._client, lineages, index, self._sweep(tenant), self._envelope)
+        await restore.begin()
+        return restore
 
     def purge(self, tenant: str) -> Purge:
         """A tenant's purge."""

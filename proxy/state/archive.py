@@ -22,10 +22,10 @@ HEADER = "statecar-export"
 Line = dict[str, Any]
 """A line, read and found right."""
 
-_TAG, _TURN, _HASH = (re.compile(rf"[0-9a-f]{{{count}}}\Z") for count in (16, 28, 32))
+_TAG, _TURN, _HASH, _SECRET = (re.compile(rf"[0-9a-f]{{{count}}}\Z") for count in (16, 28, 32, 64))
 _TENANT = re.compile(r"[0-9a-f]{32}\Z|shared\Z")
-_SECRET = re.compile(r"[0-9a-f]{2,512}\Z")
 _GONE = re.compile(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?\Z")
+_STATUSES = ("completed", "incomplete", "failed", "cancelled")
 _MOST = 1 << 53
 """Whole numbers above it are not exact in scripts."""
 
@@ -63,7 +63,6 @@ def _header(line: Line) -> Line:
     _number(line["exported_at"], "exported_at")
     if "secret" in line:
         _text(line["secret"], "secret", _SECRET)
-        _is(len(line["secret"]) % 2 == 0, "secret", "bytes in hexadecimal")
     return line
 
 
@@ -155,8 +154,8 @@ def _responses(line: Line, logs: dict[str, Line]) -> None:
             _is(one[name] >= at, f"{where}.{name}", f"{at} or more")
             at = one[name]
         _positions(one["gone"], f"{where}.gone")
-        for name in ("status", "model"):
-            _is(isinstance(one[name], str), f"{where}.{name}", "a text")
+        _is(one["status"] in _STATUSES, f"{where}.status", f"one of {', '.join(_STATUSES)}")
+        _is(isinstance(one["model"], str), f"{where}.model", "a text")
         for name in ("created_at", "listed_at"):
             _number(one[name], f"{where}.{name}")
         _of_lineage(one["conversation"], line["tag"], f"{where}.conversation")

@@ -20,7 +20,7 @@ from proxy.state.lineages import Lineages
 from proxy.state.owners import owned
 from proxy.state.past import Item, Past
 from proxy.state.runs import about_events
-from proxy.state.sweep import whose
+from proxy.state.sweep import Sweep
 
 _IMPORT = Script("import")
 
@@ -34,13 +34,23 @@ tenant's there; ``expired``: its time is over."""
 class Restore:
     """Writes lines as what a tenant has. All raise StoreUnavailable."""
 
-    def __init__(self, client: Client, lineages: Lineages, index: TenantIndex, tenant: str, envelope: Envelope) -> None:
-        self._client, self._lineages, self._index, self._tenant = client, lineages, index, tenant
-        self._envelope = envelope
+    def __init__(
+        self, client: Client, lineages: Lineages, index: TenantIndex, sweep: Sweep, envelope: Envelope
+    ) -> None:
+        self._client, self._lineages, self._index, self._sweep = client, lineages, index, sweep
+        self._tenant, self._envelope = sweep.tenant, envelope
+        self._others = set[int]()
         self.count = Count()
 
+    async def begin(self) -> None:
+        """Finds out which lineages are other tenants'. A line can name one of these and keys that it has not got; what
+        came of it would be theirs as well as ours, for exports and purges too.
+        """
+        async for tags in self._sweep.others():
+            self._others.update(int(tag, 16) for tag in tags)
+
     async def put(self, line: Line) -> Outcome:
-        """Writes a lineage or a key."""
+        """Writes a lineage or a key. Raises ValueError for what cannot be stored."""
         return await (self._lineage if line["type"] == "lineage" else self._key)(line)
 
     async def _key(self, line: Line) -> Outcome:
@@ -53,16 +63,14 @@ class Restore:
         return "written" if reply else "there"
 
     async def _lineage(self, line: Line) -> Outcome:
+        if int(line["tag"], 16) in self._others:
+            return "foreign"
         now_held = _Parts(line, self._tenant, self._envelope)
         if not now_held.keys:
             return "expired"
         reply = await self._client.script(_IMPORT, now_held.keys, *now_held.arguments)
         written = reply == b"WRITTEN"
         there = now_held.keys if written else [now_held.keys[n] for n in reply]
-        if not written:
-            owners = set(await whose(self._client, there))
-            if owners - {self._tenant}:
-                return "foreign"
         # beside its lineage, in another slot; once more where an earlier import was cut off in between
         if now_held.of_conversation and any(name in now_held.owned for name in there):
             await self._lineages.add(self._lineages.entry(self._tenant, line["tag"], of_conversation=True))

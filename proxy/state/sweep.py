@@ -34,11 +34,17 @@ class Sweep:
         self._client, self._lineages, self.tenant = client, lineages, tenant
         self.list = keys.tenant_lineages(tenant)
 
-    async def complete(self) -> int:
+    async def complete(self) -> None:
         """Lists what belongs to the tenant and is not listed: what an earlier statecar has written, or one whose entry
-        was lost. Answers how many that are.
+        was lost.
         """
-        found = 0
+        async for _ in self.others():
+            pass
+
+    async def others(self) -> AsyncIterator[set[str]]:
+        """The tags of all lineages that are another tenant's, a few at a time; some perhaps twice. The tenant's
+        list is completed meanwhile.
+        """
         async for names in self._client.scan(_LINEAGE):
             owned: dict[str, bytes] = {}
             for name in names:
@@ -46,10 +52,10 @@ class Sweep:
                 if kind[:1] in _OWNED:
                     owned.setdefault(tag, name)
             unlisted = set(owned) - await self._listed(owned)
-            for tag in await self._of_tenant({tag: owned[tag] for tag in unlisted}):
+            own = await self._of_tenant({tag: owned[tag] for tag in unlisted})
+            for tag in own:
                 await self._lineages.add(self._lineages.entry(self.tenant, tag, of_conversation=True))
-                found += 1
-        return found
+            yield unlisted.difference(own)
 
     async def names(self) -> AsyncIterator[list[bytes]]:
         """The names of all keys of the tenant's lineages, a few at a time; some perhaps twice."""
@@ -104,13 +110,6 @@ class Sweep:
         tags = list(owned)
         owners = await each(self._client, _WHOSE, [[owned[tag].decode()] for tag in tags])
         return [tag for tag, owner in zip(tags, owners, strict=True) if owner == self.tenant.encode()]
-
-
-async def whose(client: Client, names: Sequence[str]) -> list[str]:
-    """Whose the records, runs and conversations are among keys of one lineage."""
-    owned = [name for name in names if name[22:23] in _OWNED]
-    owners = await each(client, _WHOSE, [owned]) if owned else []
-    return [owner.decode() for owner in owners if owner is not None]
 
 
 async def side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -159,12 +159,14 @@ async def test_lines_that_are_wrong_are_told_and_the_others_taken(calling, own, 
     assert len(lines) == 8
     await statecar("purge", whose, "--yes")
 
-    broken = [lines[0], lines[1], b"{}\n", lines[2].replace(b'"logs"', b'"long"'), b"\n", lines[3][:99], lines[4][-9:]]
+    deep = lines[5].replace(b'"body":{', b'"body":{"text":%s%s,' % (b"[" * 1000, b"]" * 1000))
+    broken = [lines[0], lines[1], b"{}\n", lines[2].replace(b'"logs"', b'"long"'), b"\n", deep, lines[3][:99]]
     code, _, told = await statecar("import", stdin=b"".join(broken))
     assert code == 1
     assert "line 3: type: must be one of" in told
     assert "line 4: a lineage: lacks logs" in told
-    assert "line 6: no JSON: " in told
+    assert "line 6: the value is nested too deeply" in told
+    assert "line 7: no JSON, and it ends in the middle" in told
     assert "imported: 1 lineages" in told
     assert "the file ends before its last line" in told
 

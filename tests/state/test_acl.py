@@ -270,7 +270,7 @@ async def fault_of_moving(account, caplog):
             await state.runs.create(Run(draft.id, talk.tenant, draft.created_at, {}, draft.input), None)
             lines = [line async for line in state.export(talk.tenant).lines()]
             await state.purge(talk.tenant).run()
-            restore = state.restore(talk.tenant)
+            restore = await state.restore(talk.tenant)
             assert {await restore.put(line) for line in lines[:-1]} == {"written"}
             assert [line async for line in state.export(talk.tenant).lines()] == lines
         except (StatecarError, AssertionError) as exc:

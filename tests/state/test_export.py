@@ -102,7 +102,7 @@ async def exported(state, tenant):
 
 async def imported(state, tenant, lines):
     """What became of each line."""
-    restore = state.restore(tenant)
+    restore = await state.restore(tenant)
     return [await restore.put(line) for line in map(archive.read, lines) if line["type"] != "end"]
 
 
@@ -214,6 +214,20 @@ async def test_a_lineage_of_another_tenant_is_not_taken_over(talk):
     assert await imported(talk.state, stranger.tenant, lines) == ["foreign"]
     assert (await talk.state.purge(stranger.tenant).run()).keys == 0
     assert await talk.read(draft) == "q a"
+
+
+async def test_nothing_is_added_to_a_lineage_of_another_tenant(talk):
+    """Not even keys that it has not got: both would export and purge what is there from then on."""
+    draft = await talk.turn()
+    line = line_of(tag=draft.minter.tag, conversation=None)
+    line["logs"][2]["name"] = draft.minter.turn  # which would begin with what the line holds
+    line["responses"][0]["id"] = f"resp_{draft.minter.tag}{'cd' * 14}0000"
+    stranger = Talk(talk.state)
+    for _ in range(2):
+        assert await imported(talk.state, stranger.tenant, [archive.write(line)]) == ["foreign"]
+        await talk.state._client.command("DEL", keys.tenant_lineages(talk.tenant))
+    assert len(await exported(talk.state, stranger.tenant)) == 1
+    assert await talk.read(await talk.turn(draft, "r b")) == "q a r b"
 
 
 async def test_what_has_expired_meanwhile_stays_away(talk):
@@ -425,7 +439,8 @@ WRONG = [
     ({"responses__0__end": 3}, "responses[0].end: must be a whole number from 0 to 2"),
     ({"responses__0__start": 2}, "responses[0].split: must be 2 or more"),
     ({"responses__0__start": True}, "responses[0].start: must be a whole number"),
-    ({"responses__0__status": 1}, "responses[0].status: must be a text"),
+    ({"responses__0__status": "done"}, "responses[0].status: must be one of completed"),
+    ({"responses__0__model": 1}, "responses[0].model: must be a text"),
     ({"responses__0__created_at": 1 << 60}, "responses[0].created_at: must be a whole number"),
     ({"responses__0__conversation": f"conv_{'ac' * 8}{'cd' * 14}0000"}, "must be the id of a conversation"),
     ({"responses__0__body": None}, "responses[0].body: must be an object"),
@@ -457,6 +472,11 @@ def test_a_line_that_would_do_harm_is_refused(change, told):
         (b'{"a": 1}\n', "type: must be one of"),
         (b'{"type": []}\n', "type: must be one of"),
         (b'{"type": "statecar-export", "version": 2}\n', "version: is 2, and this statecar reads 1"),
+        (
+            b'{"type": "statecar-export", "version": 1, "tenant": "shared", "exported_at": 1, "fingerprint": "%s",'
+            b' "secret": "%s"}' % (b"ab" * 16, b"ab" * 100),
+            "secret: must be a text of the form [0-9a-f]{64}",
+        ),
         (b'{"type": "key", "key": "x", "body": "", "response": "", "expires_at": 1}', "key: must be a text"),
         (b'{"type": "end"}', "the last line: lacks conversations, keys, lineages, responses"),
     ],

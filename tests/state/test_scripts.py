@@ -128,7 +128,7 @@ async def every_script_of_runs(talk):
     lines = [line async for line in store.export(tenant).lines()]
     await store._client.command("DEL", lineage_list(tenant))  # so that it is asked whose each is
     await store.purge(tenant).run()
-    restore_ = store.restore(tenant)
+    restore_ = await store.restore(tenant)
     assert {await restore_.put(line) for line in lines[:-1]} == {"written"}
 
 

@@ -228,7 +228,7 @@ async def test_a_tenant_s_data_is_taken_out_away_and_in_again(watched):
         draft = await talk.turn()
         lines = [archive.write(line) async for line in state.export(talk.tenant).lines()]
         assert (await state.purge(talk.tenant).run()).keys >= 3
-        restore = state.restore(talk.tenant)
+        restore = await state.restore(talk.tenant)
         for line in lines[:-1]:
             assert await restore.put(archive.read(line)) == "written"
         assert await talk.read(draft) == "q a"
