@@ -21,8 +21,8 @@ def nearest(replicas: Sequence[Replica], session: str, factor: float, open: int)
     """By rendezvous hashing: of those below their share, the one with the highest hash of its URL and the session.
 
     So a replica that goes takes away its own sessions only, each to another place, and gets them back. ``open``: what
-    is open in the whole group; a share is ``factor`` times a replica's part of it, ``ROOM`` at least. None where all
-    are full.
+    is open in the whole group; a share is ``factor`` times a replica's part of it, ``ROOM`` at least. The least busy
+    one where those with less have limits that keep them below it. None where all are full.
     """
     point = int.from_bytes(blake2b(session.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     share = max(ROOM, math.ceil(factor * (open + 1) / len(replicas))) if replicas else 0
@@ -33,7 +33,7 @@ def nearest(replicas: Sequence[Replica], session: str, factor: float, open: int)
             mixed = (mixed ^ mixed >> 32) * _STIR & _MASK
             if mixed > most:
                 best, most = replica, mixed
-    return best
+    return best or least_open(replicas, 0)
 
 
 def least_open(replicas: Sequence[Replica], turn: int) -> Replica | None:

@@ -102,6 +102,12 @@ def test_without_a_session_the_least_loaded_is_asked_and_all_in_turn():
     assert {least_open(there, turn) for turn in range(3)} == {there[1]}
 
 
+def test_one_with_more_than_its_share_is_asked_where_all_others_have_as_many_as_they_may():
+    limited, other = *replicas(1, limit=4), Replica(Named("http://large"))
+    limited.open, other.open = 4, 20
+    assert nearest([limited, other], "s", 1.25, 24) is other
+
+
 @pytest.mark.parametrize("choose", [lambda there: nearest(there, "s", 9, 9), lambda there: least_open(there, 1)])
 def test_nobody_has_more_than_may_be_open_there(choose):
     there = replicas(2, limit=1)
