@@ -14,10 +14,10 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import TypeVar
 
-from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.errors import UpstreamError, UpstreamUnavailable, UpstreamUnreachable
 from proxy.upstream.choosing import least_open, nearest
 from proxy.upstream.client import Upstream
-from proxy.upstream.replica import Replica, is_for_another
+from proxy.upstream.replica import Replica, is_failure, is_for_another
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Group:
         self.open = 0
         self._watched = len(replicas) > 1 or has_fallbacks
         self.only = None if self._watched or replicas[0].is_limited else replicas[0].upstream
-        self._rules, self._has_fallbacks, self._now = rules, has_fallbacks, now
+        self._rules, self._has_fallbacks, self.now = rules, has_fallbacks, now
         for replica in replicas:
             replica.is_checked = self.is_checked
         self._turn = 0
@@ -87,7 +87,7 @@ class Group:
         """The replica for a call, None where none can be asked. ``session``: calls of one meet the same replica, "" for
         the one with the least open. ``tried``: those that could not; then only such as are well come into question.
         """
-        now = self._now()
+        now = self.now()
         there = [replica for replica in self.replicas if replica.closed_until <= now and replica not in tried]
         if not there:
             if tried or self._has_fallbacks:
@@ -95,15 +95,16 @@ class Group:
             # those that asked for a pause rather than none; else one call at a time tries whether they are well again
             there = [replica for replica in self.replicas if not replica.is_out]
             if not there:
-                return None if any(each.on_trial for each in self.replicas) else min(self.replicas, key=_again_at)
+                is_tried = any(each.trial_ends > now for each in self.replicas)
+                return None if is_tried else min(self.replicas, key=_failed_at)
         if session and self._rules.affinity:
             return nearest(there, session, self._rules.load_factor, self.open)
         self._turn += 1
         return least_open(there, self._turn)
 
     def _unavailable(self) -> UpstreamUnavailable:
-        ends = [each.again_at if each.is_out else each.closed_until for each in self.replicas if not each.on_trial]
-        soonest = min(ends, default=0.0) - self._now()
+        ends = (max(each.again_at, each.trial_ends) if each.is_out else each.closed_until for each in self.replicas)
+        soonest = min(ends) - self.now()
         return UpstreamUnavailable(
             f"No upstream of '{self.name}' can be asked now: all are out, or have as many requests as they may have.",
             max(1, math.ceil(soonest)),
@@ -120,15 +121,17 @@ class Group:
         chosen: Callable[[str], object],
         *,
         again: bool = True,
+        proves: bool = True,
     ) -> AsyncIterator[T]:
         """What ``begin`` gives for the replica that is to be asked, or for the next one, as long as nothing was told.
 
         ``begun``: waits until it can be told, and gives the failure that an answer is though it can be told;
-        ``chosen``: hears of each replica's name; ``again``: whether the request can be sent twice. Raises
-        UpstreamUnavailable where none can be asked, else as ``begin`` and ``begun`` do.
+        ``chosen``: hears of each replica's name; ``again``: whether the request can be sent twice; ``proves``: whether
+        an answer shows that models are served, as a list of them does not. Raises UpstreamUnavailable where none can be
+        asked, else as ``begin`` and ``begun`` do.
         """
         async with AsyncExitStack() as stack:
-            answer = await self._answer(stack, session, begin, begun, chosen, again=again)
+            answer = await self._answer(stack, session, begin, begun, chosen, again=again, proves=proves)
             del begin  # it knows the body, which is not kept while the answer comes
             yield answer
 
@@ -141,6 +144,7 @@ class Group:
         chosen: Callable[[str], object],
         *,
         again: bool,
+        proves: bool,
     ) -> T:
         replica = self.choose(session)
         if replica is None:
@@ -155,19 +159,20 @@ class Group:
                     use = held.enter_context(_Use(self, replica))
                     answer = await held.enter_async_context(begin(replica.upstream))
                     failure = await begun(answer)
-                    use.over(failure)
+                    use.over(failure, proves=proves)
                     another = self._another(session, failure, tried) if failure and again else None
                     if another is None:
                         await stack.enter_async_context(held.pop_all())
                         return answer
             except UpstreamError as exc:
-                another = self._another(session, exc, tried) if again else None
+                may_go = again or isinstance(exc, UpstreamUnreachable)  # of which nothing was sent
+                another = self._another(session, exc, tried) if may_go else None
                 if another is None:
                     raise
             replica = another
 
     def _count(self) -> None:
-        now = self._now()
+        now = self.now()
         if now >= self._window_ends:
             self._window_ends, self._calls, self._retries = now + _WINDOW, 0, 0
             self._news = logging.WARNING
@@ -192,8 +197,8 @@ class Group:
         """A call has been answered, refused, or has failed; ``trial``: it was to show whether the replica is well."""
         if not self._watched:
             return
-        now = self._now()
-        if failure is None or failure.status < 500:
+        now = self.now()
+        if failure is None or not is_failure(failure):
             self._note(replica.well(trial=trial), replica, "it answers again")
         else:
             others = partial(self._has_others, replica, now)
@@ -224,9 +229,9 @@ class Group:
 
     async def _watch(self, replica: Replica) -> None:
         while True:
-            if replica.is_due(self._now()):
+            if replica.is_due(self.now()):
                 fault = await replica.upstream.check(replica.health_path)
-                self._note(replica.checked(fault, self._now()), replica, fault or "its health check is well")
+                self._note(replica.checked(fault, self.now()), replica, fault or "its health check is well")
             await asyncio.sleep(self._rules.interval)
 
     async def check(self) -> str | None:
@@ -246,16 +251,18 @@ class _Use:
         self._group, self._replica = group, replica
         self._trial, self._over = replica.is_out, False
 
-    def over(self, failure: UpstreamError | None) -> None:
-        """It is known how the replica does."""
+    def over(self, failure: UpstreamError | None, *, proves: bool = True) -> None:
+        """It has begun, or never will. ``proves``: so that it is known how the replica does, also without a failure."""
         self._over = True
-        self._group.heard(self._replica, failure, trial=self._trial)
+        if failure or proves:
+            self._group.heard(self._replica, failure, trial=self._trial)
+            self._trial = False
 
     def __enter__(self) -> _Use:
         self._replica.open += 1
         self._group.open += 1
         if self._trial:
-            self._replica.begin_trial()
+            self._replica.begin_trial(self._group.now())
         return self
 
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _at: TracebackType | None) -> None:
@@ -267,8 +274,8 @@ class _Use:
             self._replica.leave_trial()
 
 
-def _again_at(replica: Replica) -> float:
-    return replica.again_at
+def _failed_at(replica: Replica) -> float:
+    return replica.failed_at
 
 
 def _identity(urls: list[str]) -> str:

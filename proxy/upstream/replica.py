@@ -14,22 +14,28 @@ from proxy.upstream.client import Upstream
 
 _LONGEST = 16  # times as long as the first time that a replica is out, at most
 _LONGEST_PAUSE = 60.0  # seconds that a replica is believed to want to be left alone
-_ELSEWHERE = (429, 502, 503, 504)  # an error without a status of the upstream's own is 502 or 504
+_AWAY = (502, 503, 504)  # an error without a status of the upstream's own is 502 or 504
 
 
 def is_for_another(error: UpstreamError) -> bool:
     """Whether another replica may do what one could not. Not a 500: a request that kills one must not kill them all."""
-    return error.status in _ELSEWHERE
+    return error.status == 429 or error.status in _AWAY
+
+
+def is_failure(error: UpstreamError) -> bool:
+    """Whether an error speaks against its replica. Not a 501, say, which is an answer: llama.cpp's for what is off."""
+    return error.status == 500 or error.status in _AWAY
 
 
 class Replica:
     """``open``: requests that are there; ``limit``: as many at most. ``closed_until``: when it may be picked again, by
     the clock of its group. ``is_out``: it was ejected, and nothing has shown since that it is well; else it is closed
-    only because it asked for that. ``again_at``: when that is to be tried, by a health check where there are any, else
-    by one call, ``on_trial``. ``fault``: what the last check found, "" before the first.
+    only because it asked for that. ``failed_at``: when it showed last that it is not; ``again_at``: when that is to be
+    tried, by a health check where there are any, else by one call, which has until ``trial_ends`` before others may.
+    ``fault``: what the last check found, "" before the first.
 
-    ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves;
-    ``seconds``: for how long, twice as long each time.
+    ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves; a call
+    that is answered ends both rows. ``seconds``: for how long, twice as long each time.
     """
 
     def __init__(
@@ -44,8 +50,8 @@ class Replica:
         self.upstream, self.name, self.health_path = upstream, upstream.name, health_path
         self.seed = int.from_bytes(blake2b(upstream.base_url.encode(), digest_size=8).digest(), "big")
         self.open, self.limit = 0, limit or sys.maxsize
-        self.closed_until = self.again_at = 0.0
-        self.is_out = self.on_trial = self.is_checked = False
+        self.closed_until = self.failed_at = self.again_at = self.trial_ends = 0.0
+        self.is_out = self.is_checked = False
         self.fault: str | None = ""
         self._after, self._seconds = after, seconds
         self._failures = self._misses = self._ejections = 0
@@ -55,13 +61,14 @@ class Replica:
         """Whether there is a limit to its open requests."""
         return self.limit < sys.maxsize
 
-    def begin_trial(self) -> None:
-        """The next call tries whether it is well again."""
-        self.on_trial, self.closed_until = True, math.inf
+    def begin_trial(self, now: float) -> None:
+        """A call tries whether it is well again."""
+        self.trial_ends = now + self._seconds
+        self.closed_until = math.inf if self.is_checked else self.trial_ends
 
     def leave_trial(self) -> None:
-        """That call is over; if it told nothing, another may."""
-        self.on_trial = False
+        """That call is over and told nothing: another may."""
+        self.trial_ends = 0.0
         if self.is_out:
             self.closed_until = math.inf if self.is_checked else self.again_at
 
@@ -110,14 +117,16 @@ class Replica:
     def _return(self) -> str:
         if not self.is_out:
             return ""
-        self.closed_until, self.is_out, self.on_trial = 0.0, False, False
+        self.closed_until, self.is_out, self.trial_ends = 0.0, False, 0.0
         return "returned"
 
     def _eject(self, now: float) -> str:
-        self.again_at = now + self._seconds * min(2**self._ejections, _LONGEST)
+        if not self.is_out or now >= self.again_at:  # else it was tried before its time, as all others are out too
+            self._ejections = min(self._ejections + 1, _LONGEST)
+        self.failed_at = now
+        self.again_at = now + self._seconds * min(2 ** (self._ejections - 1), _LONGEST)
         self.closed_until = math.inf if self.is_checked else self.again_at
-        self._ejections = min(self._ejections + 1, _LONGEST)
-        news, self.is_out, self.on_trial = "" if self.is_out else "ejected", True, False
+        news, self.is_out, self.trial_ends = "" if self.is_out else "ejected", True, 0.0
         return news
 
 

@@ -95,7 +95,8 @@ class Target:
         if only := self._group.only:
             return begin(only)
         again = body is None or isinstance(body, bytes)
-        return self._group.call(self.session, begin, _refusal, self._chosen, again=again)
+        proves = method == "POST"  # which asks a model
+        return self._group.call(self.session, begin, _refusal, self._chosen, again=again, proves=proves)
 
     async def ask(
         self,
@@ -123,7 +124,7 @@ class Target:
                 answer = exc
             yield answer
 
-        async with self._group.call(self.session, begin, _whole, self._chosen) as answer:
+        async with self._group.call(self.session, begin, _whole, self._chosen, proves=False) as answer:
             if isinstance(answer, UpstreamError):
                 raise answer
             return answer

@@ -120,9 +120,10 @@ async def test_no_more_are_asked_than_is_allowed():
 
 async def test_a_body_that_cannot_be_sent_twice_is_sent_once():
     fleet = Fleet()
-    fleet.first().answers = [AWAY]
-    with pytest.raises(UpstreamUnreachable):
+    fleet.first().answers = [SLOW, AWAY]
+    with pytest.raises(UpstreamTimeout):
         await fleet.call(again=False)
+    assert len(await fleet.call(again=False)) == 2  # of an unreachable one nothing was sent
 
 
 async def test_retries_have_a_budget_of_ten_and_a_fifth_of_the_calls():
@@ -226,6 +227,109 @@ async def test_a_trial_that_tells_nothing_leaves_it_to_the_next():
         await fleet.call()
     assert fleet.out == [first.name]
     assert await fleet.call() == [first.name]
+
+
+async def test_a_trial_that_takes_long_keeps_the_next_waiting_for_as_long_as_one_is_out():
+    fleet = Fleet(2, retries=0)
+    gate, asked = asyncio.Event(), []
+
+    async def begun(_):
+        asked.append(True)
+        await gate.wait()
+
+    async def call():
+        async with fleet.group.call("s", Server.open, begun, bool):
+            return True
+
+    await all_out(fleet)
+    for server in fleet.servers:
+        server.answers = ["Hi"]
+    slow = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    with pytest.raises(UpstreamUnavailable) as told:
+        await call()
+    assert told.value.headers == {"retry-after": "10"}
+    fleet.time += 10
+    other = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    assert len(asked) == 2
+    gate.set()
+    assert await slow and await other
+
+
+async def test_a_trial_that_has_succeeded_says_nothing_when_its_answer_ends():
+    fleet = Fleet(2, retries=0)
+    await all_out(fleet)
+    fleet.first().answers = ["Hi"]
+    async with fleet.calling():  # goes on, while its replica fails once more
+        await all_out(fleet)
+        replica = next(replica for replica in fleet.group.replicas if replica.open)
+        replica.begin_trial(fleet.time)
+    assert replica.trial_ends == fleet.time + 10
+    with pytest.raises(UpstreamUnavailable):
+        await fleet.call()
+
+
+async def test_who_is_tried_before_its_time_as_all_are_out_is_not_left_alone_for_longer():
+    fleet = Fleet(4, retries=0)
+    await all_out(fleet)
+    for _ in range(100):
+        fleet.time += 0.01
+        await fleet.fail(1)
+    assert max(replica.again_at for replica in fleet.group.replicas) == fleet.time + 10
+    assert min(server.asked for server in fleet.servers) > 20
+
+
+async def test_where_all_are_out_all_are_tried_in_turn_however_long_each_has_been():
+    fleet = Fleet(2, retries=0)
+    long, short = fleet.group.replicas
+    for number in range(8):
+        long.failed(AWAY, fleet.time, trial=number > 3, others=lambda: True)
+        fleet.time = long.again_at
+    long.failed(AWAY, fleet.time, trial=True, others=lambda: True)
+    for _ in range(3):
+        fleet.time += 1
+        short.failed(AWAY, fleet.time, trial=False, others=lambda: True)
+    assert long.again_at > short.again_at
+    fleet.servers[1].answers = [AWAY]
+    assert await fleet.call() == ["vllm-0"]
+
+
+async def test_what_asks_no_model_shows_no_replica_to_be_well():
+    """A server may list its models while nothing comes of its engine."""
+    fleet = Fleet()
+    first = fleet.first()
+    first.answers = [SLOW, "list", SLOW, "list", SLOW, "list", "list"]
+    for _ in range(2):
+        await fleet.call()
+        assert await fleet.call(proves=False) == [first.name]
+    await fleet.call()
+    assert fleet.out == [first.name]
+    fleet.time += 10
+    assert await fleet.call(proves=False) == [first.name]
+    assert fleet.out == [first.name]
+    assert await fleet.call() == [first.name]
+    assert not fleet.out
+
+
+@pytest.mark.parametrize("code", [400, 404, 429, 501, 505])
+async def test_what_is_no_failure_ejects_nobody(code):
+    fleet = Fleet(2, after=1, retries=0)
+    fleet.first().answers = [status(code)]
+    await fleet.fail(5)
+    assert not fleet.out
+
+
+async def all_out(fleet):
+    """Every replica of a fleet fails until it is out."""
+    for server in fleet.servers:
+        server.answers = [AWAY]
+    for _ in range(100):
+        with pytest.raises(UpstreamError):
+            await fleet.call("")
+        if len(fleet.out) == len(fleet.servers):
+            return
+    raise AssertionError("some are never ejected")
 
 
 async def test_a_request_that_kills_does_not_take_the_whole_group_out():
