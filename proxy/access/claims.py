@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ from proxy.access.presented import Headers, trusted
 from proxy.errors import Unauthorized
 
 Claims = Mapping[str, Any]
+
+_HALF = re.compile(r"[\ud800-\udfff]")
+"""Half of a character, which JSON can hold and no text."""
 
 
 class Source:
@@ -31,7 +35,7 @@ class Source:
         value = claim(claims, self.name)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and not _HALF.search(value):
             return value
         raise Unauthorized(
             f"The token has no text in its claim '{self.name}', which names the {what}.",

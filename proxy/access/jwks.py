@@ -26,8 +26,8 @@ _LIMIT = 1024 * 1024
 _DISCOVERY = "/.well-known/openid-configuration"
 _RSA_BITS = 2048
 
-_ALGORITHMS: dict[tuple[object, object], tuple[str, ...]] = {
-    ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+_ALGORITHMS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("RSA", ""): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
     ("EC", "P-384"): ("ES384",),
     ("EC", "P-521"): ("ES512",),
@@ -150,9 +150,10 @@ def usable(document: Any, loaded: Loaded) -> list[PublicKey]:
 
 def _public(row: dict[str, Any], loaded: Loaded) -> PublicKey | None:
     kind, kid = row.get("kty"), row.get("kid")
-    algorithms: Iterable[str] = _ALGORITHMS.get((kind, None if kind == "RSA" else row.get("crv")), ())
-    if named := row.get("alg"):
-        algorithms = [name for name in algorithms if name == named]
+    named = str(kind), "" if kind == "RSA" else str(row.get("crv"))  # any value of JSON may stand there
+    algorithms: Iterable[str] = _ALGORITHMS.get(named, ())
+    if only := row.get("alg"):
+        algorithms = [name for name in algorithms if name == only]
     operations = row.get("key_ops")
     if "d" in row or row.get("use", "sig") != "sig" or (isinstance(operations, list) and "verify" not in operations):
         return None

@@ -101,6 +101,10 @@ REFUSED = {
     "an audience that is no text": (lambda p: p.token(aud=[1]), "another audience"),
     "no subject": (lambda p: p.token(sub=None), "no text in its claim 'sub'"),
     "an empty subject": (lambda p: p.token(sub=""), "no text in its claim 'sub'"),
+    "a subject that is half a character": (
+        lambda p: jwt.PyJWS().encode(json.dumps(p.claims(sub="\ud800")).encode(), rsa_key(), "RS256", {"kid": "r1"}),
+        "no text in its claim 'sub'",
+    ),
     "a subject that is a number": (lambda p: p.token(sub=7), "a claim or its header"),
     "another's key": (lambda p: p.token(rsa_key(7)), "signature is not valid"),
     "other claims than were signed": (lambda p: tampered(p.token(), sub="root"), "signature is not valid"),
@@ -322,6 +326,8 @@ async def test_keys_that_are_no_signers_are_passed_over(ask, provider):
         public(rsa_key(1), "bound", alg="RS512"),
         {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
         public(rsa_key(1), 7),
+        {"kty": ["EC"], "crv": {}},
+        {"kty": "EC", "crv": ["P-256"]},
         "r1",
     ]
     ok(await ask(provider.token()))
