@@ -16,7 +16,7 @@ from proxy.routes.access import Access
 from proxy.routes.edge import answer, facts, json_body, listed, page_of
 from proxy.routes.resources import Resource
 from proxy.rules import CONVERSATION, DELETE, READ, UPDATE
-from proxy.state import Conversation, Item, State, conversation_missing
+from proxy.state import Conversation, State, conversation_missing
 from proxy.translate.items import public
 from proxy.turn import Guard
 from proxy.wire import create_conversation, create_items, update_conversation
@@ -46,7 +46,9 @@ class Conversations:
         body = create_conversation(await json_body(request, self.body_limit, optional=True))
         self.guard.check_create(caller, CONVERSATION)
         minter = ids.Minter()
-        async with self._kept(request, caller.tenant, minter.own("conv"), body["items"]):
+        id_ = minter.own("conv")
+        size = _size(request, [id_, caller.tenant, body["metadata"], body["items"]])
+        async with self._kept(request, caller.tenant, id_, size):
             made = await self.state.conversations.create(
                 caller.tenant, body["metadata"], body["items"], minter, now=int(self.now()), owner=caller.principal
             )
@@ -60,7 +62,14 @@ class Conversations:
     async def update(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request, UPDATE)
         metadata = update_conversation(await json_body(request, self.body_limit, optional=True))
-        return answer(_object(await self.state.conversations.update(id_, tenant, metadata)))
+        quota, grown = request.scope["statecar.grant"].quota, 0
+        if quota and quota.stored_bytes:
+            was = (await self.state.conversations.retrieve(id_, tenant)).metadata
+            grown = _size(request, metadata) - _size(request, was)
+        async with self._kept(request, tenant, id_, max(0, grown)):
+            updated = await self.state.conversations.update(id_, tenant, metadata)
+        await self.state.quotas.give_back(tenant, quota, id_, max(0, -grown))
+        return answer(_object(updated))
 
     async def delete(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request, DELETE)
@@ -71,7 +80,7 @@ class Conversations:
     async def add_items(self, request: Request) -> Response:
         tenant, id_ = await self._addressed(request, UPDATE)
         items = create_items(await json_body(request, self.body_limit))
-        async with self._kept(request, tenant, id_, items):
+        async with self._kept(request, tenant, id_, _size(request, items)):
             added = await self.state.conversations.add_items(id_, tenant, items)
         return listed([public(item) for item in added], has_more=False)
 
@@ -91,13 +100,9 @@ class Conversations:
         return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
 
     @asynccontextmanager
-    async def _kept(self, request: Request, tenant: str, id_: str, items: list[Item]) -> AsyncIterator[None]:
-        """Counts what the body stores, unless it raises. Raises StorageFull."""
+    async def _kept(self, request: Request, tenant: str, id_: str, size: int) -> AsyncIterator[None]:
+        """Counts the bytes that the body stores, unless it raises. Raises StorageFull."""
         quota, quotas = request.scope["statecar.grant"].quota, self.state.quotas
-        if quota is None:
-            yield
-            return
-        size = len(codec.dumps(items))
         await quotas.keep(tenant, quota, id_, size)
         try:
             yield
@@ -117,6 +122,12 @@ class Conversations:
         if not await self.guard.may(caller, action, id_):
             raise conversation_missing(id_)
         return caller.tenant, id_
+
+
+def _size(request: Request, value: Any) -> int:
+    """The bytes of a value as JSON; 0 where nobody counts them."""
+    quota = request.scope["statecar.grant"].quota
+    return len(codec.dumps(value)) if quota and quota.stored_bytes else 0
 
 
 def _object(conversation: Conversation) -> dict[str, Any]:

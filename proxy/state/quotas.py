@@ -97,7 +97,7 @@ class Quotas:
 
     async def keep(self, tenant: str, quota: Quota | None, id_: str, size: int) -> None:
         """Counts bytes that are about to be stored in a conversation. Raises StorageFull."""
-        if quota and quota.stored_bytes and tenant:
+        if quota and quota.stored_bytes and tenant and size:
             reply = await self._keep(tenant, id_, size, self._lifetimes.conversation_log, quota.stored_bytes)
             if reply and not reply[0]:
                 self.refused("bytes")

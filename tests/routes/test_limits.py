@@ -316,6 +316,26 @@ async def test_stored_bytes_fill_up_and_what_is_deleted_is_free_again(limited, b
     assert caller.usage.stored() == 0
 
 
+async def test_metadata_of_conversations_takes_room_too(limited):
+    caller = await limited("--tenant-stored-bytes=6000")
+    long, short = ({f"k{n}": "v" * size for n in range(4)} for size in (500, 5))
+    made, full = [], None
+    while full is None:
+        answer = await caller.http.post("/conversations", json={"metadata": long})
+        made, full = ([*made, answer.json()["id"]], None) if answer.status_code == 200 else (made, answer)
+    assert (len(made), error_of(full)["code"]) == (2, "insufficient_quota")
+    at = f"/conversations/{made[0]}"
+    ok(await caller.http.post(at, json={"metadata": short}))
+    assert 2000 < caller.usage.stored() < 2500
+    other = await caller.conversation(metadata=long)
+    assert error_of(await caller.http.post(at, json={"metadata": long}))["code"] == "insufficient_quota"
+    assert (await caller.get(at))["metadata"] == short
+    ok(await caller.http.post(at, json={"metadata": short}))  # takes no more than it did
+    for id_ in (*made, other):
+        ok(await caller.http.delete(f"/conversations/{id_}"))
+    assert caller.usage.stored() == 0
+
+
 async def test_a_run_that_another_process_takes_up_counts_there(serve, own, state, backend):
     """Its record knows the limits: what it takes counts, the request does not once more, and nothing refuses it."""
     run, names = replace(left(), quota=Quota(1, 1)), keys.Quota("shared")
