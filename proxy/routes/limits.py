@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import codec
+from proxy.errors import StatecarError
 from proxy.routes.access import Access
 from proxy.state import Admission, Quotas
 from proxy.turn import counted
@@ -45,19 +46,25 @@ class Limited:
             exchange = _Exchange(scope, receive, send, admission, self._quotas)
             try:
                 await self._app(scope, exchange.receive, exchange.send)
+            except StatecarError:
+                exchange.counts = False  # nothing was answered
+                raise
             finally:
                 exchange.note()
 
 
 class _Exchange:
-    """A request and its answer on their way, read for what they take."""
+    """A request and its answer on their way, read for what they take.
+
+    ``counts``: it takes something: also one whose client leaves before the answer, which is being made by then.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, admission: Admission, quotas: Quotas) -> None:
         self._receive, self._send, self._admission, self._quotas = receive, send, admission, quotas
         self._asks_json = _is(scope["headers"], b"json")
         self._asked = 0
         self._found = Found()
-        self._counts = False
+        self.counts = True
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -71,9 +78,9 @@ class _Exchange:
             ours = {name for name, _ in limits}
             headers = [pair for pair in message["headers"] if pair[0].lower() not in ours]
             message = {**message, "headers": [*headers, *limits]}
-            self._counts = message["status"] < 400
+            self.counts = message["status"] < 400
             self._found = Found(text=_is(headers, b"json"), events=_is(headers, b"text/event-stream"))
-        elif self._counts:
+        elif self.counts:
             self._found.read(message.get("body", b""))
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.note()
@@ -81,7 +88,7 @@ class _Exchange:
         await self._send(message)
 
     def note(self) -> None:
-        if self._counts:
+        if self.counts:
             self._admission.tokens = self._found.tokens(self._asked)
 
 

@@ -224,8 +224,7 @@ class Responses:
 
         async def compacted() -> tuple[dict[str, Any], dict[str, str]]:
             async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
-                answered, headers = await compact(body, self.services, caller)
-                admission.tokens = counted((answered["usage"] or {}).get("total_tokens", 0))
+                answered, headers = await compact(body, self.services, caller, admission)
             return answered, headers | admission.headers
 
         return ValueReply(compacted)

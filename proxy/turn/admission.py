@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 from proxy import codec
-from proxy.state import Admission
+from proxy.state import Admission, Item
 from proxy.translate.response import usage
+from proxy.translate.stream import ResponseStream
 from proxy.turn.services import Caller, Services
-from proxy.turn.work import Work
+
+if TYPE_CHECKING:
+    from proxy.turn.work import Work
 
 _MOST = 1 << 40
 """More tokens than a turn can have: what an upstream tells may be any number."""
@@ -27,18 +31,24 @@ async def admit(
 
 def note(admission: Admission, work: Work, *, asked: bool, saved: bool) -> None:
     """Notes what a turn took. ``asked``: an upstream was; ``saved``: so is the response."""
-    admission.tokens = _tokens(work, asked=asked)
+    told, sent = work.stream.figures.usages, work.context.sent
+    admission.tokens = taken(work.stream, sent) if told or (asked and not work.is_cut) else 0
+    if work.is_cut:
+        admission.tokens += estimated([sent])
     if not saved:
         admission.kept = ("", 0, 0)
 
 
-def _tokens(work: Work, *, asked: bool) -> int:
-    """As the upstream told, else about what the text comes to."""
-    if usages := work.stream.figures.usages:
+def taken(stream: ResponseStream, sent: list[Item]) -> int:
+    """The tokens of upstream calls: as the upstream told, else about what the text comes to."""
+    if usages := stream.figures.usages:
         return counted(usage(*usages)["total_tokens"])
-    if not asked:
-        return 0
-    return len(codec.dumps([work.context.sent, work.stream.stored_output()])) // _BYTES
+    return estimated([sent, stream.stored_output()])
+
+
+def estimated(texts: list[Any]) -> int:
+    """About how many tokens a text takes that nobody has counted."""
+    return len(codec.dumps(texts)) // _BYTES
 
 
 def counted(tokens: int) -> int:

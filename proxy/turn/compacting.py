@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from proxy import ids
 from proxy.errors import OVERFLOW, InvalidRequest, UpstreamError
 from proxy.refusals import passed_on
-from proxy.state import Item
+from proxy.state import Admission, Item
 from proxy.translate.compaction import packed, question
 from proxy.translate.dialects import Dialect
 from proxy.translate.items import Message, public
@@ -18,6 +19,7 @@ from proxy.translate.response import skeleton
 from proxy.translate.stream import ResponseStream
 from proxy.translate.tools import ToolPlan
 from proxy.translate.truncation import SHARES, shorter, speaks_for_all
+from proxy.turn.admission import estimated, taken
 from proxy.turn.asking import asked
 from proxy.turn.context import Context, context_of, minted_id
 from proxy.turn.round import Answer
@@ -69,11 +71,21 @@ async def summarized(
             sent = less
 
 
-async def compact(request: dict[str, Any], services: Services, caller: Caller) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the answer of ``POST /responses/compact``, its headers). Nothing is stored. Raises as ``summarized`` does."""
+async def compact(
+    request: dict[str, Any], services: Services, caller: Caller, admission: Admission
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the answer of ``POST /responses/compact``, its headers). Nothing is stored. Raises as ``summarized`` does.
+
+    ``admission``: is told what it took; of one that is cancelled, what was asked.
+    """
     async with AsyncExitStack() as stack:
         context = await context_of(request, services, caller, stack, storing=False)
-        summary = await summarized(request, services, caller, context, users_stay=True)
+        try:
+            summary = await summarized(request, services, caller, context, users_stay=True)
+        except asyncio.CancelledError:
+            admission.tokens = estimated(context.sent)
+            raise
+    admission.tokens = taken(summary.stream, context.sent)
     users = [public(item) for item in context.sent if item.get("role") == "user"]
     answer = {
         "id": context.minter.own("resp"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -191,7 +192,11 @@ class Rounds:
             chat = self._written(work, dialect, repaired)
             return chat if work.rest is None else work.rest.body(chat, dialect)
 
-        reply = await asked(stack, self._services, self._caller, work.context, written)
+        try:
+            reply = await asked(stack, self._services, self._caller, work.context, written)
+        except asyncio.CancelledError:
+            work.is_cut = True
+            raise
         work.stream.keeps_model = work.context.model != self._request["model"]
         self._facts |= {"upstream": work.context.upstream.name, "repaired_calls": len(repaired) or None}
         self._headers |= passed_on(reply.headers) | self.limits

@@ -23,7 +23,7 @@ class Work:
     it was finished.
 
     ``rest``: the answer was begun by another process, and only this of it is asked for. ``hosted``: the request's tools
-    that run here, None for a request without.
+    that run here, None for a request without. ``is_cut``: the turn was cancelled while an upstream was being asked.
     """
 
     context: Context
@@ -33,6 +33,7 @@ class Work:
     done: bool = False
     rest: Rest | None = None
     hosted: HostedTools | None = None
+    is_cut: bool = False
 
     @property
     def has_answer(self) -> bool:

@@ -124,6 +124,7 @@ EDGES = {
     "keyed": (keyed, PLAIN, 12),
     "websocket": (over_a_websocket, TOLD, 12),
     "compact": (compacted, PLAIN, 12),
+    "compact, no usage told": (compacted, json_reply(completion() | {"usage": None}), None),
     "input tokens, by generation": (counted, PLAIN, 5),
     "passed on": (passed_on, PLAIN, 12),
     "passed on, streamed": (passed_on_streamed, TOLD, 12),
@@ -248,6 +249,26 @@ async def test_a_request_has_ended_for_the_store_before_it_has_for_its_client(li
     async with opened(str(caller.http.base_url).removesuffix("/v1/"), caller.key) as socket:
         for _ in range(2):
             await socket.create()
+
+
+async def test_what_a_client_does_not_wait_for_counts_as_what_it_asked(limited, backend):
+    caller = await limited("--tenant-tokens-per-minute=100000")
+    for path, body in [
+        ("/chat/completions", CHAT | {"messages": [{"role": "user", "content": "x" * 4000}]}),
+        ("/responses/compact", {"model": "m", "input": "x" * 4000}),
+        ("/responses", {"model": "m", "input": "x" * 4000}),
+    ]:
+        before, asked = caller.usage.sums()[1], len(backend.requests)
+        backend.default = (asyncio.Event(),)
+        waiting = asyncio.create_task(caller.http.post(path, json=body))
+        await eventually(lambda asked=asked: _asked(backend, asked))
+        waiting.cancel()
+        await eventually(lambda: _nothing_at(caller.usage))
+        assert 1000 <= caller.usage.sums()[1] - before <= 1100, path
+
+
+async def _asked(backend, before):
+    return len(backend.requests) > before
 
 
 async def test_what_could_not_be_saved_is_not_stored_and_a_refusal_takes_no_tokens(limited, backend, monkeypatch):
