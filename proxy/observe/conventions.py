@@ -5,7 +5,7 @@ as of 1.41: in development). Pure: bodies and chunks in, attributes out.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 from proxy import codec
 from proxy.chunks import Texts
@@ -21,14 +21,9 @@ _PROVIDERS = {
 
 _MODEL = re.compile(rb'\{"model":"((?:[^"\\]|\\.)*)"')  # as our bodies begin
 _READ = 1024 * 1024  # bytes of a body that is read for its parameters
-_PARAMETERS: dict[str, type | tuple[type, ...]] = {
-    "temperature": (int, float),
-    "top_p": (int, float),
-    "frequency_penalty": (int, float),
-    "presence_penalty": (int, float),
-    "seed": int,
-}
-_MOST_NAME = 256  # characters of a model's name
+_PARAMETERS = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+_MOST_NAME = 256  # characters of what is no content, a model's name or a path
+_MOST_STOPS = 16
 
 
 def provider(kind: str) -> str:
@@ -39,7 +34,7 @@ def provider(kind: str) -> str:
 def model(body: bytes) -> str:
     """The model that a chat body of ours names first; "" for a body that names none there."""
     found = _MODEL.match(body)
-    return _name(codec.loads(b'"' + found[1] + b'"')) if found else ""
+    return short(codec.loads(b'"' + found[1] + b'"')) if found else ""
 
 
 def asked(body: bytes, *, content: bool) -> Attributes:
@@ -48,16 +43,15 @@ def asked(body: bytes, *, content: bool) -> Attributes:
         return {}
     given = codec.loads(body)
     out: Attributes = {}
-    for name, types in _PARAMETERS.items():
-        if isinstance(value := given.get(name), types) and not isinstance(value, bool):
-            out[f"gen_ai.request.{name}"] = value
-    limit = given.get("max_tokens", given.get("max_completion_tokens"))
-    if isinstance(limit, int):
+    for name in _PARAMETERS:
+        if isinstance(value := given.get(name), (int, float)) and not isinstance(value, bool):
+            out[f"gen_ai.request.{name}"] = float(value)
+    if _fits(seed := given.get("seed")):
+        out["gen_ai.request.seed"] = seed
+    if _fits(limit := given.get("max_tokens", given.get("max_completion_tokens"))):
         out["gen_ai.request.max_tokens"] = limit
-    if stops := [stop for stop in _listed(given.get("stop")) if isinstance(stop, str)]:
+    if stops := [short(stop) for stop in _listed(given.get("stop"))[:_MOST_STOPS] if isinstance(stop, str)]:
         out["gen_ai.request.stop_sequences"] = stops
-    if given.get("stream"):
-        out["gen_ai.request.stream"] = True
     if "response_format" in given:
         out["gen_ai.output.type"] = "json"
     if content:
@@ -65,8 +59,19 @@ def asked(body: bytes, *, content: bool) -> Attributes:
     return out
 
 
-def _name(value: object) -> str:
-    return str(value)[:_MOST_NAME].encode(errors="replace").decode()  # a lone surrogate cannot be told
+def short(value: object) -> str:
+    """What a stranger has written that is no content, no longer than a span should hold."""
+    return text(str(value)[:_MOST_NAME])
+
+
+def text(value: str) -> str:
+    """As an exporter takes it: without lone surrogates."""
+    return value.encode(errors="replace").decode()
+
+
+def _fits(value: object) -> TypeGuard[int]:
+    """Whether this is a number that an exporter takes as one."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _listed(value: Any) -> list[Any]:
@@ -112,14 +117,14 @@ class Answered:
     def _chunk(self, chunk: dict[str, Any]) -> None:
         for name in ("id", "model"):
             if isinstance(value := chunk.get(name), str) and value:
-                self._attributes.setdefault(f"gen_ai.response.{name}", _name(value))
+                self._attributes.setdefault(f"gen_ai.response.{name}", short(value))
         if isinstance(usage := chunk.get("usage"), dict):
             self._attributes |= _usage(usage)
         for choice in _listed(chunk.get("choices")):
             if not isinstance(choice, dict):
                 continue
             if isinstance(reason := choice.get("finish_reason"), str) and isinstance(choice.get("index", 0), int):
-                self._reasons[choice.get("index", 0)] = reason
+                self._reasons[choice.get("index", 0)] = short(reason)
             if self._keeps and isinstance(delta := choice.get("delta") or choice.get("message"), dict):
                 self._delta(delta)
 
@@ -130,6 +135,7 @@ class Answered:
         for at, call in enumerate(_listed(delta.get("tool_calls"))):
             if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
                 index = call.get("index", at)
+                index = index if isinstance(index, int) else at
                 kept = self._calls.setdefault(index, {"type": "tool_call", "id": "", "name": "", "arguments": ""})
                 kept["id"] = kept["id"] or str(call.get("id") or "")
                 kept["name"] = kept["name"] or str(function.get("name") or "")
@@ -154,7 +160,7 @@ def _usage(usage: dict[str, Any]) -> Attributes:
         "gen_ai.usage.cache_read.input_tokens": input_.get("cached_tokens") if isinstance(input_, dict) else None,
         "gen_ai.usage.reasoning.output_tokens": output.get("reasoning_tokens") if isinstance(output, dict) else None,
     }
-    return {name: value for name, value in found.items() if isinstance(value, int) and 0 <= value < 2**63}
+    return {name: value for name, value in found.items() if _fits(value) and value >= 0}
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from proxy import __version__
 from proxy.errors import StatecarError
-from proxy.observe.conventions import Attributes
+from proxy.observe.conventions import Attributes, short, text
 from proxy.observe.logs import at_work_in
 from proxy.translate.hosted_calls import HostedCall, McpCall
 from proxy.translate.hosting import Outcome
@@ -48,8 +48,8 @@ LAST_WORDS = 3.0
 
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _ON_SPANS = ("true", "span_only", "span_and_event")
-_UNTOLD = ("run_append", "XREAD")
-"""Store operations without a span: one for each token of a run, told or read."""
+_UNTOLD = ("run_append", "XREAD", "lease", "quota_hold")
+"""Store operations without a span: one for each token of a run, told or read; leases on their way through a turn."""
 SOCKET = context.create_key("statecar.websocket")
 _KIND = context.create_key("statecar.kind")
 _CONVERSATION = context.create_key("statecar.conversation")
@@ -82,8 +82,8 @@ def open_exporter() -> SpanExporter | None:
     name = asked
     if asked == "otlp":
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        name = {None: "otlp_proto_http", "http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}.get(
-            protocol, f"otlp with the protocol {protocol}"
+        name = {"": "otlp_proto_http", "http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}.get(
+            protocol or "", f"otlp with the protocol {protocol}"
         )
     found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
     if not found:
@@ -172,7 +172,7 @@ class Spans:
             heard(type_, said, seconds, call, outcome)
             if not get_current_span().is_recording():
                 return
-            name = call.origin.name if isinstance(call, McpCall) else type_
+            name = short(call.origin.name) if isinstance(call, McpCall) else type_
             attributes: Attributes = {
                 "gen_ai.operation.name": "execute_tool",
                 "gen_ai.tool.name": name,
@@ -180,11 +180,11 @@ class Spans:
                 "gen_ai.tool.type": _TOOL_TYPES.get(type_, "extension"),
             }
             if isinstance(call, McpCall):
-                attributes["statecar.mcp.server_label"] = str(call.origin.namespace)
+                attributes["statecar.mcp.server_label"] = short(call.origin.namespace)
             if self.content:
-                attributes["gen_ai.tool.call.arguments"] = call.arguments
+                attributes["gen_ai.tool.call.arguments"] = text(call.arguments)
                 if outcome and outcome.output:
-                    attributes["gen_ai.tool.call.result"] = outcome.output
+                    attributes["gen_ai.tool.call.result"] = text(outcome.output)
             span = self._over(f"execute_tool {name}", SpanKind.INTERNAL, attributes, seconds)
             if said != "completed":
                 failed(span, said if outcome is None else "tool_error")
@@ -209,7 +209,7 @@ class Spans:
         """
         before = context.get_current()
         parent, links = _parent_of_turn(before, request, resumed_by)
-        attributes: Attributes = {"gen_ai.request.model": facts["model"].encode(errors="replace").decode()}
+        attributes: Attributes = {"gen_ai.request.model": short(facts["model"])}
         if conversation := request.get("conversation"):
             attributes["gen_ai.conversation.id"] = conversation
         if request.get("background"):

@@ -30,14 +30,15 @@ class TracedReply(Reply):
 class TracedCall(Call):
     """``answered``: what the answer's chunks say of it."""
 
-    def __init__(self, upstream: str, heard: Heard, span: Span, answered: Answered) -> None:
+    def __init__(self, upstream: str, heard: Heard, span: Span, answered: Answered, *, streamed: bool) -> None:
         super().__init__(upstream, heard)
         self.answered = answered
-        self._span, self._asked = span, perf_counter()
+        self._span, self._asked, self._streamed = span, perf_counter(), streamed
 
     def begin(self) -> None:
         super().begin()
-        self._span.set_attribute("gen_ai.response.time_to_first_chunk", perf_counter() - self._asked)
+        if self._streamed:
+            self._span.set_attribute("gen_ai.response.time_to_first_chunk", perf_counter() - self._asked)
 
     def __exit__(self, type_: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
         super().__exit__(type_, exc, at)
@@ -94,7 +95,9 @@ class Calls:
         if not span.is_recording():
             return Call(upstream.name, heard)
         span.set_attributes(conventions.asked(request.content, content=content))
-        return TracedCall(upstream.name, heard, span, Answered(keeps=content))
+        if streamed := request.headers["accept"] == "text/event-stream":
+            span.set_attribute("gen_ai.request.stream", True)
+        return TracedCall(upstream.name, heard, span, Answered(keeps=content), streamed=streamed)
 
     def passage(self, upstream: Upstream, heard: Heard, request: Any) -> Call:
         """Any other request, with a path of its own. What a process asks for itself has no span."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -9,11 +10,12 @@ from opentelemetry import context
 from opentelemetry.trace import Span, SpanKind, set_span_in_context
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.observe.conventions import Attributes
+from proxy.observe.conventions import Attributes, short
 from proxy.observe.logs import at_work_in
 from proxy.observe.requests import UPGRADED
 from proxy.observe.spans import SOCKET, Spans, extracted, failed, is_known, traceparent
 
+_PORT = re.compile(r"(.+):([0-9]{1,5})")
 _METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT".split())
 
 
@@ -93,20 +95,18 @@ def _attributes(scope: Scope, method: str, headers: dict[str, str]) -> Attribute
     """Of the conventions for HTTP servers. No query: it may hold keys of the upstream's."""
     out: Attributes = {
         "http.request.method": method if method in _METHODS else "_OTHER",
-        "url.path": scope["path"].encode(errors="replace").decode(),
+        "url.path": short(scope["path"]),
         "url.scheme": {"ws": "http", "wss": "https"}.get(scope.get("scheme", "http"), scope.get("scheme", "http")),
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
     if client := scope.get("client"):
         out["client.address"] = client[0]
     if agent := headers.get("user-agent"):
-        out["user_agent.original"] = agent
+        out["user_agent.original"] = short(agent)
     if host := headers.get("host"):
-        name, colon, port = host.rpartition(":")
-        if colon and port.isdigit():
-            out |= {"server.address": name, "server.port": int(port)}
-        else:
-            out["server.address"] = host
+        out["server.address"] = short(host)
+        if found := _PORT.fullmatch(host):
+            out |= {"server.address": short(found[1]), "server.port": int(found[2])}
     return out
 
 

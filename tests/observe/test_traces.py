@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from proxy.app import create_app
@@ -40,6 +41,7 @@ SPOKEN = stream(
     {**chunk({}), "choices": [], "usage": USAGE},
     "[DONE]",
 )
+BIG, SEED, PORT = 2**64 - 1, "gen_ai.request.seed", "server.port"
 BUSY = json_reply({"error": {"message": "secret words"}}, status=503)
 
 
@@ -187,6 +189,7 @@ async def test_a_call_that_goes_on_to_another_replica_is_two_spans(kept, valkey,
         assert sorted(spoken) == sorted((id_, f"{chat.context.span_id:016x}") for chat in chats)
         assert {chat.attributes["gen_ai.provider.name"] for chat in chats} == {"vllm"}
         assert {chat.attributes["gen_ai.conversation.id"] for chat in chats} == {conversation}
+        assert "EVALSHA lease" not in found
 
 
 async def test_what_else_the_upstream_is_asked_for_a_request_is_a_span(calling, kept, backend):
@@ -297,6 +300,36 @@ async def test_what_is_passed_on_goes_on_with_the_trace(traced, kept, backend):
     assert passage.attributes["url.full"] == f"{backend.url}/models"
     assert sent(backend.requests[0]) == (id_, f"{passage.context.span_id:016x}")
     assert "secret" not in server.to_json() + passage.to_json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "kept_out"),
+    [
+        ({"seed": BIG, "temperature": 1, "max_output_tokens": BIG}, {}, {SEED, "gen_ai.request.max_tokens"}),
+        ({"stop": ["\ud800x"] * 99, "model": "\ud800" * 999}, {}, set()),
+        ({}, {"host": "a:\xb2"}, {PORT}),
+        ({}, {"host": "a:" + "9" * 30, "user-agent": "\xff" * 9999}, {PORT}),
+    ],
+)
+async def test_whatever_a_client_writes_is_answered_and_exported(
+    traced, kept, backend, caplog, fields, headers, kept_out
+):
+    id_, named = trace()
+    headers = headers | named | {"content-type": "application/json"}
+    headers = [(key, value.encode("latin-1")) for key, value in headers.items()]
+    body = json.dumps({"model": "m", "input": "Hi"} | fields).encode()
+    answer = await traced.http.post(
+        "/responses", content=body, headers=[*headers, ("content-type", "application/json")]
+    )
+    assert answer.status_code == 200
+    found = await kept.of(id_, "POST /v1/responses", "turn")
+    (chat,) = (some[0] for name, some in found.items() if name.startswith("chat "))
+    (server,) = found["POST /v1/responses"]
+    assert not kept_out & ({*chat.attributes} - {PORT} | {*server.attributes})
+    assert type(chat.attributes.get("gen_ai.request.temperature", 1.0)) is float
+    assert len(chat.to_json()) + len(server.to_json()) < 10_000
+    encode_spans([span for some in found.values() for span in some])
+    assert not caplog.records
 
 
 async def test_without_traces_the_callers_headers_go_upstream_as_they_came(calling, kept, backend):
@@ -427,6 +460,7 @@ def test_an_answer_may_hold_anything():
     answered.take([chunk({"reasoning": "Hm"}), chunk({"tool_calls": [call]})])
     answered.take([chunk({"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}, "tool_calls")])
     (message,) = json.loads(answered.attributes()["gen_ai.output.messages"])
+    answered.take([chunk({"tool_calls": [{"index": [], "function": {"name": "g"}}]})])
     made = {"type": "tool_call", "id": "c", "name": "f", "arguments": '{"a":1}'}
     assert message["parts"] == [{"type": "reasoning", "content": "Hm"}, made]
     assert message["finish_reason"] == "tool_call"
