@@ -251,6 +251,13 @@ async def test_a_request_has_ended_for_the_store_before_it_has_for_its_client(li
             await socket.create()
 
 
+async def test_what_is_passed_on_is_asked_for_in_a_form_that_can_be_counted(limited, backend):
+    for option, encoding in (("tokens-per-minute", "identity"), ("requests-per-minute", "gzip, br")):
+        caller = await limited(f"--tenant-{option}=100000")
+        ok(await caller.http.post("/chat/completions", json=CHAT, headers={"accept-encoding": "gzip, br"}))
+        assert backend.requests[-1].values("accept-encoding") == [encoding]
+
+
 async def test_what_a_client_does_not_wait_for_counts_as_what_it_asked(limited, backend):
     caller = await limited("--tenant-tokens-per-minute=100000")
     for path, body in [
