@@ -70,11 +70,12 @@ class Pool:
         return [Target(each.group, "", "") for each in self.served]
 
     async def check(self) -> str | None:
-        """None when calls can be served by every group, else why one cannot, and which, where there are several."""
-        faults = await asyncio.gather(*(each.group.check() for each in self.served))
-        for each, fault in zip(self.served, faults, strict=True):
-            if fault:
-                return fault if len(self.served) == 1 else f"{each.group.name}: {fault}"
+        """None when every group can answer, or a fallback for it; else why one cannot, and which, of several."""
+        found = await asyncio.gather(*(each.group.check() for each in self.served))
+        faults = dict(zip(self._by_name, found, strict=True))
+        for name, each in self._by_name.items():
+            if faults[name] and all(faults[fallback.group] for fallback in each.fallbacks):
+                return faults[name] if len(faults) == 1 else f"{name}: {faults[name]}"
         return None
 
     def follow(self, followed: Followed | None) -> None:
