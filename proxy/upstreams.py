@@ -87,9 +87,16 @@ def groups(given: Any) -> tuple[Group, ...]:
         raise ValueError("must be a list of groups, as [{replicas: [http://vllm-0:8000/v1, http://vllm-1:8000/v1]}]")
     found = tuple(_group(f"upstreams[{number}]", entry) for number, entry in enumerate(given))
     names = [group.name for group in found]
+    fallbacks = {fallback.group for group in found for fallback in group.fallbacks}
     for number, group in enumerate(found):
         if group.name in names[:number]:
             raise ValueError(f"upstreams[{number}].name: there are two groups {group.name!r}; give each a name")
+        before = next((earlier.name for earlier in found[:number] if "*" in earlier.models), None)
+        if before is not None and group.name not in fallbacks:
+            raise ValueError(
+                f"upstreams[{number}]: is never asked, as {before!r} before it serves every model and no group has it"
+                " among its fallbacks; the first group that matches serves, so put it before that one"
+            )
         for place, fallback in enumerate(group.fallbacks):
             if fallback.group not in names or fallback.group == group.name:
                 others = ", ".join(name for name in names if name != group.name) or "none"

@@ -84,6 +84,10 @@ def test_no_key_is_shown():
         ("[{replicas: [http://a/v1, http://a/v1/]}]", ["upstreams[0].replicas: http://a/v1 is there twice"]),
         ("[{replicas: [{uri: http://a/v1}]}]", ["upstreams[0].replicas[0]: no such key: uri; is url meant?"]),
         ("[{replicas: [http://a/v1]}, {replicas: [http://b/v1]}]", ["upstreams[1].name: there are two groups '*'"]),
+        (
+            "[{replicas: [http://a/v1]}, {name: b, models: [c], replicas: [http://b/v1]}]",
+            ["upstreams[1]: is never asked, as '*' before it serves every model", "put it before that one"],
+        ),
         ("[{replicas: [http://a/v1], kind: vlm}]", ["upstreams[0].kind='vlm': must be one of auto, vllm"]),
         ("[{replicas: [http://a/v1], models: {a: b}}]", ["upstreams[0].models: must be a list of shell patterns"]),
         ("[{replicas: [http://a/v1], aliases: [a]}]", ["upstreams[0].aliases: must map"]),

@@ -320,7 +320,7 @@ async def test_ready_is_who_has_one_replica_of_every_group(backends, calling):
     a, b, _ = backends
     groups = [
         {"models": ["a*"], "replicas": [dead(), a.url]},
-        {"name": "other", "replicas": [b.url], "health_path": "/up"},
+        {"name": "other", "models": ["o"], "replicas": [b.url], "health_path": "/up"},
         {"name": "covered", "replicas": [dead()], "fallbacks": ["a*"]},
     ]
     caller = await calling(QUIET, upstreams=groups)
