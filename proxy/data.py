@@ -81,6 +81,8 @@ def _check(options: Namespace, *, needed: bool) -> None:
     given = [name for name in ("tenant", "tenant_key", "tenant_id") if getattr(options, name) is not None]
     if len(given) > 1 or (needed and not given):
         raise SettingsError("give one of --tenant NAME, --tenant-key KEY and --tenant-id ID")
+    if options.tenant == "":  # a variable that is not set; a purge of nobody would look as if it had been done
+        raise SettingsError("--tenant: must not be empty")
     if options.tenant_id is not None and not is_tenant(options.tenant_id):
         raise SettingsError(f"--tenant-id={options.tenant_id!r}: must be 32 hex digits, or {SHARED}")
     if options.tenant_key is not None:

@@ -27,7 +27,7 @@ _AHEAD = 8
 """Lineages that are read at a time."""
 
 _PAGE = 1000
-"""Entries of a log read at once."""
+"""Entries of a log, or idempotency keys, read at once."""
 
 _FEW = 32
 """Entries of a log that are read with all else."""
@@ -65,7 +65,7 @@ class Export:
         self.count = Count()
 
     async def lines(self) -> AsyncIterator[Line]:
-        """Every lineage, in the order of their tags, every idempotency key, and the last line."""
+        """Every lineage in the order of their tags, every idempotency key in the order of theirs, and the last line."""
         await self._sweep.complete()
         ahead: list[tuple[str, list[str]]] = []
         async for found in self._sweep.lineages():
@@ -76,8 +76,9 @@ class Export:
                 ahead = []
         for last in await self._read(ahead):
             yield last
-        async for names in self._sweep.own("y:"):
-            for key in await side_by_side(self._key(name.decode()) for name in names):
+        names = sorted({name.decode() async for some in self._sweep.own("y:") for name in some})
+        for at in range(0, len(names), _PAGE):
+            for key in await side_by_side(map(self._key, names[at : at + _PAGE])):
                 if key:
                     self.count.keys += 1
                     yield key

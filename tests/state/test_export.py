@@ -255,6 +255,16 @@ async def test_more_lineages_than_fit_into_memory_come_in_their_order(talk, monk
     assert len(tags) == 40
 
 
+async def test_keys_come_in_an_order_that_does_not_depend_on_the_store(talk):
+    for n in range(20):
+        claim = Claim.of(talk.tenant, f"key {n}", b"body")
+        await talk.state.idempotency.take(claim)
+        await talk.state.idempotency.name(claim, talk.draft().id)
+    lines = [codec.loads(line)["key"] for line in (await exported(talk.state, talk.tenant))[:-1]]
+    assert len(lines) == 20
+    assert lines == sorted(lines)
+
+
 async def test_runs_are_left_out_and_counted(talk):
     draft = talk.draft()
     await talk.state.runs.create(Run(draft.id, talk.tenant, draft.created_at, {}, draft.input), None)
