@@ -55,7 +55,7 @@ def test_the_version_is_the_packages(argv, capsys):
         ),
         (("export", "--tenant-id=ABC"), "--tenant-id='ABC': must be 32 hex digits, or shared"),
         (("purge", "--tenant=", "--yes"), "--tenant: must not be empty"),
-        (("export", "--tenant-key="), "--tenant-key: must be one key"),
+        (("export", "--tenant-key="), "--tenant-key: must hold a key that is not empty"),
         (("export", "--tenant-key=@/no/such"), "--tenant-key: cannot read /no/such"),
         (("export", "--tenant=a", "--store=memory://"), "--store=memory://: is another process's"),
         (("export", "--tenant=a", "--store=x"), "--store='x'"),
