@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -104,15 +105,15 @@ class Found:
     def __init__(self, *, text: bool = False, events: bool = False) -> None:
         self._is_text, self._is_events = text, events
         self._size = self._events = 0
-        self._usage = self._lap = b""
+        self._first = self._usage = self._lap = b""
 
     def read(self, piece: bytes) -> None:
         joined = self._lap + piece
-        at = -1
-        for found in _USAGE.finditer(joined):
-            at = found.end() - 1  # the last one counts: those of streams are cumulative
-        if at >= 0:
-            self._usage = joined[at : at + _LONGEST]
+        known = len(self._lap)  # what ends there was found before
+        if found := [each.end() - 1 for each in _USAGE.finditer(joined) if each.end() > known]:
+            if not self._first and (self._usage or found[1:]):
+                self._first = self._usage or joined[found[0] : found[0] + _LONGEST]
+            self._usage = joined[found[-1] : found[-1] + _LONGEST]
         elif self._usage:
             self._usage += piece[: _LONGEST - len(self._usage)]
         self._lap = joined[-_LAP:]
@@ -122,14 +123,16 @@ class Found:
 
     def tokens(self, asked: int) -> int:
         """As the answer tells, else about. ``asked``: bytes of the request."""
-        told = _told(self._usage)
+        first, last = _object(self._first), _object(self._usage)
+        # the last one counts, those of streams are cumulative; Anthropic's says what came out, the first what went in
+        told = _tokens(last if "total_tokens" in last else first | last)
         if told is not None:
             return told
         return asked // _BYTES + (self._events if self._is_events else self._is_text * self._size // _BYTES)
 
 
-def _told(text: bytes) -> int | None:
-    """The tokens that a usage object tells; None for none. ``text``: begins with it."""
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object that a text begins with; {} for none."""
     depth = size = 0
     for byte in text:
         size += 1
@@ -137,11 +140,14 @@ def _told(text: bytes) -> int | None:
         if depth == 0:
             break
     try:
-        usage = codec.loads(text[:size])
+        value = codec.loads(text[:size])
     except ValueError:
-        usage = None
-    if not isinstance(usage, dict):
-        return None
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def _tokens(usage: dict[str, Any]) -> int | None:
+    """The tokens that a usage object tells; None for none."""
     if isinstance(total := usage.get("total_tokens"), int):
         return counted(total)
     parts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion", "input", "output")]
