@@ -138,8 +138,8 @@ class Passthrough:
         else:
             models, named = [], None
         if grant.models and scope["method"] not in _READING:
-            types = b",".join(value for key, value in scope["headers"] if key == b"content-type").decode("latin-1")
-            _check(every_model(types, await caller.whole(self._limit)), grant)
+            types, codings = _values(scope, b"content-type"), _values(scope, b"content-encoding")
+            _check(every_model(types, await caller.whole(self._limit), codings), grant)
         model = models[-1] if models else ""
         return Asked(self._pool.pick(model, session), caller.body(), named)
 
@@ -187,6 +187,11 @@ async def _relay_body(answer: Forwarded, send: Send) -> None:
 def _value(scope: Scope, name: bytes) -> str:
     """A header's first value, "" for none."""
     return next((value.decode("latin-1").strip() for key, value in scope["headers"] if key == name), "") if name else ""
+
+
+def _values(scope: Scope, name: bytes) -> str:
+    """All values of a header."""
+    return b",".join(value for key, value in scope["headers"] if key == name).decode("latin-1")
 
 
 def _target(scope: Scope) -> bytes:

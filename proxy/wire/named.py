@@ -12,8 +12,12 @@ from proxy import codec
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _FIELD = re.compile(rb'(?im)^content-disposition:[^\r\n]*?;\s*name="?model"?\s*(?:;|$|\r)')
+_CHARSET = re.compile(r'charset="?(?:utf-?8|us-ascii)"?(?=\s*(?:[;,]|$))')
 _DISPOSITION = re.compile(rb'(?i)content-disposition: ?form-data; ?name="([^"\\]*)"(; ?filename\*?=.+)?')
 _FILE = re.compile(rb"(?im)^content-disposition:[^\r\n]*?;\s*filename")
+
+_OTHERS = ("models", "fallbacks")
+"""Where OpenRouter and LiteLLM let a request name those that answer instead of its model."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,15 @@ def in_form(content_type: str, body: bytes) -> list[str]:
     return found
 
 
-def every_model(content_type: str, body: bytes) -> list[str]:
+def every_model(content_type: str, body: bytes, coding: str = "") -> list[str]:
     """Every model that any server may take a body to name; none for a body that two of them may read differently.
 
     For what must not be passed by: servers differ in which of two equal keys counts, in the case of letters, in the
-    encodings that they guess, and in whether they mind the content type or what stands around a value.
+    encodings that they guess or take from the content type, and in whether they mind that or what stands around a
+    value. ``coding``: the body's content coding, which some undo and others do not.
     """
+    if "charset" in _CHARSET.sub("", content_type.lower()) or coding.strip().lower() not in ("", "identity"):
+        return []
     if "multipart/" in content_type.lower():
         return _fields(content_type, body)
     try:
@@ -90,6 +97,9 @@ def every_model(content_type: str, body: bytes) -> list[str]:
     if not isinstance(value, _Pairs) or "urlencoded" in content_type.lower():
         return []
     models = [model for name, model in value if name.lower() == "model"]
+    for name, others in value:
+        if models and name.lower() in _OTHERS:
+            models += others if isinstance(others, list) else [others]
     return models if all(isinstance(model, str) for model in models) else []
 
 

@@ -181,6 +181,12 @@ PASSED_ON = {
     "a form of another": ({"files": {"file": b"x"}, "data": {"model": "m"}}, False),
     "a form of both": ({"files": {"file": b"x"}, "data": {"model": ["m", "qwen3"]}}, False),
     "no form": ({"data": {"model": "qwen3"}}, False),
+    "instead": ({"json": {"model": "qwen3", "models": ["qwen3", "m"]}}, False),
+    "in UTF-7": (
+        {"content": b'{"model": "qwen3", "+AG0-odel": "m"}', "headers": {"content-type": "x; charset=utf-7"}},
+        False,
+    ),
+    "compressed": ({"content": b'{"model": "qwen3"}', "headers": {"content-encoding": "deflate"}}, False),
 }
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.wire.named import every_model, in_form, in_json
@@ -38,7 +38,7 @@ def test_the_model_of_a_json_body_is_found(body, model):
 VALUES = st.recursive(
     st.none()
     | st.booleans()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5)
     | st.sampled_from(["model", "\\", '"']),
     lambda inner: (
@@ -57,6 +57,7 @@ def test_another_name_takes_the_place_of_the_one_that_counts(body):
     assert body.startswith(before) and body.endswith(after)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["model", "a", 'b"', "mode"]), VALUES, max_size=4), st.booleans())
 def test_it_is_what_a_parser_finds_and_another_name_changes_nothing_else(body, is_ascii):
     text = json.dumps(body, ensure_ascii=is_ascii).encode(errors="surrogatepass")
@@ -108,6 +109,12 @@ WRITTEN = {
     "no text": (PLAIN, b'{"model": "a", "model": ["b"]}', []),
     "no JSON": (PLAIN, b'{"model": "a"} {"model": "b"}', []),
     "another encoding": (PLAIN, UTF_16, []),
+    "an encoding by name": (f"{PLAIN}; charset=utf-7", b'{"model": "a", "+AG0-odel": "b"}', []),
+    "the usual one by name": (f'{PLAIN}; Charset="UTF-8"', b'{"model": "a"}', ["a"]),
+    "a form with an encoding": (f"{MULTI}; charset*=utf-16", form((FIELD, b"a")), []),
+    "others to answer instead": (PLAIN, b'{"models": ["b"], "fallbacks": ["c"], "model": "a"}', ["a", "b", "c"]),
+    "others in another form": (PLAIN, b'{"model": "a", "fallbacks": [{"model": "b"}]}', []),
+    "others alone": (PLAIN, b'{"models": ["b"]}', []),
     "a mark in front": (PLAIN, b'\xef\xbb\xbf{"model": "a"}', []),
     "a list": (PLAIN, b'[["model", "a"]]', []),
     "deep": (PLAIN, b"[" * 100_000, []),
@@ -131,6 +138,13 @@ WRITTEN = {
 @pytest.mark.parametrize(("content_type", "body", "models"), WRITTEN.values(), ids=WRITTEN)
 def test_every_model_that_a_server_may_find_is_known_or_none(content_type, body, models):
     assert every_model(content_type, body) == models
+
+
+@pytest.mark.parametrize(
+    ("coding", "models"), [("", ["a"]), ("Identity", ["a"]), ("deflate", []), ("identity, br", [])]
+)
+def test_what_a_server_may_decode_first_names_no_model(coding, models):
+    assert every_model(PLAIN, b'{"model": "a"}', coding) == models
 
 
 def test_the_other_encoding_is_one_that_a_parser_would_guess():
