@@ -12,6 +12,7 @@ import pytest
 import redis
 import yaml
 
+from proxy.access import keyfile
 from proxy.app import create_app
 from proxy.observe.metrics import NAMES
 from proxy.settings import Settings
@@ -129,6 +130,26 @@ def test_every_option_that_is_named_exists(page):
     called = re.findall(r"statecar (?:serve|doctor)\b[^\n]*", text)
     named |= {flag for line in called for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)} - {"--model"}
     assert named <= flags
+
+
+def test_what_pages_for_operators_show_in_yaml_is_taken(tmp_path):
+    key = tmp_path / "key"
+    key.write_text(f"{'k' * 32}\n")
+    names, taken = {field.name for field in fields(Settings)}, set()
+    for page in sorted(OPERATIONS.glob("*.md")):
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+            shown = re.sub(r"@/run/[\w/-]+", f"@{key}", block)
+            found = yaml.safe_load(shown).keys()
+            if found == {"keys", "tenants"}:
+                assert len(keyfile.parse(shown).entries) == 2
+            elif found <= names:
+                (tmp_path / "config.yaml").write_text(shown)
+                more = [] if "upstreams" in found else ["--upstream=demo"]
+                if "access_rules" in found:
+                    more += ["--principal=header:x-user", "--attribute=teams=header:x-t,roles=header:x-r"]
+                Settings.resolve([f"--config={tmp_path / 'config.yaml'}", *more], {})
+                taken |= found
+    assert taken >= {"upstreams", "access_rules", "jwt_issuer", "tenant_stored_bytes", "encryption_key"}
 
 
 def test_the_table_of_metrics_is_current():
