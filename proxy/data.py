@@ -300,4 +300,6 @@ async def _purge(state: State, settings: Settings, options: Namespace) -> int:
         raise Refused(f"this would take away {count} lineages of tenant {tenant}: give --yes")
     purged = await state.purge(tenant).run()
     print(f"purged: {purged.keys} keys, {purged.runs} responses in the making ended", file=sys.stderr)
+    if not purged.done:
+        raise Refused("the tenant goes on storing: take its key away, and purge again")
     return 0

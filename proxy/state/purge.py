@@ -18,10 +18,13 @@ _PASSES = 3
 
 @dataclass(slots=True)
 class Purged:
-    """``keys``: how many are gone. ``runs``: how many responses in the making were ended."""
+    """``keys``: how many are gone. ``runs``: how many responses in the making were ended. ``done``: a last look found
+    nothing more.
+    """
 
     keys: int = 0
     runs: int = 0
+    done: bool = False
 
 
 class Purge:
@@ -41,7 +44,8 @@ class Purge:
         await self._sweep.complete()
         await self._end_runs()
         for _ in range(_PASSES):
-            if not await self._pass():
+            self.purged.done = not await self._pass()
+            if self.purged.done:
                 break
             await self._sweep.complete()
         await self._forget_stops()

@@ -196,6 +196,20 @@ async def test_one_tenant_s_purge_leaves_nothing_of_it_and_all_of_the_other(talk
     assert await exported(talk.state, other.tenant) == lines
 
 
+async def test_a_purge_says_whether_the_tenant_goes_on(talk):
+    async def talking():
+        while True:
+            await talk.turn()
+
+    await talk.turn()
+    going = asyncio.create_task(talking())
+    assert not (await talk.state.purge(talk.tenant).run()).done
+    going.cancel()
+    await asyncio.wait([going])
+    assert (await talk.state.purge(talk.tenant).run()).done
+    assert len(await exported(talk.state, talk.tenant)) == 1
+
+
 async def test_what_an_earlier_statecar_has_not_listed_is_found(talk):
     told = await rich(talk)
     before = await exported(talk.state, talk.tenant)
