@@ -105,16 +105,16 @@ class Passthrough:
                 keep_authorization=self._keep_authorization,
             )
             try:
-                async with AsyncExitStack() as held:
-                    answer = await held.enter_async_context(request)
-                    instead = asked.instead(target, answer.status) if target.fallbacks else None
-                    if instead is None:
-                        await stack.enter_async_context(held.pop_all())
-                        return answer, target.name
+                answer = await stack.enter_async_context(request)
             except UpstreamError as exc:
                 instead = asked.instead(target, exc.status)
                 if instead is None:
                     raise
+            else:
+                instead = asked.instead(target, answer.status) if target.fallbacks else None
+                if instead is None:
+                    return answer, target.name
+                await stack.aclose()  # of the one that could not
             target = instead
 
     async def _asked(self, scope: Scope, caller: Sender) -> Asked:
