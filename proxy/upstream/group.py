@@ -201,12 +201,13 @@ class Group:
         if failure is None or not is_failure(failure):
             self._note(replica.well(trial=trial), replica, "it answers again")
         else:
-            others = partial(self._has_others, replica, now)
+            others = partial(self._has_others, replica)
             self._note(replica.failed(failure, now, trial=trial, others=others), replica, failure.message)
         if failure:
             replica.pause(failure, now)
 
-    def _has_others(self, replica: Replica, now: float) -> bool:
+    def _has_others(self, replica: Replica) -> bool:
+        now = self.now()
         others = (other.closed_until <= now for other in self.replicas if other is not replica)
         return self._has_fallbacks or any(others)
 
@@ -231,7 +232,8 @@ class Group:
         while True:
             if replica.is_due(self.now()):
                 fault = await replica.upstream.check(replica.health_path)
-                self._note(replica.checked(fault, self.now()), replica, fault or "its health check is well")
+                news = replica.checked(fault, self.now(), others=partial(self._has_others, replica))
+                self._note(news, replica, fault or "its health check is well")
             await asyncio.sleep(self._rules.interval)
 
     async def check(self) -> str | None:

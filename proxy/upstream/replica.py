@@ -97,17 +97,18 @@ class Replica:
             return ""
         return self._eject(now)
 
-    def checked(self, fault: str | None, now: float) -> str:
-        """A health check is over; what is wrong, if anything.
+    def checked(self, fault: str | None, now: float, *, others: Callable[[], bool]) -> str:
+        """A health check is over; what is wrong, if anything. ``others``: whether any other replica can be asked.
 
-        A replica that is back by a check alone is out again, for longer, with the next call that fails.
+        A replica that is back by a check alone is out again, for longer, with the next call that fails. By checks alone
+        none is the last to go: all may be too busy for them, and turns are what must be answered.
         """
         self.fault = fault
         if fault is None:
             self._misses, self._failures = 0, self._after - 1 if self.is_out else self._failures
             return self._return()
         self._misses += 1
-        return self._eject(now) if self.is_out or self._misses >= self._after else ""
+        return self._eject(now) if self.is_out or (self._misses >= self._after and others()) else ""
 
     def pause(self, refusal: UpstreamError, now: float) -> None:
         """A refusal may say for how long nothing should be asked."""

@@ -1,6 +1,7 @@
 """What the outcomes of calls make of replicas: retries, pauses, ejection, trials; by a clock of the test's own."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
@@ -453,6 +454,29 @@ async def test_health_checks_eject_and_bring_back_on_probation():
     assert first.asked == asked  # its turn only when a check is well
 
 
+@pytest.mark.parametrize("fallbacks", [False, True])
+async def test_checks_alone_put_the_last_one_out_only_where_another_group_can_be_asked(fallbacks):
+    """All may be too busy to answer checks in time, and yet answer."""
+    fleet = Fleet(3, interval=0.001, fallbacks=fallbacks)
+    checks = Counter()
+
+    async def check(server):
+        checks[server.name] += 1
+        return "busy"
+
+    for server in fleet.servers:
+        server.check = lambda _, server=server: check(server)
+    watching = asyncio.create_task(fleet.group.watch())
+    try:
+        await until(lambda: max(checks.values(), default=0) > 3 + 3 * (not fallbacks) or len(fleet.out) == 3)
+    finally:
+        watching.cancel()
+    assert len(fleet.out) == 2 + fallbacks
+    if not fallbacks:
+        (answered,) = await fleet.call()
+        assert answered not in fleet.out
+
+
 async def until(true):
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110 (a check has no event)
@@ -465,7 +489,7 @@ async def test_a_check_that_is_well_forgives_no_calls():
     replica = fleet.group.replicas[0]
     for _ in range(3):
         assert replica.failed(SLOW, fleet.time, trial=False, others=lambda: True) == ("ejected" if _ == 2 else "")
-        assert replica.is_out or replica.checked(None, fleet.time) == ""
+        assert replica.is_out or replica.checked(None, fleet.time, others=bool) == ""
 
 
 async def test_ready_is_a_group_of_which_one_is_well():
@@ -475,10 +499,10 @@ async def test_ready_is_a_group_of_which_one_is_well():
     fleet.servers[1].health = "also down"
     assert await fleet.group.check() == "down"
     for replica, server in zip(fleet.group.replicas, fleet.servers, strict=True):
-        replica.checked(server.health, fleet.time)
+        replica.checked(server.health, fleet.time, others=bool)
     fleet.servers[1].health = None
     assert await fleet.group.check() == "down"  # as the last checks have it
-    fleet.group.replicas[1].checked(None, fleet.time)
+    fleet.group.replicas[1].checked(None, fleet.time, others=bool)
     assert await fleet.group.check() is None
 
 
