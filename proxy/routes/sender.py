@@ -40,8 +40,14 @@ class Sender:
         return bytes(self._known)
 
     def body(self) -> bytes | AsyncIterator[bytes] | None:
-        """None when there is none; bytes when all of it is there, which can be sent twice; else its parts."""
-        return self._rest() if self._has_more else bytes(self._known) or None
+        """None when there is none; bytes when all of it is there, which can be sent twice; else its parts.
+
+        Given once: it is not kept here while the answer comes.
+        """
+        if self._has_more:
+            return self._rest()
+        body, self._known = bytes(self._known), bytearray()
+        return body or None
 
     async def _take(self) -> None:
         message = await self._parts.get()

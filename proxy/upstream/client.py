@@ -136,6 +136,7 @@ class Upstream:
                 response = await self._transport.handle_async_request(request)
             except httpx.TransportError as exc:
                 raise self._failure(exc, timeouts) from exc
+            del body, request  # not kept while the answer comes
             call.status = response.status_code
             try:
                 yield Forwarded(response, timeouts, call)

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import tracemalloc
 
 import pytest
 
-from tests.backend import CLOSE, Backend, json_reply, reply
+from tests.backend import CLOSE, STREAM_END, STREAM_HEAD, Backend, json_reply, reply
 from tests.callers import refusal
 
 CHAT = "/chat/completions"
@@ -87,6 +88,23 @@ async def test_a_body_in_parts_is_put_together_within_its_limit(backends, groups
         answer = await caller.http.post(CHAT, content=body)
         assert answer.status_code == 413
         assert "at most 5000 bytes" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["gpt", "qwen3", "tiny"])
+async def test_a_body_is_forgotten_once_its_answer_has_begun(backends, groups, model):
+    """``model``: an alias, the only replica's, and one of a group with a choice."""
+    caller, size, go_on = await groups(), 4_000_000, asyncio.Event()
+    for backend in backends:
+        backend.default = (STREAM_HEAD, go_on, STREAM_END)
+    content = chat(model, pad="x" * size)
+    tracemalloc.start()
+    try:
+        async with caller.http.stream("POST", CHAT, content=content):
+            kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/proxy/*")])
+    finally:
+        go_on.set()
+        tracemalloc.stop()
+    assert sum(each.size for each in kept.traces) < size / 4
 
 
 async def test_a_session_finds_its_replica_again(backends, groups):
