@@ -74,6 +74,8 @@ class Passthrough:
             await asyncio.gather(watch, relay, return_exceptions=True)
         if finished:
             relay.result()
+        else:
+            facts(scope)["left"] = True
 
     async def _relay(self, scope: Scope, caller: Sender, send: Send) -> None:
         async with AsyncExitStack() as stack:

@@ -332,6 +332,24 @@ async def test_whatever_a_client_writes_is_answered_and_exported(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("asked", [{"path": "responses", "input": "Hi"}, {"path": "chat/completions", "messages": []}])
+async def test_a_client_that_leaves_is_no_failure_and_is_told(traced, kept, backend, caplog, asked):
+    backend.script(STREAM_HEAD + chunked(sse(*talk("Hel")[:2])), asyncio.Event())
+    id_, headers = trace()
+    body = {"model": "m", "stream": True} | {name: value for name, value in asked.items() if name != "path"}
+    with caplog.at_level("INFO", "statecar.access"):
+        async with traced.http.stream("POST", asked["path"], json=body, headers=headers) as answer:
+            await anext(answer.aiter_bytes())
+        ours = asked["path"] == "responses"
+        found = await kept.of(id_, *(["POST /v1/responses", "turn", "chat m"] if ours else ["POST"]))
+        await eventually(lambda: asyncio.sleep(0, bool(caplog.records)))
+    told = [span for some in found.values() for span in some]
+    (server,) = (span for span in told if span.kind.name == "SERVER")
+    assert server.attributes["statecar.client_left"] is True
+    assert {span.status.status_code.name for span in told} == {"UNSET"}
+    assert [record.fields["status"] for record in caplog.records if record.name == "statecar.access"] == [499]
+
+
 async def test_without_traces_the_callers_headers_go_upstream_as_they_came(calling, kept, backend):
     caller = await calling()
     headers = trace()[1] | {"tracestate": "a=b"}
