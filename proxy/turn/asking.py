@@ -41,18 +41,26 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
         try:
             reply, tries = await put(stack, upstream, plain, headers, written, caller.request_id, context.model)
         except UpstreamError as exc:
-            instead = upstream.instead(exc)
-            if instead is None:
+            if not await fell_back(services, caller, context, exc):
                 raise
-            log.warning("upstream %s answers %d: group %s is asked", upstream.name, exc.status, instead.group)
-            context.upstream, context.model = instead, instead.model
-            plain = context.dialect = await services.manners.of(instead, instead.model, caller.headers)
+            plain = context.dialect
         else:
             break
     context.dialect = tries.dialect
     if tries.last and (better := tries.last(plain)) != plain:
         await services.manners.learn(context.upstream, context.model, better)
     return reply
+
+
+async def fell_back(services: Services, caller: Caller, context: Context, failure: UpstreamError) -> bool:
+    """Whether there is a group to ask instead; the context is then for that one."""
+    upstream, instead = context.upstream, context.upstream.instead(failure)
+    if instead is None:
+        return False
+    log.warning("upstream %s answers %d: group %s is asked", upstream.name, failure.status, instead.group)
+    context.upstream, context.model = instead, instead.model
+    context.dialect = await services.manners.of(instead, instead.model, caller.headers)
+    return True
 
 
 async def put(

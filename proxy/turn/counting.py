@@ -21,7 +21,7 @@ from proxy.translate.reply import is_error
 from proxy.translate.request import to_chat
 from proxy.translate.response import restore
 from proxy.translate.tools import ToolPlan, plan
-from proxy.turn.asking import asked
+from proxy.turn.asking import asked, fell_back
 from proxy.turn.context import Context, context_of
 from proxy.turn.listings import offered
 from proxy.turn.services import Caller, Services
@@ -43,14 +43,18 @@ async def input_tokens(request: Request, services: Services, caller: Caller) -> 
     """
     async with AsyncExitStack() as stack:
         context = await context_of(request, services, caller, stack, storing=False)
-    hosting = await offered(request, services.hosted, [*context.past.items, *context.given], context.dialect)
-    refused: UpstreamError | None = None
-    try:
-        counted = await tokenized(request, hosting, context, caller)
-    except UpstreamError as exc:
-        if not _is_missing(exc, context.model, context.dialect.kind):
-            raise
-        counted, refused = None, exc
+    counted, refused = None, None
+    while True:
+        hosting = await offered(request, services.hosted, [*context.past.items, *context.given], context.dialect)
+        try:
+            counted = await tokenized(request, hosting, context, caller)
+        except UpstreamError as exc:
+            if await fell_back(services, caller, context, exc):
+                continue
+            if not _is_missing(exc, context.model, context.dialect.kind):
+                raise
+            refused = exc
+        break
     if counted is None and services.count_by_generation:
         return await _by_generation(request, hosting, services, caller, context), True
     if counted is None:

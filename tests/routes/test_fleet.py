@@ -297,6 +297,19 @@ async def test_tokens_are_counted_by_the_model_that_an_alias_stands_for(backends
     assert {request.json["model"] for request in backends[0].requests} == {"qwen"}
 
 
+async def test_tokens_are_counted_by_the_group_that_would_answer(backends, calling):
+    a = backends[0]
+    a.default = (json_reply({"count": 5, "max_model_len": 9, "tokens": [1] * 5}),)
+    groups = [
+        {"models": ["big"], "replicas": [dead()], "kind": "vllm", "fallbacks": [{"group": "*", "model": "small"}]},
+        {"replicas": [a.url], "kind": "sglang"},
+    ]
+    caller = await calling(QUIET, upstreams=groups)
+    answer = await caller.http.post("/responses/input_tokens", json={"model": "big", "input": "Hi"})
+    assert ok(answer)["input_tokens"] == 5
+    assert {request.json["model"] for request in a.requests} == {"small"}
+
+
 async def test_who_fails_its_health_checks_is_asked_nothing_until_it_is_well(backends, calling):
     a, b, _ = backends
     a.default = (json_reply({}, status=503),)
