@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _FORM = 64 * 1024
 """Bytes at the beginning of a form in which its model is looked for."""
 _AHEAD = 64
-"""Bytes in which a JSON object begins."""
+"""Bytes in which a JSON object begins, or nothing but white space does."""
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _EVENTS = re.compile(rb"\s*text/event-stream\b", re.IGNORECASE)
 
@@ -113,7 +113,7 @@ class Passthrough:
                 if instead is None:
                     raise
             else:
-                instead = asked.instead(target, answer.status) if target.fallbacks else None
+                instead = asked.instead(target, answer.status)
                 if instead is None:
                     return answer, target.name
                 await stack.aclose()  # of the one that could not
@@ -134,7 +134,7 @@ class Passthrough:
         content_type = _value(scope, b"content-type")
         if content_type.lower().startswith("multipart/form-data"):
             models, named = in_form(content_type, await caller.beginning(_FORM)), None
-        elif (await caller.beginning(_AHEAD)).lstrip()[:1] == b"{":
+        elif (await caller.beginning(_AHEAD)).lstrip()[:1] in (b"{", b""):
             named = in_json(await caller.whole(self._limit))
             models = [named.model] if named else []
         else:
@@ -143,15 +143,18 @@ class Passthrough:
             types, codings = _values(scope, b"content-type"), _values(scope, b"content-encoding")
             _check(every_model(types, await caller.whole(self._limit), codings), grant)
         model = models[-1] if models else ""
-        return Asked(self._pool.pick(model, session), caller.body(), named)
+        return Asked(self._pool.pick(model, session), caller.body(), model, named)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Who is asked at first, and the ``body``; ``named``: where that names its model."""
+    """Who is asked at first, and the ``body``. ``model``: as that names it, "" where it does not; ``named``: the same
+    where it can be given another name.
+    """
 
     target: Target
     body: bytes | AsyncIterator[bytes] | None
+    model: str = ""
     named: Named | None = None
 
     def message(
@@ -165,9 +168,14 @@ class Asked:
         return [*kept, (b"content-length", b"%d" % len(body))], body
 
     def instead(self, target: Target, status: int) -> Target | None:
-        """Who is asked after an answer of this status; None where it stands, or the body cannot be sent again."""
+        """Who is asked after an answer of this status; None where it stands, or the body cannot be sent there."""
         is_whole = self.body is None or isinstance(self.body, bytes)
-        return target.instead(UpstreamError(f"The upstream answered {status}.", status=status)) if is_whole else None
+        if not target.fallbacks or not is_whole:
+            return None
+        _, model = target.fallbacks[0]
+        if self.model not in ("", model) and not self.named:
+            return None
+        return target.instead(UpstreamError(f"The upstream answered {status}.", status=status))
 
 
 def _check(models: list[str], grant: Grant) -> None:

@@ -49,7 +49,8 @@ def chat(model, **more):
 async def test_a_bodys_model_decides_and_an_alias_becomes_the_models_name_and_nothing_else(backends, groups):
     caller = await groups()
     body = b' {"x": 1.50,  "model" :"gpt", "messages":[ ]}'
-    for content in (body, chat("qwen3-4b"), chat("tiny"), b'{"messages": []}', b"no JSON"):
+    far = b"\n" * 100 + chat("tiny")
+    for content in (body, chat("qwen3-4b"), far, b'{"messages": []}', b"no JSON", b" " * 100):
         answer = await caller.http.post(CHAT, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 200
     assert [request.body for request in asked(backends[0])] == [
@@ -57,8 +58,9 @@ async def test_a_bodys_model_decides_and_an_alias_becomes_the_models_name_and_no
         chat("qwen3-4b"),
         b'{"messages": []}',  # which model that means is the first group's to say
         b"no JSON",
+        b" " * 100,
     ]
-    assert [request.body for request in asked(backends[1]) + asked(backends[2])] == [chat("tiny")]
+    assert [request.body for request in asked(backends[1]) + asked(backends[2])] == [far]
     refused = await caller.http.post(CHAT, content=chat("llama"))
     assert refusal(refused) == (404, "model_not_found", "model")
 
@@ -143,6 +145,15 @@ async def test_another_group_answers_by_its_own_name_for_the_model(backends, gro
         backend.default = (BUSY,)
     last = await caller.http.post(CHAT, content=chat("gpt"))
     assert (last.status_code, last.content) == (503, b"busy"), "the last one's own answer"
+
+
+async def test_a_form_goes_to_no_group_that_has_another_name_for_its_model(backends, groups):
+    caller = await groups()
+    backends[0].default = (BUSY,)
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await caller.http.post("/audio/x", content=FORM % (b"model", b"", b"qwen3") + b"--x--", headers=headers)
+    assert (answer.status_code, answer.content) == (503, b"busy")
+    assert not asked(backends[1]) + asked(backends[2])
 
 
 async def test_500_and_what_is_not_whole_are_asked_once(backends, groups):
