@@ -162,17 +162,33 @@ def _structure(given: Any) -> Any:
 def in_yaml(text: str, *, secret: bool = False) -> Any:
     """What a YAML text holds, every scalar of it as text: so `off` is no boolean and a key of digits no number.
 
-    ``secret``: nothing of the text may be told. Raises ValueError for what is no YAML.
+    ``secret``: nothing of the text may be told. Raises ValueError for what is no YAML, and for a mapping with a key
+    twice, of which one would count for nothing.
     """
     try:
-        return (_FAST if secret else yaml.BaseLoader)(text).get_single_data()
+        return (_Fast if secret else _Plain)(text).get_single_data()
     except (yaml.YAMLError, UnicodeError, RecursionError) as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"near line {mark.line + 1}" if mark else "it cannot be read"
         raise ValueError(f"no YAML: {where if secret else ' '.join(str(exc).split())}") from None
 
 
-_FAST: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+class _Unique(yaml.constructor.BaseConstructor):
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise ValueError(f"the same name twice in one mapping: again in line {key.start_mark.line + 1}")
+            seen.add(str(key.value))
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+class _Plain(_Unique, yaml.BaseLoader):
+    pass
+
+
+_Fast: Any = type("_Fast", (_Unique, getattr(yaml, "CBaseLoader", yaml.BaseLoader)), {})
 """Seven times as fast, where libyaml is there; for what may be long. The other one's errors say more."""
 
 

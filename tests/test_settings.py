@@ -240,6 +240,8 @@ WRONG_FILES = {
     "vendor_keys: {a: b}": ["vendor_keys in ", "list of texts"],
     "- port": ["must be a mapping"],
     "port: [": ["no YAML"],
+    "port: 1\nworkers: 2\nport: 3": ["the same name twice in one mapping: again in line 3"],
+    "upstreams: [{replicas: [http://a/v1],\n replicas: [http://b/v1]}]": ["again in line 2"],
 }
 
 
