@@ -305,6 +305,7 @@ async def _lifespan(
     for group in (served.group for served in pool.served if not served.group.only):
         for replica in group.replicas:
             metrics.replica("returned", group.name, replica.name)
+    authenticator.begin()
     runner.open()
     try:
         await state.ping()

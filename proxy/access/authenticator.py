@@ -43,6 +43,11 @@ class Authenticator:
         self._scoped, self._quota = settings.jwt_scopes, quota
         self.limits = bool(quota or self._file)
 
+    def begin(self) -> None:
+        """Keeps an eye on the key file from now on."""
+        if self._file:
+            self._file.begin()
+
     async def identity(self, headers: Headers) -> Identity:
         """Who sends these headers. Raises Unauthorized, KeysUnavailable."""
         entry, claims = await self._caller(headers)

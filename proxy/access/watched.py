@@ -15,7 +15,7 @@ from proxy.errors import KeysUnavailable
 log = logging.getLogger("statecar")
 
 _EVERY = 1.0
-"""Seconds after which a request looks whether a file has changed: with the reading, within two it counts."""
+"""Seconds after which it is looked whether a file has changed: with the reading, within two it counts."""
 
 _AGAIN = 5.0
 """Seconds after which a file that could not be read is tried again, changed or not: what it names may be there now."""
@@ -27,8 +27,9 @@ _State = tuple[tuple[int, int, int, int] | None, ...]
 class KeyFile:
     """Its keys. One that cannot be read, or says what is wrong, leaves those that were read before, and is logged.
 
-    Requests look, no task does: a process that nobody asks anything does nothing. Those that come while a changed file
-    is being read wait for it, so that no key is taken that was withdrawn long ago.
+    Requests that come while a changed file is being read wait for it, so that no key is taken that was withdrawn long
+    ago. After ``begin`` it looks by itself too: a process that was asked nothing between a change and a file that is
+    broken would keep the keys of before both.
     """
 
     def __init__(self, path: str) -> None:
@@ -38,6 +39,11 @@ class KeyFile:
         self._due, self._again = 0.0, inf
         self._told = ""
         self._reading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Looks from now on, whether or not anybody asks."""
+        self._looking = asyncio.create_task(self._look_on())
 
     async def table(self) -> KeyTable:
         """What it says by now. Raises KeysUnavailable where it was never read."""
@@ -60,11 +66,17 @@ class KeyFile:
         if self._reading is not None:
             await asyncio.shield(self._reading)
 
+    async def _look_on(self) -> None:
+        while True:
+            await self._looked()
+            await asyncio.sleep(self._due - asyncio.get_running_loop().time())
+
     async def close(self) -> None:
-        """Ends a reading under way."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        """Ends the looking, and a reading under way."""
+        for task in (self._looking, self._reading):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
     def _look(self) -> _State:
         """As the links lead now: Kubernetes changes a mounted Secret by another target of one link."""

@@ -84,6 +84,7 @@ WRONG = {
     "tenants: {a: {limits: {tokens_per_minute: -1}}}": "tenants.a.limits.tokens_per_minute: must be a whole number",
     "keys:\n  - key: HUSH\n   name: [HUSH": "no YAML: near line 3",
     "keys: [{key: *HUSH}]": "no YAML",
+    "keys: [{key: HUSH}]\nkeys: [{key: HUSH2}]": "the same name twice in one mapping: again in line 2",
 }
 
 
@@ -146,6 +147,15 @@ async def test_kubernetes_changes_a_file_by_another_target_of_a_link(file, path,
     assert await known(file) == {"b"}
 
 
+async def seen(file, key):
+    """Waits until the file's first key is this one, and asks for nothing."""
+    for _ in range(500):
+        if file._table and next(iter(file._table.entries)) == digest(key):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"the file that begins with {key} was not read")
+
+
 @pytest.mark.parametrize("broken", ["keys: [{key: HUSH", "", "keys: HUSH", b"\xff\xfe\x00", None])
 async def test_a_broken_file_leaves_the_keys_of_before_and_is_told_once(file, path, caplog, broken):
     caplog.set_level(logging.INFO, "statecar")
@@ -163,6 +173,17 @@ async def test_a_broken_file_leaves_the_keys_of_before_and_is_told_once(file, pa
     write(path, "c")
     assert await known(file) == {"c"}
     assert "read again, 1 keys" in caplog.text
+
+
+async def test_a_process_that_nobody_asks_sees_each_change_too(file, path, monkeypatch):
+    monkeypatch.setattr("proxy.access.watched._EVERY", 0.01)
+    write(path, "a", "b")
+    file.begin()
+    await seen(file, "a")
+    write(path, "b")  # "a" is withdrawn
+    await seen(file, "b")
+    path.write_text("keys: [")
+    assert await known(file) == {"b"}
 
 
 async def test_a_key_in_a_file_of_its_own_changes_with_that_file(file, path, tmp_path):

@@ -1,5 +1,6 @@
 """Keys of the key file at every edge: whose state they open, and what they may."""
 
+import asyncio
 import json
 import logging
 import time
@@ -29,6 +30,12 @@ def path(tmp_path):
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": KEYS}))
     return path
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """A changed file counts with the next request."""
+    monkeypatch.setattr("proxy.access.watched._EVERY", 0.0)
 
 
 @pytest.fixture
@@ -215,8 +222,7 @@ async def test_a_preflight_carries_no_key(calls, backend):
     assert (await calls(None, "OPTIONS", "/models")).status_code == 200
 
 
-async def test_a_withdrawn_key_ends_over_http_and_on_open_websockets(calls, url, path, monkeypatch):
-    monkeypatch.setattr("proxy.access.watched._EVERY", 0.0)
+async def test_a_withdrawn_key_ends_over_http_and_on_open_websockets(at_once, calls, url, path):
     async with opened(url, "k-all") as socket:
         assert len(await socket.ask()) > 1
         path.write_text(json.dumps({"keys": [{"key": "k-new", "tenant": "one", "models": ["other"]}]}))
@@ -228,6 +234,17 @@ async def test_a_withdrawn_key_ends_over_http_and_on_open_websockets(calls, url,
         assert (await calls("k-new", "GET", "/responses")).status_code == 200
         path.write_text(json.dumps({"keys": [{"key": "k-all", "expires": int(time.time()) + 1000}]}))
         assert len(await socket.ask()) > 1
+
+
+async def test_a_server_that_nobody_asks_sees_that_its_key_file_is_broken(serve, path, caplog, monkeypatch):
+    monkeypatch.setattr("proxy.access.watched._EVERY", 0.01)
+    await serve(f"--keys-file={path}")
+    path.write_text("keys: [")
+    for _ in range(500):
+        if f"key file {path}: no YAML" in caplog.text:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(caplog.text)
 
 
 async def test_without_a_file_to_be_read_nobody_is_let_in_but_by_the_option_and_told_to_come_again(
