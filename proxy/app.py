@@ -244,7 +244,7 @@ class Door:
                     raise
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a coroutine runs in a task
                 if not facts(scope).get("begun"):
-                    await refusal(ShuttingDown())(scope, receive, send)
+                    await refusal(ShuttingDown(), scope)(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _canonical(scope["path"])
@@ -271,7 +271,7 @@ class Door:
             await self.sockets(scope, receive, send)
         except StatecarError as exc:
             if "websocket.http.response" in scope.get("extensions", {}):
-                await refusal(exc)(scope, receive, send)
+                await refusal(exc, scope)(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008})
 
@@ -286,7 +286,7 @@ class Door:
                 await self.passthrough(scope, receive, send)
         except StatecarError as exc:
             facts(scope)["passed_on"] = False
-            await refusal(exc)(scope, receive, send)
+            await refusal(exc, scope)(scope, receive, send)
 
 
 @asynccontextmanager

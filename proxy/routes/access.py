@@ -12,7 +12,7 @@ from starlette.types import Scope
 from proxy.access import Authenticator, Identity
 from proxy.errors import InsufficientScope, ModelNotFound, StoreUnavailable
 from proxy.grants import AREAS, Grant
-from proxy.routes.edge import facts
+from proxy.routes.edge import LIMITS, facts
 from proxy.state import SHARED, State, fixed_secret, tenant_id
 from proxy.turn import Caller
 from proxy.upstream import forwarded
@@ -59,7 +59,8 @@ class Access:
         if identity.key:
             known["key"] = identity.key
         scope["statecar.grant"] = grant
-        return Caller(tenant, headers, known.get("request_id", ""), principal=identity.principal, grant=grant)
+        limits: dict[str, str] = scope.setdefault(LIMITS, {}) if grant.quota else {}
+        return Caller(tenant, headers, known.get("request_id", ""), {}, identity.principal, grant, limits)
 
     async def renewed(self, caller: Caller, request: HTTPConnection) -> Caller:
         """The caller of a connection that has been open for a while: keys are withdrawn meanwhile, and tokens end."""

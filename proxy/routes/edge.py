@@ -22,6 +22,10 @@ class ClientGone(Exception):
     """The client left before it had its answer; nobody is there to be told."""
 
 
+LIMITS = "statecar.limits"
+"""Where a scope has the headers that go with every answer to a request that was let in."""
+
+
 def facts(scope: Scope) -> dict[str, Any]:
     """What the access log will say of this request."""
     known: dict[str, Any] = scope.setdefault("statecar", {})

@@ -47,6 +47,7 @@ class Limited:
             asked = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
             scope = {**scope, "headers": [*asked, (b"accept-encoding", b"identity")]}
         async with self._quotas.admitted(caller.tenant, caller.grant.quota) as admission:
+            caller.limits.update(admission.headers)
             exchange = _Exchange(scope, receive, send, admission, self._quotas)
             try:
                 await self._app(scope, exchange.receive, exchange.send)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import MethodNotAllowed, NotFound, StatecarError
-from proxy.routes.edge import answer, facts
+from proxy.routes.edge import LIMITS, answer, facts
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
@@ -65,13 +65,13 @@ class Resources:
         except StatecarError as exc:
             if facts(scope).get("begun"):
                 raise
-            await refusal(exc)(scope, receive, send)
+            await refusal(exc, scope)(scope, receive, send)
         except ClientDisconnect:  # while its body was read: nobody is there to be told
             facts(scope)["left"] = True
         except Exception:
             if not facts(scope).get("begun"):
                 broken = StatecarError("The server had an error while processing your request. Sorry about that!")
-                await refusal(broken)(scope, receive, send)
+                await refusal(broken, scope)(scope, receive, send)
             raise  # the server logs it
 
     def _at(self, scope: Scope) -> Resource:
@@ -85,6 +85,6 @@ class Resources:
         raise NotFound(f"There is nothing at {path} here.")
 
 
-def refusal(exc: StatecarError) -> ASGIApp:
+def refusal(exc: StatecarError, scope: Scope) -> ASGIApp:
     """An error as the answer that it is (wire §2)."""
-    return answer(exc.body(), exc.status, exc.headers)
+    return answer(exc.body(), exc.status, exc.headers | scope.get(LIMITS, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
 from proxy.translate.items import public
 from proxy.translate.response import restore
-from proxy.turn import Services, Turn, compact, counted, input_tokens, stateless
+from proxy.turn import Services, Turn, admit, compact, counted, input_tokens, stateless
 from proxy.waits import Waits, begin
 from proxy.wire import (
     compact_response,
@@ -223,7 +224,8 @@ class Responses:
         check_asked(caller, body)
 
         async def compacted() -> tuple[dict[str, Any], dict[str, str]]:
-            async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
+            async with AsyncExitStack() as stack:
+                admission = await admit(stack, self.services, caller, stores=False)
                 answered, headers = await compact(body, self.services, caller, admission)
             return answered, headers | admission.headers
 
@@ -236,7 +238,8 @@ class Responses:
         check_asked(caller, body, "read")
 
         async def counted_here() -> tuple[dict[str, Any], dict[str, str]]:
-            async with self._state.quotas.admitted(caller.tenant, caller.grant.quota) as admission:
+            async with AsyncExitStack() as stack:
+                admission = await admit(stack, self.services, caller, stores=False)
                 tokens, generated = await input_tokens(body, self.services, caller)
                 admission.tokens = counted(tokens * generated)
             return {"object": "response.input_tokens", "input_tokens": tokens}, admission.headers

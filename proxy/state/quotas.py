@@ -205,7 +205,9 @@ def _headers(quota: Quota, used: tuple[int, int], resets: list[int]) -> dict[str
 
 def _refusal(why: str, quota: Quota, wait: int, there: int, headers: dict[str, str]) -> StatecarError:
     if why == "bytes":
-        return StorageFull(quota.stored_bytes, there, wait)
+        full = StorageFull(quota.stored_bytes, there, wait)
+        full.headers |= headers
+        return full
     most = {
         "requests": quota.requests_per_minute,
         "tokens": quota.tokens_per_minute,

@@ -1,6 +1,6 @@
 """One turn: history, chat body, upstream round, events, saved. And what is asked of a context without a turn."""
 
-from proxy.turn.admission import counted
+from proxy.turn.admission import admit, counted
 from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
@@ -25,6 +25,7 @@ __all__ = [
     "ShuttingDown",
     "Turn",
     "TurnTraced",
+    "admit",
     "caller_of",
     "compact",
     "counted",

@@ -26,7 +26,10 @@ async def admit(
 ) -> Admission:
     """Lets a request in for as long as ``stack`` is open. Raises as ``Quotas.admitted`` does."""
     quotas, quota = services.state.quotas, caller.grant.quota
-    return await stack.enter_async_context(quotas.admitted(caller.tenant, quota, stores=stores, again=again))
+    admitted = quotas.admitted(caller.tenant, quota, stores=stores, again=again)
+    admission = await stack.enter_async_context(admitted)
+    caller.limits.update(admission.headers)
+    return admission
 
 
 def note(admission: Admission, work: Work, *, asked: bool, saved: bool) -> None:

@@ -82,7 +82,7 @@ class Caller:
     ``request_id``: of the request at work, which the ids of its upstream calls begin with; "" for none.
     ``recent``: what only the caller's connection knows, by the response that it ends with (wire §13.6).
     ``principal``: the user within the tenant, where users are told apart: it owns what it makes. ``grant``: what the
-    caller may do.
+    caller may do. ``limits``: headers that tell how its tenant's limits stand, known once its request was let in.
     """
 
     tenant: str
@@ -91,6 +91,7 @@ class Caller:
     recent: Mapping[str, Past] = field(default_factory=dict)
     principal: Principal | None = None
     grant: Grant = EVERYTHING
+    limits: dict[str, str] = field(default_factory=dict)
 
     def without_key(self) -> Caller:
         """The same, for an upstream that wants no key of the caller's."""

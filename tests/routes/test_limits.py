@@ -223,6 +223,20 @@ async def test_limits_of_the_upstream_stand_back_behind_ours(limited, backend):
         assert answer.headers["x-ratelimit-limit-tokens"] == "8"
 
 
+async def test_errors_of_what_was_let_in_tell_the_limits_too(limited, backend):
+    caller = await limited("--tenant-requests-per-minute=100")
+    told = ("x-ratelimit-limit-requests: 7",)
+    backend.default = (json_reply({"error": {"message": "no"}}, status=400, headers=told),)
+    for ask in (*asks(caller).values(), caller.ask(previous_response_id="resp_none"), passing(caller)):
+        answer = await ask
+        assert answer.status_code in (200, 400, 501)
+        assert answer.headers.get_list("x-ratelimit-limit-requests") == ["100"], answer.request.content
+    backend.default = (CLOSE,)
+    for ask in (caller.ask(), caller.ask(stream=True), passing(caller)):
+        assert (await ask).headers["x-ratelimit-limit-requests"] == "100"
+    assert "x-ratelimit-limit-requests" not in (await caller.http.get("/responses/resp_none")).headers
+
+
 async def test_a_turn_is_at_work_until_its_end_or_its_client_leaves(limited, backend):
     caller = await limited("--tenant-concurrent-turns=1")
     backend.default = (STREAM_HEAD + chunked(sse(*talk("Hel")[:2])), asyncio.Event())
@@ -317,12 +331,13 @@ async def passing(caller):
 
 
 async def test_stored_bytes_fill_up_and_what_is_deleted_is_free_again(limited, backend):
-    caller = await limited("--tenant-stored-bytes=6000")
+    caller = await limited("--tenant-stored-bytes=6000", "--tenant-requests-per-minute=100")
     made = []
     while (answer := await caller.ask("x" * 800)).status_code == 200:
         made.append(answer.json()["id"])
     assert 4 <= len(made) <= 6
     assert error_of(answer)["code"] == "insufficient_quota" and answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-ratelimit-remaining-requests"] == str(100 - len(made))
     before = caller.usage.stored()
     items = [{"role": "user", "content": "y" * 3000}]
     assert error_of(await caller.http.post("/conversations", json={"items": items}))["code"] == "insufficient_quota"
