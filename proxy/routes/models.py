@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import ModelNotFound, UpstreamError
+from proxy.errors import ModelNotFound, UpstreamError, UpstreamTimeout
 from proxy.grants import EVERYTHING, Grant
 from proxy.routes.edge import answer, facts
 from proxy.upstream import Pool, Served, Target, forwarded
@@ -20,6 +20,9 @@ from proxy.upstream import Pool, Served, Target, forwarded
 log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/v1(?:/openai/v1)?/models(?:/(.+))?\Z", re.DOTALL)
+
+_PATIENCE = 5.0
+"""Seconds that a group's list may take, other replicas included: everybody waits for the slowest group."""
 
 Model = dict[str, Any]
 
@@ -74,7 +77,11 @@ class Models:
     async def _of(self, served: Served, target: Target, headers: list[tuple[str, str]]) -> dict[str, Model]:
         """What a group has of that which it serves, and its aliases. Raises UpstreamError."""
         try:
-            told = await target.ask("GET", "/v1/models", headers=headers)
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    told = await target.ask("GET", "/v1/models", headers=headers)
+            except TimeoutError:
+                raise UpstreamTimeout(f"The upstream did not tell its models within {_PATIENCE:g} s.") from None
             listed = told.get("data") if isinstance(told, dict) else None
             if not isinstance(listed, list):
                 raise UpstreamError("The upstream's list of models is none.")

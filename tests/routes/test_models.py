@@ -1,8 +1,10 @@
 """``/v1/models`` of several groups as one list."""
 
+import asyncio
+
 import pytest
 
-from tests.backend import Backend, json_reply
+from tests.backend import Backend, json_reply, reply
 from tests.callers import Caller, ok, refusal
 
 
@@ -68,6 +70,36 @@ async def test_a_group_that_does_not_answer_is_left_out(backends, caller, caplog
     answer = await caller.http.get("/models")
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "no"
+
+
+async def test_a_group_that_hangs_keeps_nobody_waiting_for_the_others(backends, calling, monkeypatch):
+    monkeypatch.setattr("proxy.routes.models._PATIENCE", 0.2)
+    a, b = backends
+    a.default = (asyncio.Event(),)
+    groups = [
+        {"models": ["qwen*"], "replicas": [a.url, a.url.replace("127.0.0.1", "localhost")]},
+        {"replicas": [b.url]},
+    ]
+    caller = await calling("--upstream-health-interval=0", upstreams=groups)
+    assert list(await listed(caller)) == ["llama-3", "org/tiny", "gpt-4o"]
+    b.default = (asyncio.Event(),)
+    assert (await caller.http.get("/models")).status_code == 504
+
+
+ODD = {
+    "no JSON": b"<html>",
+    "a list": b"[]",
+    "no data": b'{"object": "list"}',
+    "data that is none": b'{"data": {"id": "a"}}',
+    "odd entries": b'{"data": [1, null, {}, {"id": 1}, {"id": ["a"]}, {"id": {}}, []]}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+async def test_whatever_one_group_answers_the_others_models_are_told(backends, caller, odd):
+    backends[0].default = (reply(odd),)
+    assert list(await listed(caller)) == ["llama-3", "org/tiny", "small"]
 
 
 async def test_the_callers_key_goes_to_every_group(backends, caller):
