@@ -70,6 +70,18 @@ async def test_a_body_that_comes_in_parts_is_sent_once(two):
     assert sum(len(backend.requests) for backend in two) == 1
 
 
+async def test_a_body_that_comes_in_parts_goes_to_another_where_one_cannot_be_reached(two):
+    async def parts():
+        yield b"{"
+        yield b"}"
+
+    two[0].default = (reply(b"yes"),)
+    async with pool_of({"replicas": [dead(), two[0].url]}) as pool:
+        for _ in range(4):
+            assert await forwarded(pool.pick("m"), parts()) == (200, b"yes")
+    assert {request.body for request in two[0].requests} == {b"{}"}
+
+
 @pytest.mark.parametrize("status", [404, 500, 501, 503])
 async def test_an_endpoint_that_a_server_has_not_says_nothing_of_the_server(two, status):
     for backend in two:
