@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 _FORM = 64 * 1024
 """Bytes at the beginning of a form in which its model is looked for."""
-_AHEAD = 64
-"""Bytes in which a JSON object begins, or nothing but white space does."""
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _EVENTS = re.compile(rb"\s*text/event-stream\b", re.IGNORECASE)
 
@@ -134,7 +132,7 @@ class Passthrough:
         content_type = _value(scope, b"content-type")
         if content_type.lower().startswith("multipart/form-data"):
             models, named = in_form(content_type, await caller.beginning(_FORM)), None
-        elif (await caller.beginning(_AHEAD)).lstrip()[:1] in (b"{", b""):
+        elif await caller.first() in (b"{", b""):  # white space may stand before an object
             named = in_json(await caller.whole(self._limit))
             models = [named.model] if named else []
         else:

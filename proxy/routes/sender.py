@@ -9,6 +9,9 @@ from starlette.types import Message, Receive
 
 from proxy.errors import TooLarge
 
+_AHEAD = 64
+"""Bytes of white space after which nobody waits for anything else."""
+
 
 class Sender:
     """``first``: the message that its request began with. One task at a time may ask a server for more."""
@@ -24,6 +27,12 @@ class Sender:
         while (message := await self._receive())["type"] != "http.disconnect":
             if self._is_wanted:
                 await self._parts.put(message)
+
+    async def first(self) -> bytes:
+        """The first byte that is no white space, as soon as it is there; b"" where so much is nothing else."""
+        while not (begun := self._known[:_AHEAD].lstrip()) and self._has_more and len(self._known) < _AHEAD:
+            await self._take()
+        return bytes(begun[:1])
 
     async def beginning(self, size: int) -> bytes:
         """So many bytes of the body, or all of it where that is less."""

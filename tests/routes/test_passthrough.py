@@ -13,6 +13,7 @@ from proxy.errors import StatecarError
 from proxy.routes.passthrough import Passthrough
 from proxy.settings import Settings
 from proxy.upstream import open_pool
+from proxy.upstreams import Group, Replica
 from tests.backend import (
     CLOSE,
     DONE,
@@ -39,16 +40,20 @@ def application(pool, *, keep_authorization=True):
 
 
 @asynccontextmanager
-async def proxied(url, *, api_key=None, keep_authorization=True, **options):
-    pool = open_pool(Settings(upstream=url, upstream_api_key=api_key or ""))
+async def proxied(url, *, api_key=None, keep_authorization=True, groups=(), **options):
+    behind = {"upstreams": groups} if groups else {"upstream": url}
+    pool = open_pool(Settings(**behind, upstream_api_key=api_key or ""))
     async with serving(application(pool, keep_authorization=keep_authorization), **options) as front:
         yield front
     await pool.aclose()
 
 
-@pytest.fixture
-async def front(backend):
-    async with proxied(backend.url) as front:
+@pytest.fixture(params=["an upstream", "groups"])
+async def front(backend, request):
+    """Nothing differs where a body's model may decide."""
+    other = Group("other", (Replica("http://127.0.0.1:9/v1"),), models=("other*",))
+    groups = (Group("all", (Replica(backend.url),)), other) if request.param == "groups" else ()
+    async with proxied(backend.url, groups=groups) as front:
         yield front
 
 
