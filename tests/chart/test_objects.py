@@ -125,9 +125,14 @@ def test_every_variable_of_a_situation_is_an_option_with_a_right_value(values):
     assert {name for name in env if name.startswith("STATECAR_")} <= {
         f"STATECAR_{f.name.upper()}" for f in fields(Settings)
     }
-    assert {name for name in env if not name.startswith("STATECAR_")} <= {"VALKEY_PASSWORD", "TZ", "POD_PREFIX"}
+    assert {name for name in env if not name.startswith("STATECAR_")} <= {
+        "VALKEY_PASSWORD",
+        "TZ",
+        "POD_PREFIX",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    }
     settings = Settings.resolve([], env | {"STATECAR_CONFIG": ""})
-    assert settings.host in ("0.0.0.0", "::") and settings.upstream and settings.store
+    assert settings.host in ("0.0.0.0", "::") and (settings.upstream or settings.upstreams) and settings.store
 
 
 def test_values_that_are_not_set_leave_statecar_its_defaults():
