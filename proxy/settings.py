@@ -171,7 +171,8 @@ class Settings:
             given["upstream"] = "--upstream", DEMO
         if "upstream" not in given and "upstreams" not in given:
             raise SettingsError(
-                "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo"
+                "no upstream: give --upstream or STATECAR_UPSTREAM, the base URL up to and including /v1, or demo; or"
+                " groups of them (--upstreams)"
             )
         if "upstream" in given and "upstreams" in given:
             raise SettingsError(

@@ -50,7 +50,9 @@ def seal_key(text: str) -> str:
 
 def compression(text: str) -> str:
     if text == "zstd" and not (_installed("compression.zstd") or _installed("backports.zstd")):
-        raise ValueError("needs Python 3.14 or newer, or a package: pip install 'statecar[zstd]'")
+        raise ValueError(
+            "needs Python 3.14 or newer, or the extra statecar[zstd]: pip install '.[zstd]' in its repository"
+        )
     return text
 
 

@@ -63,7 +63,7 @@ def unpacker() -> Packer:
     try:
         return Packer()
     except ModuleNotFoundError:
-        _log.error("stored content is compressed, and zstd is not installed: pip install 'statecar[zstd]'")
+        _log.error("stored content is compressed, and the extra statecar[zstd] is not installed")
         raise StatecarError("The stored content is compressed, and this server cannot read that.") from None
 
 
