@@ -250,3 +250,19 @@ async def test_without_a_store_limits_let_pass_and_say_so_once(tenant, caplog):
             assert await using.once(stores=True) == {}
         await away.quotas.keep(tenant, using.quota, ids.Minter().own("conv"), 100)
     assert caplog.text.count("requests are let pass") == 1
+
+
+async def test_who_is_refused_for_long_lets_go_of_what_counts_no_more(state, tenant):
+    """Else each refusal would read all seconds since the last request that was let in."""
+    using = Using(state, tenant, 0, 1000, 0, 100)
+    for _ in range(3):
+        await using.once(tokens=30, kept=(ids.new_tag(), 40, DAY))
+        await using.later(20)
+    assert await using.seconds() == 6
+    await using.later(20)
+    for left in (4, 0):
+        refused = await using.once(stores=True)
+        assert isinstance(refused, StorageFull)
+        assert refused.headers["x-ratelimit-remaining-tokens"] == str(1000 - 15 * left)
+        assert await using.seconds() == left
+        await using.later(60)

@@ -1,4 +1,4 @@
--- Lets a request of a tenant in, or tells what stands in its way and changes nothing. Sent again it is let in once: its
+-- Lets a request of a tenant in, or tells what stands in its way and counts nothing. Sent again it is let in once: its
 -- token is among those at work. What is at work takes, until it has ended, what the tenant's requests take on average.
 -- Seconds count for 60 s after their end, so that no 60 s ever hold more than a limit. `R` and `T` are the sums of all
 -- seconds from `p` on, so that nobody has to read them; `l` and `m` are the last ones of each.
@@ -40,6 +40,12 @@ elseif first > 0 then
     end
   end
 end
+-- also for what is refused: who goes on asking would have more seconds read each time
+for _, field in ipairs(old) do redis.call('HDEL', KEYS[1], field) end
+local function sum(kind) return string.format('%.0f', used[kind]) end
+if #old > 0 or (first > 0 and now - 70 > first) then
+  redis.call('HSET', KEYS[1], 'p', now - 60, 'R', sum('r'), 'T', sum('t'))
+end
 local at_work = redis.call('ZCOUNT', KEYS[2], '(' .. ms, '+inf')
 local tokens = used.t + at_work * average
 local stored = most_bytes > 0 and lineage_bytes(KEYS[3], KEYS[4], now) or 0
@@ -47,6 +53,7 @@ local bytes = stored + at_work * average_bytes
 
 -- Seconds until so many of a kind count no more.
 local function wait(kind, many)
+  if many > used[kind] then return 1 end -- what is at work stands in the way
   for second = now - 60, now do
     many = many - tonumber(redis.call('HGET', KEYS[1], kind .. second) or '0')
     if many <= 0 then return second + 61 - now end
@@ -68,10 +75,8 @@ if ARGV[7] ~= '1' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
     why, seconds_to_wait = 'tokens', wait('t', tokens + average - most_tokens)
   else
     used.r, last.r = used.r + 1, now
-    for _, field in ipairs(old) do redis.call('HDEL', KEYS[1], field) end
     redis.call('HINCRBY', KEYS[1], 'r' .. now, 1)
-    local requests_sum, tokens_sum = string.format('%.0f', used.r), string.format('%.0f', used.t)
-    redis.call('HSET', KEYS[1], 'p', now - 60, 'R', requests_sum, 'T', tokens_sum, 'l', now)
+    redis.call('HSET', KEYS[1], 'p', now - 60, 'R', sum('r'), 'T', sum('t'), 'l', now)
   end
 end
 if why == '' then
