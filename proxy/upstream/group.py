@@ -127,7 +127,7 @@ class Group:
 
         ``begun``: waits until it can be told, and gives the failure that an answer is though it can be told;
         ``chosen``: hears of each replica's name; ``again``: whether the request can be sent twice; ``proves``: whether
-        an answer shows that models are served, as a list of them does not. Raises UpstreamUnavailable where none can be
+        an answer tells how models are served, as no other endpoint's does. Raises UpstreamUnavailable where none can be
         asked, else as ``begin`` and ``begun`` do.
         """
         async with AsyncExitStack() as stack:
@@ -254,9 +254,9 @@ class _Use:
         self._trial, self._over = replica.is_out, False
 
     def over(self, failure: UpstreamError | None, *, proves: bool = True) -> None:
-        """It has begun, or never will. ``proves``: so that it is known how the replica does, also without a failure."""
+        """It has begun, or never will. ``proves``: so that it is known how the replica does."""
         self._over = True
-        if failure or proves:
+        if proves:
             self._group.heard(self._replica, failure, trial=self._trial)
             self._trial = False
 

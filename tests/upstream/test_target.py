@@ -31,8 +31,8 @@ def dead():
     return f"http://127.0.0.1:{free_port()}/v1"
 
 
-async def forwarded(target, body=b"{}"):
-    async with target.forward("POST", b"/v1/embeddings", [], body) as answer:
+async def forwarded(target, body=b"{}", method="POST"):
+    async with target.forward(method, b"/v1/embeddings", [], body) as answer:
         return answer.status, b"".join([part async for part in answer.chunks()])
 
 
@@ -92,6 +92,16 @@ async def test_an_endpoint_that_a_server_has_not_says_nothing_of_the_server(two,
                 await pool.pick("m", "s").ask("POST", "/tokenize", {})
             assert told.value.status == status
         assert sorted(len(backend.requests) for backend in two) == [0, 4]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_what_is_read_of_a_server_ejects_nobody(two, status):
+    for backend in two:
+        backend.default = (reply(status=status),)
+    async with pool_of({"replicas": [each.url for each in two]}) as pool:
+        for _ in range(4):
+            assert await forwarded(pool.pick("m"), None, "GET") == (status, b"")
+        assert not any(replica.is_out for replica in pool.served[0].group.replicas)
 
 
 async def test_a_question_is_asked_of_another_where_one_is_gone(two):
