@@ -133,6 +133,9 @@ def open_pool(settings: Settings, heard: Heard = unheard, told: Told = untold) -
 
 def _served(given: upstreams.Group, settings: Settings, rules: Rules, heard: Heard, told: Told) -> Served:
     replicas = [_replica(replica, settings, heard) for replica in given.replicas]
+    if len({replica.name for replica in replicas}) < len(replicas):  # paths of one host: metrics tell each
+        for replica in replicas:
+            replica.name = replica.upstream.name = replica.upstream.base_url.partition("://")[2]
     has_fallbacks = bool(given.fallbacks)
     kind = given.kind or settings.upstream_kind
     group = Group(given.name, replicas, rules, kind=kind, has_fallbacks=has_fallbacks, told=told)

@@ -36,6 +36,23 @@ async def forwarded(target, body=b"{}", method="POST"):
         return answer.status, b"".join([part async for part in answer.chunks()])
 
 
+async def test_replicas_of_one_host_have_names_of_their_own(two):
+    a, b = two
+    a.default = (reply(status=503),)
+    host, calls, news = a.url.removesuffix("v1"), [], []
+    given = groups([{"models": ["m"], "replicas": [f"{host}x/v1", f"{host}y/v1"]}, {"name": "b", "replicas": [b.url]}])
+    pool = open_pool(
+        Settings(upstreams=given, upstream_eject_after=1),
+        heard=lambda name, *_: calls.append(name),
+        told=lambda what, _, name: news.append((what, name)),
+    )
+    await forwarded(pool.pick("m"))
+    names = {host.removeprefix("http://") + path for path in ("x/v1", "y/v1")}
+    assert set(calls) == {name for what, name in news if what == "ejected"} == names
+    assert pool.targets()[1].name == b.url.removeprefix("http://").removesuffix("/v1")
+    await pool.aclose()
+
+
 FAILURES = {"closed": (CLOSE,), "429": (reply(status=429),), "503": (reply(status=503),)}
 
 
