@@ -116,7 +116,13 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
     def __init__(self, model: str) -> None:
-        super().__init__(f"The model '{model[:128]}' does not exist or you do not have access to it.", param="model")
+        """``model``: "" where none could be read, and not any may be asked."""
+        told = f"The model '{model[:128]}' does not exist or you do not have access to it."
+        unnamed = (
+            "The request names no model, or not plainly: as you have access to some only, one must stand in its body,"
+            " as JSON with the content type application/json or as multipart/form-data."
+        )
+        super().__init__(told if model else unnamed, param="model")
 
 
 class MethodNotAllowed(StatecarError):

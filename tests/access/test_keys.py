@@ -197,6 +197,9 @@ PASSED_ON = {
 }
 
 
+UNNAMED = {"none", "nothing", "no form", "in UTF-7", "compressed"}
+
+
 async def test_what_is_passed_on_names_a_granted_model_and_no_other(url, backend):
     async with Caller(url, "k-model") as caller:
         for name, (content, is_granted) in PASSED_ON.items():
@@ -208,6 +211,7 @@ async def test_what_is_passed_on_names_a_granted_model_and_no_other(url, backend
                 assert b"qwen3" in backend.requests[-1].body
             else:
                 assert refusal(answer) == (404, "model_not_found", "model"), name
+                assert ("application/json" in error_of(answer)["message"]) == (name in UNNAMED), name
             assert len(backend.requests) == asked + is_granted
         backend.default = (json_reply({"object": "list", "data": [{"id": "qwen3"}, {"id": "m"}]}),)
         assert [model["id"] for model in (await caller.get("/models"))["data"]] == ["qwen3"]
