@@ -33,6 +33,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.re import parse_env_headers
 
 from proxy import __version__
 from proxy.errors import StatecarError
@@ -76,6 +77,7 @@ def open_exporter() -> SpanExporter | None:
 
     Raises ValueError for one that is not installed, or cannot be made of what it is told.
     """
+    _check_headers()
     asked = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
     if asked == "none":
         return None
@@ -90,6 +92,15 @@ def open_exporter() -> SpanExporter | None:
         raise ValueError(f"OTEL_TRACES_EXPORTER={asked}: no exporter {name} is installed; otlp, console and none are.")
     exporter: SpanExporter = found[0].load()()
     return exporter
+
+
+def _check_headers() -> None:
+    """Raises ValueError for headers that OpenTelemetry leaves out, and shows in the log: they hold keys."""
+    logging.getLogger(parse_env_headers.__module__).disabled = True
+    for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        for pair in filter(None, map(str.strip, os.environ.get(name, "").split(","))):
+            if not parse_env_headers(pair, liberal=True):
+                raise ValueError(f"{name}: must be NAME=VALUE, with commas between several, and URL-encoded")
 
 
 class Spans:

@@ -469,6 +469,12 @@ def test_a_servers_place_is_told_as_far_as_its_url_says_it(url, told):
     assert (found.get("server.address"), found.get("server.port")) == told
 
 
+def test_an_empty_variable_is_none(monkeypatch):
+    for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_HEADERS"):
+        monkeypatch.setenv(name, "")
+    spans.open_exporter().shutdown()
+
+
 def test_an_answer_may_hold_anything():
     answered = Answered(keeps=True)
     answered.take([{"choices": "x", "usage": 7, "id": 3}, {"choices": [None, {"delta": [], "finish_reason": 1}]}])
