@@ -18,7 +18,7 @@ from proxy.routes.resources import Resource
 from proxy.rules import CONVERSATION, DELETE, READ, UPDATE
 from proxy.state import Conversation, State, conversation_missing
 from proxy.translate.items import public
-from proxy.turn import Guard
+from proxy.turn import Caller, Guard
 from proxy.wire import create_conversation, create_items, update_conversation
 
 
@@ -47,7 +47,7 @@ class Conversations:
         self.guard.check_create(caller, CONVERSATION)
         minter = ids.Minter()
         id_ = minter.own("conv")
-        size = _size(request, [id_, caller.tenant, body["metadata"], body["items"]])
+        size = _size(request, [id_, caller.tenant, _owner(caller), body["metadata"], body["items"]])
         async with self._kept(request, caller.tenant, id_, size):
             made = await self.state.conversations.create(
                 caller.tenant, body["metadata"], body["items"], minter, now=int(self.now()), owner=caller.principal
@@ -97,7 +97,8 @@ class Conversations:
         """Answers the conversation, not a receipt (OpenAPI ``deleteConversationItem``)."""
         tenant, id_ = await self._addressed(request, UPDATE)
         item = request.path_params["item_id"]
-        return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
+        async with self._kept(request, tenant, id_, 0):  # which now lives for longer
+            return answer(_object(await self.state.conversations.delete_item(id_, tenant, item)))
 
     @asynccontextmanager
     async def _kept(self, request: Request, tenant: str, id_: str, size: int) -> AsyncIterator[None]:
@@ -122,6 +123,11 @@ class Conversations:
         if not await self.guard.may(caller, action, id_):
             raise conversation_missing(id_)
         return caller.tenant, id_
+
+
+def _owner(caller: Caller) -> str:
+    """As it is kept, "" for nobody."""
+    return caller.principal.encoded().decode() if caller.principal else ""
 
 
 def _size(request: Request, value: Any) -> int:

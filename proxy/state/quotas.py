@@ -96,8 +96,11 @@ class Quotas:
         await asyncio.shield(self._spawn(self._settle(admission)))
 
     async def keep(self, tenant: str, quota: Quota | None, id_: str, size: int) -> None:
-        """Counts bytes that are about to be stored in a conversation. Raises StorageFull."""
-        if quota and quota.stored_bytes and tenant and size:
+        """Counts bytes that are about to be stored in a conversation; with 0 those that are there count for longer.
+
+        Raises StorageFull.
+        """
+        if quota and quota.stored_bytes and tenant:
             reply = await self._keep(tenant, id_, size, self._lifetimes.conversation_log, quota.stored_bytes)
             if reply and not reply[0]:
                 self.refused("bytes")

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 
 import pytest
 
@@ -188,8 +189,22 @@ async def test_stored_bytes_are_those_of_lineages_that_live(state, tenant):
     await state.quotas.give_back(tenant, using.quota, one, 5000)  # never more than there is
     await state.quotas.keep(tenant, using.quota, talk, 600)
     await state.quotas.give_back(tenant, using.quota, talk)
-    assert await using.command("HGETALL", using.names[2]) in ({b"*": b"0"}, [b"*", b"0"])
-    assert await using.command("ZCARD", using.names[3]) == 0
+    await state.quotas.give_back(tenant, using.quota, two, 250)  # what was never counted
+    assert await using.command("EXISTS", *using.names[2:]) == 0
+
+
+async def test_what_lives_longer_counts_for_longer(state, tenant):
+    using = Using(state, tenant, 0, 0, 0, 1000)
+    talk = ids.Minter().own("conv")
+    await state.quotas.keep(tenant, using.quota, talk, 800)
+    for _ in range(3):
+        await using.later(20 * DAY)  # of 30
+        await state.quotas.keep(tenant, using.quota, talk, 0)
+    with pytest.raises(StorageFull):
+        await state.quotas.keep(tenant, using.quota, talk, 201)
+    await using.later(20 * DAY)
+    lower = replace(using.quota, stored_bytes=10)
+    await state.quotas.keep(tenant, lower, talk, 0)  # takes no room
 
 
 async def test_what_is_kept_for_ever_counts_for_ever(state, tenant):

@@ -134,15 +134,18 @@ local function lineage_bytes(bytes, ends, now)
   return tonumber(redis.call('HGET', bytes, '*') or '0')
 end
 
--- Counts bytes in a lineage of a tenant, below 0 those that it has no more; a lineage without any is forgotten.
+-- Counts bytes in a lineage of a tenant, below 0 those that it has no more; a lineage without any is forgotten. With 0 what
+-- is there counts for longer.
 local function keep_bytes(bytes, ends, tag, many, ttl, now)
   local had = tonumber(redis.call('HGET', bytes, tag) or '0')
   if many < -had then many = -had end
-  redis.call('HINCRBY', bytes, '*', many)
+  if had == 0 and many <= 0 then return end
+  local all = redis.call('HINCRBY', bytes, '*', many)
   if redis.call('HINCRBY', bytes, tag, many) == 0 then
     redis.call('HDEL', bytes, tag)
     redis.call('ZREM', ends, tag)
-  elseif many > 0 and (had == 0 or redis.call('ZSCORE', ends, tag)) then -- else what is there is kept for ever
+    if all == 0 then redis.call('DEL', bytes) end
+  elseif many >= 0 and (had == 0 or redis.call('ZSCORE', ends, tag)) then -- else what is there is kept for ever
     if ttl == 0 then redis.call('ZREM', ends, tag) else redis.call('ZADD', ends, 'GT', now + ttl, tag) end
     prolong(bytes, ttl)
     prolong(ends, ttl)
