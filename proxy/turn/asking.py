@@ -54,10 +54,10 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
 
 async def fell_back(services: Services, caller: Caller, context: Context, failure: UpstreamError) -> bool:
     """Whether there is a group to ask instead; the context is then for that one."""
-    upstream, instead = context.upstream, context.upstream.instead(failure)
+    group, instead = context.upstream.group, context.upstream.instead(failure)
     if instead is None:
         return False
-    log.warning("upstream %s answers %d: group %s is asked", upstream.name, failure.status, instead.group)
+    log.warning("group %s fails with %d: group %s is asked", group, failure.status, instead.group)
     context.upstream, context.model = instead, instead.model
     context.dialect = await services.manners.of(instead, instead.model, caller.headers)
     return True
