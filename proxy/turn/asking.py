@@ -35,7 +35,7 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
     """
     plain, session = context.dialect, context.upstream.session
     headers = services.sessions.named(caller.headers, session)
-    written = services.sessions.told(written, caller.tenant, session)
+    written = services.sessions.told(written, caller.tenant, "" if context.alone else session)
     while True:
         upstream = context.upstream
         try:

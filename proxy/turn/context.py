@@ -28,6 +28,7 @@ class Context:
     """What a request is answered from. ``given``: its own items; ``sent``: what the model is to see, oldest first.
 
     ``upstream``: who is asked, ``model``: by which name; ``dialect``: in which manners, as far as is known by now.
+    ``alone``: no other request belongs to it, as far as can be known.
     """
 
     past: Past
@@ -38,6 +39,7 @@ class Context:
     dialect: Dialect
     seals: Seals
     sent: list[Item]
+    alone: bool = False
 
     def followed_by(self, *items: Item) -> list[Item]:
         """What the model sees of all the items there are and these: from the last compaction on, thoughts opened.
@@ -75,6 +77,7 @@ async def context_of(
         given = run.given
     context = Context(past, given, minter, upstream.model, upstream, dialect, Seals(services.sealer, caller.tenant), [])
     context.sent = context.followed_by()
+    context.alone = not storing and not past.items and session == past.tag
     return context
 
 
