@@ -26,8 +26,9 @@ NAMES: dict[str, Metric] = {
     "statecar_requests_total": Metric(
         "counter",
         ("method", "route", "status"),
-        "HTTP requests by path template (passed on: the upstream's; unknown: nobody's) and status sent (499: none,"
-        " the client left before). WebSockets that are over have the method WEBSOCKET, and 101 where they were taken.",
+        "HTTP requests by path template (passed on: the upstream's; unknown: nobody's) and status sent (499: the"
+        " client left before its end). WebSockets that are over have the method WEBSOCKET, and 101 where they were"
+        " taken.",
     ),
     "statecar_request_seconds": Metric(
         "histogram", ("method", "route"), "From a request's arrival to the end of its answer.", _ANSWER

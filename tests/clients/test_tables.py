@@ -1,4 +1,4 @@
-"""The README's tables say what the results say."""
+"""The tables of docs/compatibility.md say what the results say."""
 
 import json
 
