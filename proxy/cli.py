@@ -184,6 +184,8 @@ def _serve(args: list[str]) -> int:
         log.info("upstream %s, store %s", startup.upstream_in_words(settings), startup.store_in_words(settings))
         if callers := startup.callers_in_words(settings):
             log.info("callers: %s", callers)
+        if at_rest := startup.at_rest_in_words(settings):
+            log.info("stored content: %s", at_rest)
         if hosted := startup.hosted_in_words(settings):
             log.info("hosted tools: %s", hosted)
         if settings.workers == 1:

@@ -10,6 +10,7 @@ from proxy.access.keyfile import parse
 from proxy.options import SettingsError
 from proxy.settings import Settings
 from proxy.state import open_state
+from proxy.state.envelope import key_name
 from proxy.upstream import open_pool
 from proxy.values import DEMO, EMBEDDED, MEMORY, redacted
 
@@ -68,6 +69,17 @@ def callers_in_words(settings: Settings) -> str:
         f"tokens of {', '.join(settings.jwt_issuer)}" if settings.jwt_issuer else "",
     ]
     return "; ".join(filter(None, found))
+
+
+def at_rest_in_words(settings: Settings) -> str:
+    """In which form content is stored, and by which keys; empty for plain."""
+    first, *others = [key_name(key) for key in settings.encryption_key] or [""]
+    found = [
+        f"encrypted with key {first}" if first else "",
+        f"opened by {', '.join(others)} too" if others else "",
+        f"compressed with {settings.compression}" if settings.compression != "off" else "",
+    ]
+    return ", ".join(filter(None, found))
 
 
 def hosted_in_words(settings: Settings) -> str:

@@ -48,7 +48,7 @@ class Envelope:
     """
 
     def __init__(self, keys: Sequence[str] = (), compression: str = "off") -> None:
-        self._masters = {_derived(key, b"name")[:_NAME]: key for key in map(_master, keys)}
+        self._masters = {_name(key): key for key in map(_master, keys)}
         self._first = next(iter(self._masters), b"")
         self._packer = Packer() if compression == "zstd" else None
         self._unpacker: Packer | None = None
@@ -162,12 +162,21 @@ class Envelope:
         return cipher
 
 
+def key_name(key: str) -> str:
+    """What the log calls a key: the hex digits of the bytes that name it in each value. Nothing of it follows."""
+    return _name(_master(key)).hex()
+
+
 def _damaged() -> StatecarError:
     return StatecarError("The stored content is damaged.", code="history_damaged")
 
 
 def _master(key: str) -> bytes:
     return hmac.digest(_SALT, key.encode(), "sha256")
+
+
+def _name(master: bytes) -> bytes:
+    return _derived(master, b"name")[:_NAME]
 
 
 def _derived(master: bytes, purpose: bytes) -> bytes:

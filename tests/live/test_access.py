@@ -5,11 +5,14 @@ import json
 
 import pytest
 
+from proxy.state.envelope import key_name
 from tests.access.provider import Provider, public, rsa_key
 from tests.callers import Caller
 from tests.servers import PATIENCE
 
 pytestmark = pytest.mark.live
+
+KEY = "k" * 16
 
 TIMES = 12
 """Requests one after the other, each over a connection of its own, so that every worker has some."""
@@ -25,7 +28,13 @@ async def test_every_worker_goes_by_the_keys_of_now(start, valkey, tmp_path):
 
     write("k-first")
     async with Provider() as provider:
-        options = (f"--keys-file={path}", *provider.options, "--tenant=claim:org", "--workers=2")
+        options = (
+            f"--keys-file={path}",
+            *provider.options,
+            "--tenant=claim:org",
+            "--workers=2",
+            f"--encryption-key={KEY}",
+        )
         process = start("--upstream=demo", f"--store={valkey.url}", *options)
         async with Caller(await asyncio.to_thread(process.url)) as caller:
 
@@ -54,6 +63,7 @@ async def test_every_worker_goes_by_the_keys_of_now(start, valkey, tmp_path):
             assert await told(second, at) == {200}
             assert provider.asked.count("/keys") <= 4  # at first and for the new key, of each worker
     log = process.stderr
+    assert f"stored content: encrypted with key {key_name(KEY)}\n" in log
     assert f"callers: keys of {path}; tokens of {provider.url}\n" in log
     assert "read again, 1 keys" in log and "key=named" in log
-    assert not any(word in log for word in ("k-first", "k-second", first, second))
+    assert not any(word in log for word in ("k-first", "k-second", first, second, KEY))
