@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _FORM = 64 * 1024
 """Bytes at the beginning of a form in which its model is looked for."""
-_READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_READING = frozenset(("GET", "HEAD", "OPTIONS"))  # which ask no model; the last one without a key
 _EVENTS = re.compile(rb"\s*text/event-stream\b", re.IGNORECASE)
 
 
@@ -120,7 +120,7 @@ class Passthrough:
     async def _asked(self, scope: Scope, caller: Sender) -> Asked:
         grant: Grant = scope.get("statecar.grant", EVERYTHING)
         session = _value(scope, self._session_header)
-        if self._pool.is_single and not grant.models:
+        if scope["method"] in _READING or (self._pool.is_single and not grant.models):
             return Asked(self._pool.pick("", session), caller.body())
         return await self._routed(scope, caller, grant, session)
 
@@ -137,7 +137,7 @@ class Passthrough:
             models = [named.model] if named else []
         else:
             models, named = [], None
-        if grant.models and scope["method"] not in _READING:
+        if grant.models:
             types, codings = _values(scope, b"content-type"), _values(scope, b"content-encoding")
             _check(every_model(types, await caller.whole(self._limit), codings), grant)
         model = models[-1] if models else ""

@@ -109,6 +109,15 @@ async def test_a_body_is_forgotten_once_its_answer_has_begun(backends, groups, m
     assert sum(each.size for each in kept.traces) < size / 4
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
+async def test_nothing_is_kept_of_a_request_that_can_ask_no_model(backends, groups, method):
+    caller = await groups("--body-limit=5000", "--api-key=k")
+    key = {"authorization": "Bearer k"} if method == "GET" else {}
+    body = chat("tiny", pad="x" * 9000)
+    assert (await caller.http.request(method, "/x", content=body, headers=key)).status_code == 200
+    assert backends[0].requests[-1].body == body
+
+
 async def test_a_session_finds_its_replica_again(backends, groups):
     caller = await groups()
     for session in range(8):
