@@ -100,11 +100,11 @@ class KeyFile:
                 self._told = why
                 log.error("key file %s: %s; %s", self._path, why, kept)
         else:
-            is_first, self._table = self._table is None, table
+            is_news, self._table = self._table not in (None, table), table
             self._again, self._told = inf, ""
-            # the state of before the reading: what changed meanwhile is read again
-            self._state = (state[0], *map(_state_of, table.files))
-            if not is_first:
+            # that of before the reading: what changed meanwhile is read again, and so is a file that it newly names
+            self._state = state
+            if is_news:
                 log.info("key file %s: read again, %d keys", self._path, len(table.entries))
         finally:
             self._reading = None

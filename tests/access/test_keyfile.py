@@ -194,6 +194,25 @@ async def test_a_key_in_a_file_of_its_own_changes_with_that_file(file, path, tmp
     assert await known(file) == {"b"}
 
 
+async def test_a_key_that_changes_while_it_is_read_is_read_again(file, path, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "statecar")
+    (tmp_path / "k").write_text("a")
+    path.write_text(json.dumps({"keys": [{"key": f"@{tmp_path}/k"}]}))
+    parse, later = keyfile.parse, iter("bb")
+
+    def parse_late(text):
+        table = parse(text)
+        (tmp_path / "k").write_text(next(later, "c"))
+        return table
+
+    monkeypatch.setattr("proxy.access.watched.parse", parse_late)
+    assert await known(file) == {"a"}
+    assert await known(file) == {"b"}
+    monkeypatch.undo()
+    assert [await known(file) for _ in range(3)] == [{"b"}] * 3
+    assert caplog.text.count("read again") == 1
+
+
 async def test_a_file_that_was_never_read_lets_nobody_in_and_is_tried_again(file, path, tmp_path):
     with pytest.raises(KeysUnavailable):
         await file.table()
