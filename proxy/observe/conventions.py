@@ -133,13 +133,13 @@ class Answered:
             if isinstance(text := delta.get(field), str) and text:
                 self._texts["content" if field == "content" else "reasoning"].append(text)
         for at, call in enumerate(_listed(delta.get("tool_calls"))):
-            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
+            if isinstance(call, dict) and isinstance(called := _called(call), dict):
                 index = call.get("index", at)
                 index = index if isinstance(index, int) else at
                 kept = self._calls.setdefault(index, {"type": "tool_call", "id": "", "name": "", "arguments": ""})
                 kept["id"] = kept["id"] or str(call.get("id") or "")
-                kept["name"] = kept["name"] or str(function.get("name") or "")
-                kept["arguments"] += str(function.get("arguments") or "")
+                kept["name"] = kept["name"] or str(called.get("name") or "")
+                kept["arguments"] += str(called.get("arguments") or called.get("input") or "")
 
     def _parts(self) -> list[dict[str, Any]]:
         said = {kind: "".join(texts) for kind, texts in self._texts.items()}
@@ -174,10 +174,15 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(reasoning := message.get("reasoning_content") or message.get("reasoning"), str):
         parts.insert(0, {"type": "reasoning", "content": reasoning})
     for call in message.get("tool_calls") or ():
-        function = call.get("function") or {}
-        called = {"name": function.get("name"), "arguments": function.get("arguments")}
-        parts.append({"type": "tool_call", "id": call.get("id"), **called})
+        called = _called(call) or {}
+        arguments = called.get("arguments", called.get("input"))
+        parts.append({"type": "tool_call", "id": call.get("id"), "name": called.get("name"), "arguments": arguments})
     return {"role": role, "parts": parts}
+
+
+def _called(call: dict[str, Any]) -> Any:
+    """What a call names: a function, or a custom tool, which has an input instead of arguments."""
+    return call.get("function") or call.get("custom")
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:

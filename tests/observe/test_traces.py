@@ -428,6 +428,7 @@ def test_a_body_says_what_was_asked_for():
         "messages": [
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
             {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "assistant", "tool_calls": [{"id": "d", "custom": {"name": "g", "input": "x"}}]},
             {"role": "tool", "tool_call_id": "c", "content": "4"},
         ],
         "stop": "x",
@@ -443,6 +444,7 @@ def test_a_body_says_what_was_asked_for():
     assert [message["parts"] for message in messages] == [
         [{"type": "blob", "modality": "image", "mime_type": "image/png", "content": "AA=="}],
         [{"type": "tool_call", "id": "c", "name": "f", "arguments": "{}"}],
+        [{"type": "tool_call", "id": "d", "name": "g", "arguments": "x"}],
         [{"type": "tool_call_response", "id": "c", "response": "4"}],
     ]
 
@@ -483,8 +485,10 @@ def test_an_answer_may_hold_anything():
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}}
     answered.take([chunk({"reasoning": "Hm"}), chunk({"tool_calls": [call]})])
     answered.take([chunk({"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}, "tool_calls")])
-    (message,) = json.loads(answered.attributes()["gen_ai.output.messages"])
     answered.take([chunk({"tool_calls": [{"index": [], "function": {"name": "g"}}]})])
+    answered.take([chunk({"tool_calls": [{"index": 1, "id": "d", "custom": {"name": "h", "input": "x"}}]})])
+    (message,) = json.loads(answered.attributes()["gen_ai.output.messages"])
+    custom = {"type": "tool_call", "id": "d", "name": "h", "arguments": "x"}
     made = {"type": "tool_call", "id": "c", "name": "f", "arguments": '{"a":1}'}
-    assert message["parts"] == [{"type": "reasoning", "content": "Hm"}, made]
+    assert message["parts"] == [{"type": "reasoning", "content": "Hm"}, made, custom]
     assert message["finish_reason"] == "tool_call"
