@@ -75,7 +75,7 @@ class Settings:
     upstream_retries: int = _option(2, "upstream", "other replicas of its group that a request is tried at before its answer has begun")
     upstream_health_interval: float = _option(5.0, "upstream", "seconds between health checks of replicas that others can stand in for; 0 checks none")
     upstream_eject_after: int = _option(3, "upstream", "failures in a row after which such a replica is not asked for a while", low=1)
-    upstream_eject_seconds: float = _option(10.0, "upstream", "seconds of that; twice as many each time, up to 16 times as many, while it goes on failing", low=0.001)
+    upstream_eject_seconds: float = _option(10.0, "upstream", "seconds of that; twice as many each time, up to 16 times as many, while calls go on failing", low=0.001)
 
     api_key: tuple[str, ...] = _option((), "access", "keys of which callers must present one; repeatable; @FILE reads one a line", secret=True, metavar="KEY")
     keys_file: str = _option("", "access", "YAML or JSON file of keys, each with a tenant, a user, scopes, models and an end, and of tenants' limits; read again when it changes", metavar="FILE")

@@ -35,7 +35,7 @@ class Replica:
     ``fault``: what the last check found, "" before the first.
 
     ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves; a call
-    that is answered ends both rows. ``seconds``: for how long, twice as long each time.
+    that is answered ends both rows. ``seconds``: for how long, twice as long each time that calls show it.
     """
 
     def __init__(
@@ -100,15 +100,19 @@ class Replica:
     def checked(self, fault: str | None, now: float, *, others: Callable[[], bool]) -> str:
         """A health check is over; what is wrong, if anything. ``others``: whether any other replica can be asked.
 
-        A replica that is back by a check alone is out again, for longer, with the next call that fails. By checks alone
-        none is the last to go: all may be too busy for them, and turns are what must be answered.
+        One that is out is checked anew after ``seconds``, never longer: it is wanted as soon as its model is loaded.
+        Back by a check alone it is out again, for longer, with the next call that fails. By checks alone none is the
+        last to go: all may be too busy for them, and turns are what must be answered.
         """
         self.fault = fault
         if fault is None:
             self._misses, self._failures = 0, self._after - 1 if self.is_out else self._failures
             return self._return()
         self._misses += 1
-        return self._eject(now) if self.is_out or (self._misses >= self._after and others()) else ""
+        if self.is_out:
+            self.failed_at, self.again_at = now, now + self._seconds
+            return ""
+        return self._eject(now) if self._misses >= self._after and others() else ""
 
     def pause(self, refusal: UpstreamError, now: float) -> None:
         """A refusal may say for how long nothing should be asked."""
