@@ -75,7 +75,7 @@ class Quotas:
         """Lets a request in for as long as the body runs. ``stores``: it is to store something. ``again``: it goes on
         with one that was let in elsewhere.
 
-        Raises RateLimited and StorageFull; then nothing has changed.
+        Raises RateLimited and StorageFull; then nothing counts.
         """
         admission = await self._admit(tenant, quota, stores=stores, again=again) if quota and tenant else None
         if admission is None:

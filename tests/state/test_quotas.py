@@ -281,3 +281,13 @@ async def test_who_is_refused_for_long_lets_go_of_what_counts_no_more(state, ten
         assert refused.headers["x-ratelimit-remaining-tokens"] == str(1000 - 15 * left)
         assert await using.seconds() == left
         await using.later(60)
+
+
+async def test_one_that_took_far_more_keeps_nobody_out_for_longer_than_it_counts(state, tenant):
+    using = Using(state, tenant, 0, 10_000)
+    for tokens in (100, 100, 1 << 40):
+        await using.once(tokens=tokens)
+    assert isinstance(await using.once(), RateLimited)
+    await using.later(62)
+    for _ in range(5):
+        assert (await using.once(tokens=100))["x-ratelimit-limit-tokens"] == "10000"

@@ -6,6 +6,7 @@ if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then return 0 end
 local now = tonumber(redis.call('TIME')[1])
 local function note(kind, n)
   local average = tonumber(redis.call('HGET', KEYS[1], kind) or n)
+  n = math.min(n, 10 * average) -- one that is far off must not keep those after it out
   redis.call('HSET', KEYS[1], kind, string.format('%.2f', average + (n - average) / 8))
 end
 local tokens, bytes = tonumber(ARGV[2]), tonumber(ARGV[4])
