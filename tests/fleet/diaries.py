@@ -12,8 +12,9 @@ from typing import Any
 
 @dataclass
 class Told:
-    """``prompt``: tokens of all calls; ``known``: those that were in the cache of the replica that was asked;
-    ``ideal``: those in the cache of any replica that lived. ``ended``: calls answered whole, by replica; ``cut``: ids
+    """``prompt``: tokens of all calls behind the instructions, which many talks share and every replica soon knows;
+    ``known``: those that were in the cache of the replica that was asked; ``ideal``: those in the cache of any replica
+    that lived. ``ended``: calls answered whole, by replica; ``cut``: ids
     of calls that a kill has cut, and the replica; ``sessions``: what the calls of a talk said that they belong to.
     """
 
@@ -62,10 +63,11 @@ def _lines(diaries: dict[str, Path], kills: list[tuple[float, str]]) -> Iterator
 
 def _begin(found: Told, line: dict[str, Any], caches: dict[str, set[str]], replica: str) -> None:
     found.calls += 1
-    found.known += line["known"]
-    found.prompt += sum(tokens for _, tokens in line["blocks"])
+    (_, instructions), *said = line["blocks"]
+    found.known += max(line["known"] - instructions, 0)
+    found.prompt += sum(tokens for _, tokens in said)
     found.sessions[line["id"].partition("-")[0]].add(line["session"])
-    for digest, tokens in line["blocks"]:
+    for digest, tokens in said:
         if not any(digest in cache for cache in caches.values()):
             break
         found.ideal += tokens

@@ -191,8 +191,8 @@ class Drive:
             f"{sum(clients.turns.values())} turns ({', '.join(f'{n} {kind}' for kind, n in clients.turns.items())})"
             f" in {len(told.sessions)} talks, {told.calls} calls, {len(self._kills)} kills",
             f"{len(told.cut)} calls were cut by a kill, {len(clients.failed)} requests failed",
-            f"prompt tokens known: {told.known / told.prompt:.1%}, ideal {told.ideal / told.prompt:.1%},"
-            f" of ideal {told.share:.1%}",
+            f"prompt tokens behind the instructions known: {told.known / told.prompt:.1%},"
+            f" ideal {told.ideal / told.prompt:.1%}, of ideal {told.share:.1%}",
             *(f"FAILED {id_} {why}" for id_, why in clients.failed.items()),
             *(f"BROKEN {line}" for line in self.broken),
         ]
