@@ -93,9 +93,9 @@ class Replica:
         if self.is_out and not trial:
             return ""
         self._failures += 1
-        if not trial and (self._failures < self._after or (failure.status == 500 and not others())):
-            return ""
-        return self._eject(now)
+        if failure.status == 500 and not others():
+            return self._return()
+        return self._eject(now) if trial or self._failures >= self._after else ""
 
     def checked(self, fault: str | None, now: float, *, others: Callable[[], bool]) -> str:
         """A health check is over; what is wrong, if anything. ``others``: whether any other replica can be asked.

@@ -341,6 +341,15 @@ async def test_a_request_that_kills_does_not_take_the_whole_group_out():
     assert len(fleet.out) == 2
 
 
+async def test_nor_does_it_keep_the_group_out_when_it_is_a_trial():
+    fleet = Fleet(2, retries=0)
+    await all_out(fleet)
+    for server in fleet.servers:
+        server.answers = [status(500)]
+    await fleet.fail(5)
+    assert len(fleet.out) == 1
+
+
 @pytest.mark.parametrize("told", ["7", "Sun, 06 Nov 1994 08:49:37 GMT", "soon", "-3", ""])
 async def test_who_asks_for_a_pause_gets_it_while_others_are_there(told):
     fleet = Fleet()
