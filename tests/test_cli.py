@@ -106,6 +106,7 @@ def test_certificates_that_cannot_be_read_are_one_line_and_exit_code_2(argv, fil
     ("environment", "words"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin: no exporter zipkin is installed"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must begin with http://"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "no exporter otlp_proto_grpc is installed"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "8"}, "--traces=on: max_export_batch_size must be"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b,Authorization: secret"}, "OTLP_HEADERS: must be NAME=VALUE"),

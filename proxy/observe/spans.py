@@ -90,8 +90,19 @@ def open_exporter() -> SpanExporter | None:
     found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
     if not found:
         raise ValueError(f"OTEL_TRACES_EXPORTER={asked}: no exporter {name} is installed; otlp, console and none are.")
+    if name == "otlp_proto_http":
+        _check_endpoint()
     exporter: SpanExporter = found[0].load()()
     return exporter
+
+
+def _check_endpoint() -> None:
+    """Raises ValueError for an address without a scheme, which gRPC's exporter takes: nothing would ever arrive."""
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if given := os.environ.get(name, "").strip():
+            if not given.lower().startswith(("http://", "https://")):
+                raise ValueError(f"{name}: must begin with http:// or https://, as http://collector:4318")
+            return
 
 
 def _check_headers() -> None:
