@@ -18,7 +18,7 @@ from proxy.grants import EVERYTHING, Grant
 from proxy.routes.edge import facts
 from proxy.routes.sender import Sender
 from proxy.upstream import Forwarded, Pool, Target
-from proxy.wire import Named, every_model, in_form, in_json
+from proxy.wire import every_model, in_form, in_json, renamed
 
 log = logging.getLogger(__name__)
 
@@ -131,37 +131,36 @@ class Passthrough:
         """
         content_type = _value(scope, b"content-type")
         if content_type.lower().startswith("multipart/form-data"):
-            models, named = in_form(content_type, await caller.beginning(_FORM)), None
+            model, is_json = (in_form(content_type, await caller.beginning(_FORM)) or [""])[-1], False
         elif await caller.first() in (b"{", b""):  # white space may stand before an object
-            named = in_json(await caller.whole(self._limit))
-            models = [named.model] if named else []
+            found = in_json(await caller.whole(self._limit))
+            model, is_json = found or "", found is not None
         else:
-            models, named = [], None
+            model, is_json = "", False
         if grant.models:
             types, codings = _values(scope, b"content-type"), _values(scope, b"content-encoding")
             _check(every_model(types, await caller.whole(self._limit), codings), grant)
-        model = models[-1] if models else ""
-        return Asked(self._pool.pick(model, session), caller.body(), model, named)
+        return Asked(self._pool.pick(model, session), caller.body(), model, is_json)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Who is asked at first, and the ``body``. ``model``: as that names it, "" where it does not; ``named``: the same
-    where it can be given another name.
+    """Who is asked at first, and the ``body``. ``model``: as that names it, "" where it does not; ``is_json``: in a
+    place where it can be given another name.
     """
 
     target: Target
     body: bytes | AsyncIterator[bytes] | None
     model: str = ""
-    named: Named | None = None
+    is_json: bool = False
 
     def message(
         self, headers: list[tuple[bytes, bytes]], model: str
     ) -> tuple[list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes] | None]:
         """(headers, body) for a model by its name upstream."""
-        if self.named is None or self.named.model == model or not isinstance(self.body, bytes):
+        if not self.is_json or self.model == model or not isinstance(self.body, bytes):
             return headers, self.body
-        body = self.named.renamed(self.body, model)
+        body = renamed(self.body, model)
         kept = [pair for pair in headers if pair[0] != b"content-length"]
         return [*kept, (b"content-length", b"%d" % len(body))], body
 
@@ -171,7 +170,7 @@ class Asked:
         if not target.fallbacks or not is_whole:
             return None
         _, model = target.fallbacks[0]
-        if self.model not in ("", model) and not self.named:
+        if self.model not in ("", model) and not self.is_json:
             return None
         return target.instead(UpstreamError(f"The upstream answered {status}.", status=status))
 

@@ -8,14 +8,13 @@ from proxy.wire.conversations import create_conversation, create_items, update_c
 from proxy.wire.frames import CREATE, STEER, create_frame, frame
 from proxy.wire.headers import idempotency_key, on_disconnect
 from proxy.wire.items import input_item
-from proxy.wire.named import Named, every_model, in_form, in_json
+from proxy.wire.named import every_model, in_form, in_json, renamed
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
 __all__ = [
     "CREATE",
     "STEER",
-    "Named",
     "compact_response",
     "count_input_tokens",
     "create_conversation",
@@ -33,6 +32,7 @@ __all__ = [
     "integer",
     "on_disconnect",
     "page",
+    "renamed",
     "starting_after",
     "text",
     "update_conversation",

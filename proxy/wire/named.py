@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from proxy import codec
@@ -20,28 +19,20 @@ _OTHERS = ("models", "fallbacks")
 """Where OpenRouter and LiteLLM let a request name those that answer instead of its model."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """``model``: as a JSON body names it."""
-
-    model: str
-
-    def renamed(self, body: bytes, model: str) -> bytes:
-        """The body with another model in the place of this one; every other byte as it came."""
-        if model == self.model:
-            return body
-        start, end = _place(body)
-        return body[:start] + codec.dumps(model) + body[end:]
-
-
-def in_json(body: bytes) -> Named | None:
+def in_json(body: bytes) -> str | None:
     """The ``model`` of a JSON object; of several the last, as parsers do. None where there is none that is a text."""
     try:
         value = codec.loads(body)
     except ValueError:
         return None
     model = value.get("model") if isinstance(value, dict) else None
-    return Named(model) if isinstance(model, str) else None
+    return model if isinstance(model, str) else None
+
+
+def renamed(body: bytes, model: str) -> bytes:
+    """A body that ``in_json`` finds a model in, with another in its place; every other byte as it came."""
+    start, end = _place(body)
+    return body[:start] + codec.dumps(model) + body[end:]
 
 
 def _place(body: bytes) -> tuple[int, int]:
