@@ -40,6 +40,14 @@ _WHAT = {
     "purge": "Take everything of a tenant out of the store, and end its background responses.",
 }
 
+_WHOSE = "--tenant NAME | --tenant-key KEY | --tenant-id ID"
+
+_USAGE = {
+    "export": f"({_WHOSE}) [options of serve] > FILE",
+    "import": f"[{_WHOSE}] [options of serve] < FILE",
+    "purge": f"({_WHOSE}) [options of serve] [--yes]",
+}
+
 
 class Refused(RuntimeError):
     """One line: why nothing, or not everything, was done."""
@@ -49,10 +57,10 @@ def main(command: str, argv: Sequence[str]) -> int:
     """The command; 0 when all was done. Raises SettingsError and EmbeddedError."""
     parser = Parser(
         f"statecar {command}",
-        usage="%(prog)s (--tenant NAME | --tenant-key KEY | --tenant-id ID) [options of serve]",
+        usage=f"%(prog)s {_USAGE[command]}",
         description=_WHAT[command],
         epilog="Options of serve that say where the store is and how it is read count too, in all three places:"
-        " --store, --data-dir, --tenant-secret, --config and others.",
+        " --store, --data-dir, --tenant-secret, --encryption-key, --config and others.",
         allow_abbrev=False,
     )
     parser.add_argument("--tenant", metavar="NAME", help="whose: as a gateway's header, a claim or the key file says")

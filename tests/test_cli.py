@@ -129,7 +129,13 @@ def test_traces_without_their_extra_are_one_line_and_exit_code_2(capsys, monkeyp
 
 
 def test_every_command_has_help(capsys):
-    for command, option in (("serve", "--upstream URL"), ("demo", "--port PORT")):
+    for command, option in (
+        ("serve", "--upstream URL"),
+        ("demo", "--port PORT"),
+        ("export", "export (--tenant NAME | --tenant-key KEY | --tenant-id ID) [options of serve] > FILE"),
+        ("import", "import [--tenant NAME | --tenant-key KEY | --tenant-id ID] [options of serve] < FILE"),
+        ("purge", "[--yes]"),
+    ):
         assert run(command, "--help") == 0
         assert option in capsys.readouterr().out
 
