@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.types import Receive, Scope, Send
 
 from proxy import codec
-from proxy.errors import ModelNotFound, NotBuilt, UpstreamError
+from proxy.errors import ModelNotFound, NotBuilt, UpstreamError, UpstreamUnavailable, UpstreamUnreachable
 from proxy.grants import EVERYTHING, Grant
 from proxy.routes.edge import facts
 from proxy.routes.sender import Sender
@@ -107,11 +107,11 @@ class Passthrough:
             try:
                 answer = await stack.enter_async_context(request)
             except UpstreamError as exc:
-                instead = asked.instead(target, exc.status)
+                instead = asked.instead(target, exc)
                 if instead is None:
                     raise
             else:
-                instead = asked.instead(target, answer.status)
+                instead = asked.instead(target, _refusal(answer)) if target.fallbacks else None
                 if instead is None:
                     return answer, target.name
                 await stack.aclose()  # of the one that could not
@@ -164,15 +164,20 @@ class Asked:
         kept = [pair for pair in headers if pair[0] != b"content-length"]
         return [*kept, (b"content-length", b"%d" % len(body))], body
 
-    def instead(self, target: Target, status: int) -> Target | None:
-        """Who is asked after an answer of this status; None where it stands, or the body cannot be sent there."""
+    def instead(self, target: Target, failure: UpstreamError) -> Target | None:
+        """Who is asked after this failure; None where it stands, or the body cannot be sent there."""
         is_whole = self.body is None or isinstance(self.body, bytes)
-        if not target.fallbacks or not is_whole:
+        is_unsent = isinstance(failure, (UpstreamUnreachable, UpstreamUnavailable))
+        if not target.fallbacks or not (is_whole or is_unsent):
             return None
         _, model = target.fallbacks[0]
         if self.model not in ("", model) and not self.is_json:
             return None
-        return target.instead(UpstreamError(f"The upstream answered {status}.", status=status))
+        return target.instead(failure)
+
+
+def _refusal(answer: Forwarded) -> UpstreamError:
+    return UpstreamError(f"The upstream answered {answer.status}.", status=answer.status)
 
 
 def _check(models: list[str], grant: Grant) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.backend import CLOSE, STREAM_END, STREAM_HEAD, Backend, json_reply, reply
 from tests.callers import refusal
+from tests.servers import free_port
 
 CHAT = "/chat/completions"
 FORM = b'--x\r\ncontent-disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
@@ -163,6 +164,20 @@ async def test_a_form_goes_to_no_group_that_has_another_name_for_its_model(backe
     answer = await caller.http.post("/audio/x", content=FORM % (b"model", b"", b"qwen3") + b"--x--", headers=headers)
     assert (answer.status_code, answer.content) == (503, b"busy")
     assert not asked(backends[1]) + asked(backends[2])
+
+
+async def test_what_is_not_whole_goes_to_another_group_where_nothing_of_it_was_sent(backends, calling):
+    gone = {"replicas": [f"http://127.0.0.1:{free_port()}/v1"], "name": "gone", "fallbacks": ["*"]}
+    caller = await calling("--upstream-health-interval=0", upstreams=[gone, {"replicas": [backends[0].url]}])
+    for _ in range(4):  # from the fourth on the first group is out
+
+        async def parts():
+            yield b"\x00" * 100
+            await asyncio.sleep(0.01)
+            yield b"\x01" * 100
+
+        assert (await caller.http.post("/files", content=parts())).status_code == 200
+    assert {request.body for request in asked(backends[0])} == {b"\x00" * 100 + b"\x01" * 100}
 
 
 async def test_500_and_what_is_not_whole_are_asked_once(backends, groups):
