@@ -62,8 +62,9 @@ def broken(message: str = "The disk is full.") -> mcp_types.CallToolResult:
 class McpServer:
     """A server of the SDK in this loop.
 
-    ``calls``: names and arguments, in the order in which they came; ``done``: those that were not cancelled;
-    ``requests``: (method, headers) of every HTTP request; ``listings``: how often the tools were listed.
+    ``calls``: names and arguments, in the order in which they came, ``metas``: the ``_meta`` of each; ``done``: those
+    that were not cancelled; ``requests``: (method, headers) of every HTTP request; ``listings``: how often the tools
+    were listed.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class McpServer:
         self.url = ""
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.done: list[tuple[str, dict[str, Any]]] = []
+        self.metas: list[Any] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.listings = 0
         self._news = asyncio.Condition()
@@ -115,6 +117,7 @@ class McpServer:
 
     async def _call(self, _: Any, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
         call = (params.name, params.arguments or {})
+        self.metas.append(params.meta or {})
         async with self._news:
             self.calls.append(call)
             self._news.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from ipaddress import ip_network
 
 from proxy.hosted.bindings import McpBinding, open_bindings
@@ -48,7 +49,10 @@ def _pairs(entries: tuple[str, ...]) -> dict[str, str]:
 
 
 def _sessions(settings: Settings, guard: Guard | None) -> Sessions | None:
-    """None where the SDK is not installed."""
+    """None where the SDK is not installed. It tells servers of traces as everything here does, whatever else is asked
+    for: OpenTelemetry, which it loads, ends at the name of a format that is not installed.
+    """
+    os.environ["OTEL_PROPAGATORS"] = "tracecontext"
     try:
         mcp = importlib.import_module("proxy.hosted.mcp")
     except ModuleNotFoundError as exc:

@@ -67,12 +67,12 @@ def test_what_a_worker_has_not_sent_is_sent_when_it_ends(collector, valkey, tmp_
         "OTEL_SERVICE_NAME": "front",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
         "OTEL_BSP_SCHEDULE_DELAY": "600000",
+        "OTEL_PROPAGATORS": "b3",  # read by the SDK of MCP, and not installed
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    process = Process(
-        tmp_path, "--upstream=demo", f"--store={valkey.url}", "--traces=on", "--workers=2", "--log-format=json"
-    )
+    options = ("--upstream=demo", f"--store={valkey.url}", "--traces=on", "--workers=2", "--log-format=json")
+    process = Process(tmp_path, *options, "--mcp-allow=127.0.0.1:9")
     trace_id, caller = secrets.token_hex(16), secrets.token_hex(8)
     try:
         headers = {"traceparent": f"00-{trace_id}-{caller}-01", "authorization": f"Bearer {secrets.token_hex(8)}"}

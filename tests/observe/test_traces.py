@@ -261,6 +261,8 @@ async def test_calls_of_tools_are_spans(serve, kept, backend):
         assert (await post(caller, headers, tools=[docs(server)])).status_code == 200
         found = await kept.of(id_, "POST /v1/responses")
         (tool,) = found["execute_tool search"]
+        (meta,) = server.metas
+        assert meta["traceparent"] == f"00-{id_}-{found['turn'][0].context.span_id:016x}-01"
         told = dict(tool.attributes)
         assert told.pop("gen_ai.tool.call.id").startswith("mcp_")
         assert told == {
