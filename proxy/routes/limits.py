@@ -12,7 +12,7 @@ from proxy import codec
 from proxy.errors import StatecarError
 from proxy.routes.access import Access
 from proxy.state import Admission, Quotas
-from proxy.turn import counted
+from proxy.turn import counted, legible
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _LONGEST = 4096
@@ -74,7 +74,7 @@ class _Exchange:
     async def receive(self) -> Message:
         message = await self._receive()
         if self._asks_json:
-            self._asked += len(message.get("body", b""))
+            self._asked += legible(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:

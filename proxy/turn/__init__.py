@@ -1,6 +1,6 @@
 """One turn: history, chat body, upstream round, events, saved. And what is asked of a context without a turn."""
 
-from proxy.turn.admission import admit, counted
+from proxy.turn.admission import admit, counted, legible
 from proxy.turn.compacting import compact
 from proxy.turn.context import past_of
 from proxy.turn.counting import input_tokens
@@ -31,6 +31,7 @@ __all__ = [
     "counted",
     "input_tokens",
     "kept_of",
+    "legible",
     "past_of",
     "patiently",
     "stateless",

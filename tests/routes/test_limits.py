@@ -12,6 +12,7 @@ from proxy.grants import Quota
 from proxy.routes.limits import Found
 from proxy.state import Quotas, fixed_secret, keys, tenant_id
 from proxy.state.client import Client
+from proxy.turn import legible
 from tests.backend import CLOSE, DONE, STREAM_HEAD, chunk, chunked, completion, json_reply, sse, stream, talk
 from tests.callers import Caller, error_of, ok
 from tests.routes.test_background import apart, eventually, seen
@@ -274,10 +275,13 @@ async def test_what_is_passed_on_is_asked_for_in_a_form_that_can_be_counted(limi
 
 async def test_what_a_client_does_not_wait_for_counts_as_what_it_asked(limited, backend):
     caller = await limited("--tenant-tokens-per-minute=100000")
+    text, picture = "1234567 " * 500, {"url": "data:image/png;base64," + "iVBORw0K" * 5000}
+    shown = [{"type": "text", "text": text}, {"type": "image_url", "image_url": picture}]
+    given = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": picture["url"]}]
     for path, body in [
-        ("/chat/completions", CHAT | {"messages": [{"role": "user", "content": "x" * 4000}]}),
-        ("/responses/compact", {"model": "m", "input": "x" * 4000}),
-        ("/responses", {"model": "m", "input": "x" * 4000}),
+        ("/chat/completions", CHAT | {"messages": [{"role": "user", "content": shown}]}),
+        ("/responses/compact", {"model": "m", "input": [{"role": "user", "content": given}]}),
+        ("/responses", {"model": "m", "input": [{"role": "user", "content": given}]}),
     ]:
         before, asked = caller.usage.sums()[1], len(backend.requests)
         backend.default = (asyncio.Event(),)
@@ -285,7 +289,7 @@ async def test_what_a_client_does_not_wait_for_counts_as_what_it_asked(limited, 
         await eventually(lambda asked=asked: _asked(backend, asked))
         waiting.cancel()
         await eventually(lambda: _nothing_at(caller.usage))
-        assert 1000 <= caller.usage.sums()[1] - before <= 1100, path
+        assert 1000 <= caller.usage.sums()[1] - before <= 1200, path
 
 
 async def _asked(backend, before):
@@ -413,6 +417,13 @@ def test_tokens_are_read_from_what_is_passed_on(pieces, tokens):
     for piece in pieces:
         found.read(piece)
     assert found.tokens(100) == tokens
+
+
+@pytest.mark.parametrize("gap", [b" ", b'"', b":", b",", b"\xc3\xa9"])
+def test_pictures_count_less_than_text(gap):
+    run = b"aZ09+/=_-" * 57  # 513
+    assert legible(gap.join([b"text", run, run[:511], run[1:]])) == 4 + 511 + 3 * len(gap) + (513 + 512) // 100
+    assert legible(run[:511]) == 511
 
 
 def test_events_are_counted_where_a_stream_tells_nothing():
