@@ -17,7 +17,7 @@ from typing import TypeVar
 from proxy.errors import UpstreamError, UpstreamUnavailable, UpstreamUnreachable
 from proxy.upstream.choosing import least_open, nearest
 from proxy.upstream.client import Upstream
-from proxy.upstream.replica import Replica, is_failure, is_for_another
+from proxy.upstream.replica import Replica, in_words, is_failure, is_for_another
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,9 @@ class Group:
             return None
         if another:
             self._retries += 1
-            log.info("group %s: %s answers %d, %s is asked", self.name, tried[-1].name, failure.status, another.name)
+            log.info(
+                "group %s: %s is asked instead of %s: %s", self.name, another.name, tried[-1].name, in_words(failure)
+            )
             self.told("retry", self.name, tried[-1].name)
         return another
 
@@ -202,7 +204,7 @@ class Group:
             self._note(replica.well(trial=trial), replica, "it answers again")
         else:
             others = partial(self._has_others, replica)
-            self._note(replica.failed(failure, now, trial=trial, others=others), replica, failure.message)
+            self._note(replica.failed(failure, now, trial=trial, others=others), replica, in_words(failure))
         if failure:
             replica.pause(failure, now)
 

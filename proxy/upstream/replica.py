@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.client import Upstream
 
 _LONGEST = 16  # times as long as the first time that a replica is out, at most
@@ -25,6 +25,12 @@ def is_for_another(error: UpstreamError) -> bool:
 def is_failure(error: UpstreamError) -> bool:
     """Whether an error speaks against its replica. Not a 501, say, which is an answer: llama.cpp's for what is off."""
     return error.status == 500 or error.status in _AWAY
+
+
+def in_words(error: UpstreamError) -> str:
+    """What it is, for the log: words of our own alone, as an upstream's may quote what it was asked."""
+    ours = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
+    return error.message if ours else f"status {error.status}"
 
 
 class Replica:

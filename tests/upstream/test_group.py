@@ -1,6 +1,7 @@
 """What the outcomes of calls make of replicas: retries, pauses, ejection, trials; by a clock of the test's own."""
 
 import asyncio
+import logging
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -109,6 +110,26 @@ async def test_what_would_fail_everywhere_is_asked_once(failure):
         await fleet.call()
     assert told.value is failure
     assert sum(server.asked for server in fleet.servers) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (AWAY, "nobody there"),
+        (SLOW, "too late"),
+        (UpstreamError("WORDS of theirs", status=503), "status 503"),
+        (UpstreamError("WORDS of theirs", status=500), "status 500"),
+    ],
+)
+async def test_the_log_says_what_failed_and_nothing_that_an_upstream_says(failure, said, caplog):
+    caplog.set_level(logging.INFO)
+    fleet = Fleet(2, after=1, retries=1)
+    for server in fleet.servers:
+        server.answers = [failure]
+    await fleet.fail(2)
+    assert "is ejected: " in caplog.text and "WORDS" not in caplog.text
+    assert all(record.message.endswith(f": {said}") for record in caplog.records)
+    assert ("is asked instead of" in caplog.text) == (failure.status != 500)
 
 
 async def test_no_more_are_asked_than_is_allowed():
