@@ -69,7 +69,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     pool.follow(traces.calls)
     manners = traces.manners(settings, state.lessons)
     authenticator = Authenticator(settings, _quota(settings))
-    access = Access(state, authenticator, settings.tenant_secret, _session_header(settings))
+    access = Access(state, authenticator, settings.tenant_secret, settings.session_header)
     services = _services(settings, state, pool, manners, metrics, traces)
     observer = Observer(metrics.run, metrics.open_runs, traces.at_work_on_run)
     runner = Runner(services, most=settings.worker_runs, limit=settings.background_timeout, observer=observer)
@@ -79,7 +79,7 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
         pool,
         keep_authorization=not authenticator.guards,
         body_limit=settings.body_limit,
-        session_header=_session_header(settings),
+        session_header=settings.session_header,
         streams=metrics.open_streams,
     )
     passthrough = Limited(relay, access, state.quotas)
@@ -88,13 +88,6 @@ def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASG
     sockets = _sockets(settings, services, runner, access, life, metrics) if settings.websocket == "on" else None
     door = Door(lifespan, own, sockets, passthrough, models, access, about, life, metrics.open_requests)
     return Observed(traces.served(door, about), [metrics.request, *([log_request] if settings.access_log else [])])
-
-
-def _session_header(settings: Settings) -> str:
-    """What sessions are named in; a single upstream is told none that nobody has asked for."""
-    if settings.session_header != "auto":
-        return settings.session_header
-    return "x-session-id" if settings.upstreams else ""
 
 
 def _quota(settings: Settings) -> Quota | None:
@@ -163,7 +156,7 @@ def _services(
         heard_tool=traces.tool(metrics.tool),
         traced=traces.turn,
         sessions=Sessions(
-            _session_header(settings),
+            settings.session_header,
             Caching(salted=settings.cache_salt == "tenant", keyed=settings.prompt_cache_key == "session"),
         ),
     )

@@ -69,7 +69,7 @@ class Settings:
     upstream_idle_timeout: float = _option(300.0, "upstream", "seconds of silence within an answer", low=0.001)
     upstream_affinity: Literal["on", "off"] = _option("on", "upstream", "whether the turns of a conversation go to the same replica of a group, whose cache knows them; off goes by load alone")
     upstream_load_factor: float = _option(1.25, "upstream", "times its share of the open requests that a replica gets before others are asked in its place", low=1, high=100)
-    session_header: str = _option("auto", "upstream", "header that tells upstreams which requests belong together, and that callers may set; auto: x-session-id with upstreams, none with upstream", check=values.session_header, metavar="NAME")
+    session_header: str = _option("x-session-id", "upstream", "header that tells upstreams which requests belong together, and that callers may set; off for none", check=values.session_header, metavar="NAME")
     cache_salt: Literal["off", "tenant"] = _option("off", "upstream", "what keeps prompt caches of vLLM and SGLang apart; tenant sends a salt of its own for each")
     prompt_cache_key: Literal["off", "session"] = _option("off", "upstream", "what OpenAI and Azure are told as prompt_cache_key where a request has none; session: what belongs together")
     upstream_retries: int = _option(2, "upstream", "other replicas of its group that a request is tried at before its answer has begun")

@@ -177,10 +177,10 @@ def algorithm(text: str) -> str:
 
 def session_header(text: str) -> str:
     """In lower case, "" for none. Not one that requests have anyhow."""
-    name = text.lower()
+    name = "" if text == "off" else text.lower()
     if not name or re.fullmatch(_HEADER_NAME, name) and name not in _TAKEN:
         return name
-    raise ValueError("must be the name of a header of its own, as x-session-id, or auto")
+    raise ValueError("must be the name of a header of its own, as x-session-id, or off")
 
 
 def store(text: str) -> str:

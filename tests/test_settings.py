@@ -17,7 +17,7 @@ SAMPLES = {
     "host": ("0.0.0.0", "::", "localhost"),
     "own_prefix": ("/a", "/b", "/c/d"),
     "upstream": ("http://a:1/v1", "https://b/v1", "http+unix://%2Frun%2Fc.sock/v1"),
-    "session_header": ("x-a", "x-b", "auto"),
+    "session_header": ("x-a", "x-b", "x-c"),
     "upstreams": (
         '[{"replicas": ["http://a:1/v1"]}]',
         '[{"models": ["m*"], "replicas": ["http://b:1/v1", "http://b:2/v1"]}]',

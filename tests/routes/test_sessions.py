@@ -51,14 +51,12 @@ async def test_a_prompt_cache_key_is_its_tenants_own(backend, serve):
     assert all(len(session) == 32 and int(session, 16) for session in told)
 
 
-async def test_it_is_told_without_being_named_to_groups_alone(backend, calling):
-    for how, count in (({}, 0), ({"upstreams": [{"replicas": [backend.url]}]}, 1)):
-        caller = await calling(**how)
-        await caller.create()
-        assert len(sessions(backend)[-1]) == count
-    caller = await calling("--session-header=", upstreams=[{"replicas": [backend.url]}])
-    await caller.create()
-    assert sessions(backend)[-1] == []
+async def test_it_is_told_unless_that_is_off(backend, calling):
+    for flags, count in (([], 1), (["--session-header=off"], 0)):
+        for how in ({}, {"upstreams": [{"replicas": [backend.url]}]}):
+            caller = await calling(*flags, **how)
+            await caller.create()
+            assert len(sessions(backend)[-1]) == count
 
 
 async def test_a_summary_and_a_count_belong_to_it_too(backend, calling):
