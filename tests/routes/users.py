@@ -40,7 +40,8 @@ def users(tmp_path):
                 attributes = {name: list(values) for name, values in user.attributes.items()}
                 entry |= {"principal": user.name, "attributes": attributes}
             keys.append(entry)
-        (tmp_path / "keys.json").write_text(json.dumps({"keys": keys}))
+        (tmp_path / "new.json").write_text(json.dumps({"keys": keys}))
+        (tmp_path / "new.json").replace(tmp_path / "keys.json")  # in one step: a server may be reading it
         return (f"--keys-file={tmp_path / 'keys.json'}", *(() if tenants else ("--tenant=off",)))
 
     return options
