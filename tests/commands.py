@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from proxy import cli
+from tests.conftest import loggers_kept
 
 
 async def command(*argv: str, stdin: bytes = b"", stdout: Any = None) -> tuple[int, bytes, str]:
     """(exit code, stdout, stderr). ``stdout``: where it is to go instead."""
     out, told = io.BytesIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(told):
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(told), loggers_kept():
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
         patch.setattr(sys, "stdout", stdout or SimpleNamespace(buffer=out))
         code = await asyncio.to_thread(_ended, *argv)

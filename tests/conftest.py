@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,16 +65,25 @@ def anyio_backend():
     return "asyncio"
 
 
-@pytest.fixture
-def logs():
+@contextmanager
+def loggers_kept():
     """The loggers as they were, given back at the end."""
     names = ("statecar", "proxy", "uvicorn.error")
     root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("", *names)}
     handlers = root.handlers
-    yield
-    root.handlers = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def logs():
+    """The same, for a test."""
+    with loggers_kept():
+        yield
 
 
 @pytest.fixture

@@ -503,7 +503,8 @@ async def test_every_turn_has_its_line_and_is_counted(serve, backend, caplog):
         upstream = backend.requests[-1].values("x-request-id")[0]
         await socket.ws.close()
         await backend.requests[-1].gone.wait()
-        lines = [record.fields for record in caplog.records if record.fields["method"] == "WEBSOCKET"]
+        told = [record.fields for record in caplog.records if record.name == "statecar.access"]
+        lines = [line for line in told if line["method"] == "WEBSOCKET"]
         assert [(line["request_id"], line["status"]) for line in lines] == [
             ("abc-1", 200),
             ("abc-2", 400),

@@ -272,9 +272,9 @@ async def test_who_is_refused_for_long_lets_go_of_what_counts_no_more(state, ten
     using = Using(state, tenant, 0, 1000, 0, 100)
     for _ in range(3):
         await using.once(tokens=30, kept=(ids.new_tag(), 40, DAY))
-        await using.later(20)
+        await using.later(15)
     assert await using.seconds() == 6
-    await using.later(20)
+    await using.later(25)  # the first counts no more, seconds away from where the second does not either
     for left in (4, 0):
         refused = await using.once(stores=True)
         assert isinstance(refused, StorageFull)

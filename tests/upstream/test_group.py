@@ -122,7 +122,7 @@ async def test_what_would_fail_everywhere_is_asked_once(failure):
     ],
 )
 async def test_the_log_says_what_failed_and_nothing_that_an_upstream_says(failure, said, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "proxy.upstream.group")
     fleet = Fleet(2, after=1, retries=1)
     for server in fleet.servers:
         server.answers = [failure]
