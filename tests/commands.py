@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy import cli
-from tests.conftest import loggers_kept
+from tests.loggers import loggers_kept
 
 
 async def command(*argv: str, stdin: bytes = b"", stdout: Any = None) -> tuple[int, bytes, str]:

@@ -1,10 +1,8 @@
 """Fixtures every test may use."""
 
 import gc
-import logging
 import os
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests import servers
 from tests.backend import Backend
+from tests.loggers import loggers_kept
 
 gc.disable()  # until all tests are known
 for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # whoever runs the tests may have one
@@ -65,23 +64,9 @@ def anyio_backend():
     return "asyncio"
 
 
-@contextmanager
-def loggers_kept():
-    """The loggers as they were, given back at the end."""
-    names = ("statecar", "proxy", "uvicorn.error")
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("", *names)}
-    handlers = root.handlers
-    try:
-        yield
-    finally:
-        root.handlers = handlers
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
 @pytest.fixture
 def logs():
-    """The same, for a test."""
+    """The loggers as they were, given back at the end."""
     with loggers_kept():
         yield
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import select
 import signal
@@ -27,6 +26,7 @@ from proxy.observe import configure_logging
 from proxy.settings import Settings
 from tests.backend import PATIENCE, STREAM_END, STREAM_HEAD, chunked, json_reply, serving
 from tests.budgets.counting import Count, start, stop, undisturbed
+from tests.loggers import loggers_kept
 from tests.routes.conftest import alive
 
 RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
@@ -265,13 +265,6 @@ async def _served(upstream: int, store: str, options: Sequence[str]) -> AsyncIte
 @contextmanager
 def _logging(settings: Settings) -> Iterator[None]:
     """Log lines are made as they are in service, and thrown away; then loggers are as they were."""
-    root, names = logging.getLogger(), ("", "statecar", "proxy", "uvicorn.error")
-    handlers, levels = root.handlers, {name: logging.getLogger(name).level for name in names}
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), loggers_kept():
         configure_logging(settings.log_format, settings.log_level)
-        try:
-            yield
-        finally:
-            root.handlers = handlers
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+        yield
