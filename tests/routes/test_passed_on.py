@@ -121,7 +121,7 @@ async def test_nothing_is_kept_of_a_request_that_can_ask_no_model(backends, grou
 
 async def test_a_session_finds_its_replica_again(backends, groups):
     caller = await groups()
-    for session in range(8):
+    for session in range(24):
         before = [len(asked(backend)) for backend in backends]
         for _ in range(3):
             await caller.http.post(CHAT, content=chat("tiny"), headers={"x-session-id": f"s{session}"})
@@ -129,7 +129,7 @@ async def test_a_session_finds_its_replica_again(backends, groups):
         assert sorted(more) == [0, 0, 3]
     assert min(len(asked(backend)) for backend in backends[1:]) > 0
     assert {value for backend in backends for one in asked(backend) for value in one.values("x-session-id")} == {
-        f"s{session}" for session in range(8)
+        f"s{session}" for session in range(24)
     }
 
 
