@@ -64,9 +64,9 @@ def anyio_backend():
     return "asyncio"
 
 
-@pytest.fixture
-def logs():
-    """The loggers as they were, given back at the end."""
+@pytest.fixture(autouse=True)
+def _loggers():
+    """Whatever a test sets of them, as all do that run a command: the next one finds them as they were."""
     with loggers_kept():
         yield
 

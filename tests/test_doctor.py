@@ -16,8 +16,6 @@ from tests.mcp_servers import McpServer, Tool
 from tests.searxng import SearXNG, page
 from tests.servers import free_port
 
-pytestmark = pytest.mark.usefixtures("logs")  # a command configures the logging of its process
-
 
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch):

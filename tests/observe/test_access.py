@@ -16,7 +16,7 @@ def request(status=200, first=0.0123, path=PATH, **facts):
 
 
 @pytest.fixture
-def line(logs, capsys):
+def line(capsys):
     """Gives the line of a request, None for none."""
 
     def made(request, level="info"):

@@ -90,7 +90,7 @@ class Talk:
 
 
 @pytest.fixture
-async def talking(serve, capsys, logs):
+async def talking(serve, capsys):
     """Starts a server with these options and gives a talk with it, logged in this form."""
 
     async def start(form, *options, **rest):

@@ -24,20 +24,20 @@ def said(capsys):
     return [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
 
 
-def test_text_log_lines_carry_their_fields(logs, capsys):
+def test_text_log_lines_carry_their_fields(capsys):
     configure_logging("text", "info")
     log.info("request", extra={"fields": {"status": 200, "path": "/x", "odd": "a\nb=c"}})
     assert capsys.readouterr().err.split(" ", 1)[1] == 'INFO request status=200 path=/x odd="a\\nb=c"\n'
 
 
-def test_what_others_say_begins_no_log_line_of_its_own(logs, capsys):
+def test_what_others_say_begins_no_log_line_of_its_own(capsys):
     configure_logging("text", "info")
     log.warning("told: %s", "a\r\n2026 INFO forged\x1b[2J\x85\u2028ü\n")
     told = capsys.readouterr().err.split(" ", 1)[1]
     assert told == "WARNING told: a\\r\\n2026 INFO forged\\x1b[2J\\x85\\u2028ü\n"
 
 
-def test_json_log_lines_are_one_ascii_object_each_with_trace_and_fields(logs, capsys):
+def test_json_log_lines_are_one_ascii_object_each_with_trace_and_fields(capsys):
     configure_logging("json", "info")
     fields = {"status": 500, "path": "/\u2028\x9bü"}
     try:
@@ -54,14 +54,14 @@ def test_json_log_lines_are_one_ascii_object_each_with_trace_and_fields(logs, ca
 
 
 @pytest.mark.parametrize("value", [object(), "\ud83d", 1 << 70, {1: 2}])
-def test_no_value_costs_a_line(logs, capsys, value):
+def test_no_value_costs_a_line(capsys, value):
     configure_logging("json", "info")
     log.info("odd", extra={"fields": {"value": value}})
     assert json.loads(capsys.readouterr().err)["message"] == "odd"
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_trace_tells_kinds_and_places_and_no_words(logs, capsys, form):
+def test_a_trace_tells_kinds_and_places_and_no_words(capsys, form):
     configure_logging(form, "info")
     words = "planted"
     try:
@@ -80,7 +80,7 @@ def test_a_trace_tells_kinds_and_places_and_no_words(logs, capsys, form):
     assert (told.count("\n") == 1) is (form == "json")
 
 
-def test_what_asyncio_shows_of_a_task_is_not_told(logs, capsys):
+def test_what_asyncio_shows_of_a_task_is_not_told(capsys):
     configure_logging("text", "info")
     messages = [
         "Task exception was never retrieved\nfuture: <Task finished exception=KeyError('planted')>",
@@ -91,7 +91,7 @@ def test_what_asyncio_shows_of_a_task_is_not_told(logs, capsys):
     assert said(capsys) == ["ERROR Task exception was never retrieved", "ERROR Exception in callback received"]
 
 
-def test_the_level_is_ours_and_others_speak_from_warning_on(logs, capsys):
+def test_the_level_is_ours_and_others_speak_from_warning_on(capsys):
     configure_logging("text", "debug")
     logging.getLogger("proxy.state").debug("ours")
     logging.getLogger("httpx").info("theirs")
@@ -102,7 +102,7 @@ def test_the_level_is_ours_and_others_speak_from_warning_on(logs, capsys):
     assert said(capsys) == ["DEBUG ours", "WARNING their warning", "ERROR our error"]
 
 
-def test_of_uvicorn_only_what_an_operator_must_know_is_heard(logs, capsys):
+def test_of_uvicorn_only_what_an_operator_must_know_is_heard(capsys):
     configure_logging("text", "info")
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.info("Started server process [1]")
@@ -115,7 +115,7 @@ def test_of_uvicorn_only_what_an_operator_must_know_is_heard(logs, capsys):
     assert said(capsys) == ["WARNING Child process [7] died", "WARNING Invalid HTTP request received."]
 
 
-async def test_the_lines_of_a_task_and_of_those_it_starts_carry_its_request_id(logs, capsys):
+async def test_the_lines_of_a_task_and_of_those_it_starts_carry_its_request_id(capsys):
     async def request(id_):
         at_work_on(id_)
         await asyncio.create_task(later(id_))
@@ -133,7 +133,7 @@ async def test_the_lines_of_a_task_and_of_those_it_starts_carry_its_request_id(l
 @pytest.mark.parametrize(
     ("terminal", "no_color", "colours"), [(True, "", True), (True, "1", False), (False, "", False)]
 )
-def test_colours_are_for_terminals(logs, monkeypatch, terminal, no_color, colours):
+def test_colours_are_for_terminals(monkeypatch, terminal, no_color, colours):
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", stream)
@@ -251,7 +251,7 @@ def test_no_file_or_socket_is_taken_for_a_standard_stream_that_was_closed():
     assert closed.returncode > 2
 
 
-def test_a_line_that_cannot_be_made_shows_nothing_of_its_arguments(logs, capsys):
+def test_a_line_that_cannot_be_made_shows_nothing_of_its_arguments(capsys):
     configure_logging("json", "info")
     log.info("%d tokens", "planted")
     assert capsys.readouterr().err == ""

@@ -66,7 +66,7 @@ async def test_headers_of_what_is_passed_on_stay_as_they_came(caller, backend):
     assert ids_sent(backend) == ["mine"]
 
 
-async def test_every_line_of_a_request_has_its_id_and_debug_shows_the_upstream_calls(caller, backend, logs, capsys):
+async def test_every_line_of_a_request_has_its_id_and_debug_shows_the_upstream_calls(caller, backend, capsys):
     configure_logging("json", "debug")
     backend.script(REFUSED)
     backend.script(stream(*talk("Hello")))
@@ -85,7 +85,7 @@ async def test_every_line_of_a_request_has_its_id_and_debug_shows_the_upstream_c
     assert all(line["first_ms"] > 0 for line in calls)
 
 
-async def test_lines_of_requests_at_once_keep_their_ids_apart(calling, logs, capsys, tmp_path):
+async def test_lines_of_requests_at_once_keep_their_ids_apart(calling, capsys, tmp_path):
     """Those of the store, which is not there."""
     caller = await calling("--tenant=off", store=f"unix://{tmp_path}/nobody")
     configure_logging("json", "debug")
@@ -102,7 +102,7 @@ async def test_lines_of_requests_at_once_keep_their_ids_apart(calling, logs, cap
     assert {id_ for id_, _ in told} == {f"mine-{number}" for number in range(4)}
 
 
-async def test_the_servers_own_line_about_a_request_that_broke_has_its_id(caller, logs, capsys, monkeypatch):
+async def test_the_servers_own_line_about_a_request_that_broke_has_its_id(caller, capsys, monkeypatch):
     def broken(body):
         raise KeyError(body["input"])
 
