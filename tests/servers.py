@@ -174,7 +174,7 @@ class Watched:
     _rules = (
         "sentinel monitor {} {}",
         "sentinel down-after-milliseconds {} 1000",
-        "sentinel failover-timeout {} 1000",
+        "sentinel failover-timeout {} 5000",
     )
 
     def __init__(self, binary: str, folder: Path, *options: str) -> None:
