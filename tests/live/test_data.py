@@ -9,7 +9,7 @@ from tests.callers import Caller
 from tests.commands import command
 from tests.live.conftest import Process
 
-pytestmark = [pytest.mark.live, pytest.mark.usefixtures("logs")]
+pytestmark = pytest.mark.live
 
 
 async def test_the_embedded_store_is_found_beside_its_server_and_started_without(tmp_path, memory_disk):

@@ -17,7 +17,7 @@ USER = {"role": "user", "content": [{"type": "input_text", "text": "look \ud83d"
 
 
 @pytest.fixture
-def statecar(own, logs):
+def statecar(own):
     """Runs a command on the store."""
     return lambda *argv, stdin=b"", store=own.url: command(*argv, f"--store={store}", stdin=stdin)
 
