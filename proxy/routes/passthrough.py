@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ from proxy.grants import EVERYTHING, Grant
 from proxy.routes.edge import facts
 from proxy.routes.sender import Sender
 from proxy.upstream import Forwarded, Pool, Target
-from proxy.wire import every_model, in_form, in_json, renamed
+from proxy.wire import every_model, in_form, in_json, in_object, renamed
 
 log = logging.getLogger(__name__)
 
@@ -130,16 +131,18 @@ class Passthrough:
         Raises ModelNotFound for a model that no group serves, or that the caller must not ask, TooLarge.
         """
         content_type = _value(scope, b"content-type")
+        value: dict[str, Any] = {}
         if content_type.lower().startswith("multipart/form-data"):
             model, is_json = (in_form(content_type, await caller.beginning(_FORM)) or [""])[-1], False
         elif await caller.first() in (b"{", b""):  # white space may stand before an object
-            found = in_json(await caller.whole(self._limit))
+            value = in_object(await caller.whole(self._limit))
+            found = in_json(value)
             model, is_json = found or "", found is not None
         else:
             model, is_json = "", False
         if grant.models:
             types, codings = _values(scope, b"content-type"), _values(scope, b"content-encoding")
-            _check(every_model(types, await caller.whole(self._limit), codings), grant)
+            _check(every_model(types, await caller.whole(self._limit), codings, value), grant)
         return Asked(self._pool.pick(model, session), caller.body(), model, is_json)
 
 

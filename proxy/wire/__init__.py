@@ -8,7 +8,7 @@ from proxy.wire.conversations import create_conversation, create_items, update_c
 from proxy.wire.frames import CREATE, STEER, create_frame, frame
 from proxy.wire.headers import idempotency_key, on_disconnect
 from proxy.wire.items import input_item
-from proxy.wire.named import every_model, in_form, in_json, renamed
+from proxy.wire.named import every_model, in_form, in_json, in_object, renamed
 from proxy.wire.query import flag, include, integer, page, starting_after, text
 from proxy.wire.responses import compact_response, count_input_tokens, create_response
 
@@ -27,6 +27,7 @@ __all__ = [
     "idempotency_key",
     "in_form",
     "in_json",
+    "in_object",
     "include",
     "input_item",
     "integer",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.named import every_model, in_form, in_json, renamed
+from proxy.wire.named import every_model, in_form, in_json, in_object, renamed
 
 JSON = {
     "first": (b'{"model": "m", "messages": []}', "m"),
@@ -24,6 +24,8 @@ JSON = {
     "empty": (b"", None),
     "cut off": (b'{"model": "m', None),
     "no JSON": (b'x {"model": "m"}', None),
+    "twice, and further in": (b'{"model": "a", "x": {"model": "no"}, "model": "m", "y": [{"model": "no"}]}', "m"),
+    "twice, behind others": (b'{"models": ["no"], "model": "a", "MODEL": "no", "m\\u006fdel": "m"}', "m"),
     "brackets in texts": (b'{"a": "}]{[", "model": "m"}', "m"),
     "a lone surrogate": (b'{"model": "\\ud800"}', "\ud800"),
 }
@@ -31,7 +33,7 @@ JSON = {
 
 @pytest.mark.parametrize(("body", "model"), JSON.values(), ids=JSON)
 def test_the_model_of_a_json_body_is_found(body, model):
-    assert in_json(body) == model
+    assert in_json(in_object(body)) == model
 
 
 VALUES = st.recursive(
@@ -50,7 +52,7 @@ VALUES = st.recursive(
 @pytest.mark.parametrize("body", [body for body, model in JSON.values() if model], ids=[k for k in JSON if JSON[k][1]])
 def test_another_name_takes_the_place_of_the_one_that_counts(body):
     other = renamed(body, "new")
-    assert in_json(other) == "new"
+    assert in_json(in_object(other)) == "new"
     before, _, after = other.rpartition(b'"new"')
     assert body.startswith(before) and body.endswith(after)
 
@@ -60,7 +62,7 @@ def test_another_name_takes_the_place_of_the_one_that_counts(body):
 def test_it_is_what_a_parser_finds_and_another_name_changes_nothing_else(body, is_ascii):
     text = json.dumps(body, ensure_ascii=is_ascii).encode(errors="surrogatepass")
     model = body.get("model")
-    assert in_json(text) == (model if isinstance(model, str) else None)
+    assert in_json(in_object(text)) == (model if isinstance(model, str) else None)
     if isinstance(model, str):
         assert json.loads(renamed(text, 'an"other')) == body | {"model": 'an"other'}
 
@@ -109,6 +111,19 @@ WRITTEN = {
     "the usual one by name": (f'{PLAIN}; Charset="UTF-8"', b'{"model": "a"}', ["a"]),
     "a form with an encoding": (f"{MULTI}; charset*=utf-16", form((FIELD, b"a")), []),
     "others to answer instead": (PLAIN, b'{"models": ["b"], "fallbacks": ["c"], "model": "a"}', ["a", "b", "c"]),
+    "others twice": (
+        PLAIN,
+        b'{"models": ["b"], "model": "a", "models": ["c"], "x": {"models": ["no"]}}',
+        ["a", "b", "c"],
+    ),
+    "letters that some take for others": (
+        PLAIN,
+        '{"fallbac\u212as": "b", "model": "a", "model\u017f": "c"}'.encode(),
+        ["a", "b", "c"],
+    ),
+    "no number": (PLAIN, b'{"model": "a", "x": NaN}', []),
+    "no UTF-8": (PLAIN, b'{"model": "a\xed\xa0\x80"}', []),
+    "half a pair": (PLAIN, b'{"model": "a", "x": "\\ud83d"}', ["a"]),
     "others in another form": (PLAIN, b'{"model": "a", "fallbacks": [{"model": "b"}]}', []),
     "others alone": (PLAIN, b'{"models": ["b"]}', []),
     "a mark in front": (PLAIN, b'\xef\xbb\xbf{"model": "a"}', []),
@@ -136,6 +151,47 @@ def test_every_model_that_a_server_may_find_is_known_or_none(content_type, body,
     assert every_model(content_type, body) == models
 
 
+SPELLED = st.sampled_from(
+    ["model", "models", "fallbacks", "Model", "fallbac\u212as", "x", '\\"model', "\0", "\x000", "\x000.0"]
+)
+ESCAPED = st.sampled_from([json.dumps, lambda key: '"' + "".join(rf"\u{ord(letter):04X}" for letter in key) + '" \n'])
+TEXTS = st.recursive(
+    st.sampled_from(['"a"', '"b"', "1", '"\\\\"', '"{\\"model\\":"']),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda texts: f"[{','.join(texts)}]")
+        | st.lists(st.tuples(SPELLED, ESCAPED, inner), max_size=4).map(
+            lambda pairs: "{" + ",".join(f"{write(key)}:{text}" for key, write, text in pairs) + "}"
+        )
+    ),
+    max_leaves=12,
+)
+
+
+class Pairs(list):
+    """A JSON object with all its keys, equal ones too."""
+
+
+def models_of(pairs):
+    if not isinstance(pairs, Pairs):
+        return []
+    models = [value for key, value in pairs if key.casefold() == "model"]
+    for key, value in pairs:
+        if models and key.casefold() in ("models", "fallbacks"):
+            models += value if type(value) is list else [value]
+    return models if all(isinstance(model, str) for model in models) else []
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_equal_keys_are_found_at_any_depth_and_in_any_spelling(text):
+    pairs = json.loads(text, object_pairs_hook=Pairs)
+    assert every_model(PLAIN, text.encode()) == models_of(pairs)
+    if isinstance(in_json(in_object(text.encode())), str):
+        at = max(at for at, (key, _) in enumerate(pairs) if key == "model")
+        pairs[at] = ("model", "new")
+        assert json.loads(renamed(text.encode(), "new"), object_pairs_hook=Pairs) == pairs
+
+
 @pytest.mark.parametrize(
     ("coding", "models"), [("", ["a"]), ("Identity", ["a"]), ("deflate", []), ("identity, br", [])]
 )
@@ -144,4 +200,4 @@ def test_what_a_server_may_decode_first_names_no_model(coding, models):
 
 
 def test_the_other_encoding_is_one_that_a_parser_would_guess():
-    assert json.loads(UTF_16)["model"] == "secret" and in_json(UTF_16) is None
+    assert json.loads(UTF_16)["model"] == "secret" and in_object(UTF_16) == {}
