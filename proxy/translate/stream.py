@@ -147,6 +147,11 @@ class ResponseStream(Lifecycle):
         return self._round.over
 
     @property
+    def has_finish(self) -> bool:
+        """Whether the upstream call's answer has said that it ends, in whatever words."""
+        return self.finish_reason is not None or self._round.blank_finish
+
+    @property
     def hosted_calls(self) -> list[HostedCall]:
         """The hosted calls that are written out and have no outcome, in order; none of a reply that was cut off."""
         return [item for item in of_hosted(self.items) if item.waits and self.finish_reason not in reply.INCOMPLETE]

@@ -111,6 +111,7 @@ class Rounds:
                     while events := await answer.read():
                         yield events
                     work.done = reply.ended
+                    reply.is_cut = not reply.ended and not stream.has_finish
                 return
             except UpstreamError as exc:
                 if len(stream.items) > items:

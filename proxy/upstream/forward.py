@@ -45,7 +45,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 class Forwarded:
-    """An upstream's answer that is passed on as it is. ``headers``: end-to-end ones, raw."""
+    """An upstream's answer that is passed on as it is. ``headers``: end-to-end ones, raw. ``is_cut``: it broke off."""
 
     def __init__(self, response: httpx.Response, timeouts: Timeouts, call: Call) -> None:
         # 101 would end HTTP, and a server cannot send what lies outside of RFC 9110 §15
@@ -54,6 +54,7 @@ class Forwarded:
         assert isinstance(response.stream, Body)
         self.status = response.status_code
         self.headers = end_to_end(response.headers.raw)
+        self.is_cut = False
         self._body = response.stream
         self._timeouts, self._call = timeouts, call
 
@@ -61,6 +62,11 @@ class Forwarded:
     def ended(self) -> bool:
         """Whether the last byte has been handed out, known with that byte if it came with the end."""
         return self._body.ended
+
+    @property
+    def whole(self) -> bool | None:
+        """Whether it came whole; None where it was left before its end."""
+        return False if self.is_cut else self.ended or None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it came off the socket, undecoded. Raises UpstreamError when it breaks off."""
@@ -72,6 +78,7 @@ class Forwarded:
                     self._call.begin()
                 yield data
         except httpx.TransportError as exc:
+            self.is_cut = True
             error = failure(exc, self._timeouts, begun=True)
             self._call.fail(error)  # whoever passes it on has begun to answer, and ends without raising
             raise error from exc

@@ -39,6 +39,10 @@ def untold(_what: str, _group: str, _replica: str) -> None:
     """Nobody wants to know."""
 
 
+def _unknown(_answer: object) -> None:
+    """Whether an answer came whole tells nothing."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """How every group chooses. ``affinity``: the calls of a session go to one replica, as long as it has less than
@@ -120,20 +124,23 @@ class Group:
         begun: Callable[[T], Awaitable[UpstreamError | None]],
         chosen: Callable[[str], object],
         *,
+        whole: Callable[[T], bool | None] = _unknown,
         again: bool = True,
         proves: bool = True,
     ) -> AsyncIterator[T]:
         """What ``begin`` gives for the replica that is to be asked, or for the next one, as long as nothing was told.
 
         ``begun``: waits until it can be told, and gives the failure that an answer is though it can be told;
-        ``chosen``: hears of each replica's name; ``again``: whether the request can be sent twice; ``proves``: whether
-        an answer tells how models are served, as no other endpoint's does. Raises UpstreamUnavailable where none can be
+        ``chosen``: hears of each replica's name; ``whole``: whether an answer has come whole by now, False where it
+        broke off, None where it was left; ``again``: whether the request can be sent twice; ``proves``: whether an
+        answer tells how models are served, as no other endpoint's does. Raises UpstreamUnavailable where none can be
         asked, else as ``begin`` and ``begun`` do.
         """
         async with AsyncExitStack() as stack:
-            answer = await self._answer(stack, session, begin, begun, chosen, again=again, proves=proves)
+            use, answer = await self._answer(stack, session, begin, begun, chosen, again=again, proves=proves)
             del begin  # it knows the body, which is not kept while the answer comes
             yield answer
+            use.end(whole(answer))
 
     async def _answer(
         self,
@@ -145,7 +152,7 @@ class Group:
         *,
         again: bool,
         proves: bool,
-    ) -> T:
+    ) -> tuple[_Use, T]:
         replica = self.choose(session)
         if replica is None:
             raise self._unavailable()
@@ -163,7 +170,7 @@ class Group:
                     another = self._another(session, failure, tried) if failure and again else None
                     if another is None:
                         await stack.enter_async_context(held.pop_all())
-                        return answer
+                        return use, answer
             except UpstreamError as exc:
                 may_go = again or isinstance(exc, UpstreamUnreachable)  # of which nothing was sent
                 another = self._another(session, exc, tried) if may_go else None
@@ -208,6 +215,16 @@ class Group:
         if failure:
             replica.pause(failure, now)
 
+    def ended(self, replica: Replica, era: int, *, whole: bool) -> None:
+        """An answer that had begun well has come whole, or has broken off."""
+        if not self._watched:
+            return
+        if whole:
+            replica.whole(era=era)
+        else:
+            news = replica.broke(self.now(), era=era, others=partial(self._has_others, replica))
+            self._note(news, replica, "its answers break off")
+
     def _has_others(self, replica: Replica) -> bool:
         now = self.now()
         others = (other.closed_until <= now for other in self.replicas if other is not replica)
@@ -249,11 +266,12 @@ class Group:
 
 
 class _Use:
-    """A call at a replica, counted as open. What it raises before it is ``over`` is told of the replica."""
+    """A call at a replica, counted as open. What it raises is told of the replica."""
 
     def __init__(self, group: Group, replica: Replica) -> None:
         self._group, self._replica = group, replica
-        self._trial, self._over = replica.is_out, False
+        self._trial, self._over, self._era = replica.is_out, False, replica.era
+        self._is_well = False
 
     def over(self, failure: UpstreamError | None, *, proves: bool = True) -> None:
         """It has begun, or never will. ``proves``: so that it is known how the replica does."""
@@ -261,6 +279,12 @@ class _Use:
         if proves:
             self._group.heard(self._replica, failure, trial=self._trial)
             self._trial = False
+            self._is_well = failure is None
+
+    def end(self, whole: bool | None) -> None:
+        """What has begun has ended; ``whole``: or broken off; None for neither."""
+        if self._is_well and whole is not None:
+            self._group.ended(self._replica, self._era, whole=whole)
 
     def __enter__(self) -> _Use:
         self._replica.open += 1
@@ -272,8 +296,11 @@ class _Use:
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _at: TracebackType | None) -> None:
         self._replica.open -= 1
         self._group.open -= 1
-        if isinstance(exc, UpstreamError) and not self._over:
-            self.over(exc)
+        if isinstance(exc, UpstreamError):
+            if not self._over:
+                self.over(exc)
+            elif is_failure(exc):
+                self.end(False)
         if self._trial:
             self._replica.leave_trial()
 

@@ -41,7 +41,8 @@ class Replica:
     ``fault``: what the last check found, "" before the first.
 
     ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves; a call
-    that is answered ends both rows. ``seconds``: for how long, twice as long each time that calls show it.
+    that is answered ends both rows, save that answers which broke off count until one has come whole. ``seconds``: for
+    how long, twice as long each time that calls show it. ``era``: how often that was so.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Replica:
         self.is_out = self.is_checked = False
         self.fault: str | None = ""
         self._after, self._seconds = after, seconds
-        self._failures = self._misses = self._ejections = 0
+        self._failures = self._breaks = self._misses = self._ejections = self.era = 0
 
     @property
     def is_limited(self) -> bool:
@@ -88,8 +89,25 @@ class Replica:
         """A call was answered. ``trial``: it was to show whether the replica is well."""
         if self.is_out and not trial:
             return ""  # it began before others failed
-        self._failures = self._misses = self._ejections = 0
+        self._failures = self._misses = 0
+        if not self._breaks:
+            self._ejections = 0
         return self._return()
+
+    def whole(self, *, era: int) -> None:
+        """An answer has come whole. ``era``: when it began; it says nothing of later ones."""
+        if era == self.era:
+            self._breaks = self._ejections = 0
+
+    def broke(self, now: float, *, era: int, others: Callable[[], bool]) -> str:
+        """An answer broke off after its beginning. The rest as for ``whole`` and ``failed``.
+
+        By such none is the last to go: it does answer.
+        """
+        if era != self.era:
+            return ""
+        self._breaks += 1
+        return self._eject(now) if self._has_failed and others() else ""
 
     def failed(self, failure: UpstreamError, now: float, *, trial: bool, others: Callable[[], bool]) -> str:
         """A call failed. ``others``: whether any can be asked.
@@ -101,7 +119,7 @@ class Replica:
         self._failures += 1
         if failure.status == 500 and not others():
             return self._return()
-        return self._eject(now) if trial or self._failures >= self._after else ""
+        return self._eject(now) if trial or self._has_failed else ""
 
     def checked(self, fault: str | None, now: float, *, others: Callable[[], bool]) -> str:
         """A health check is over; what is wrong, if anything. ``others``: whether any other replica can be asked.
@@ -125,6 +143,10 @@ class Replica:
         if refusal.status in (429, 503) and not self.is_out and (seconds := seconds_asked(refusal.headers)):
             self.closed_until = max(self.closed_until, now + seconds)
 
+    @property
+    def _has_failed(self) -> bool:
+        return self._failures + self._breaks >= self._after
+
     def _return(self) -> str:
         if not self.is_out:
             return ""
@@ -134,6 +156,7 @@ class Replica:
     def _eject(self, now: float) -> str:
         if not self.is_out or now >= self.again_at:  # else it was tried before its time, as all others are out too
             self._ejections = min(self._ejections + 1, _LONGEST)
+        self.era += 1
         self.failed_at = now
         self.again_at = now + self._seconds * min(2 ** (self._ejections - 1), _LONGEST)
         self.closed_until = math.inf if self.is_checked else self.again_at

@@ -29,12 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class Reply:
-    """The answer to one call of the upstream. ``ended``: it is whole, by ``[DONE]`` or as a plain answer."""
+    """The answer to one call of the upstream. ``ended``: it is whole, by ``[DONE]`` or as a plain answer. ``is_cut``:
+    its reader has found that it is not, though it ended cleanly.
+    """
 
     def __init__(self, response: httpx.Response, timeouts: Timeouts, *, stream: bool, call: Call | None = None) -> None:
         self.status = response.status_code
         self.headers = response.headers
-        self.ended = False
+        self.ended = self.is_cut = False
         self._timeouts = timeouts
         self._call = call or Call()
         self._silent = True
@@ -92,6 +94,11 @@ class Reply:
                     pass
         except (TimeoutError, UpstreamError):
             log.debug("the upstream did not end its body after [DONE]")
+
+    @property
+    def whole(self) -> bool | None:
+        """Whether it came whole, as far as its reader has said; None before its end."""
+        return not self.is_cut if self.ended or self._drained else None
 
     @property
     def _is_over(self) -> bool:

@@ -75,7 +75,11 @@ class Target:
         if only := self._group.only:
             return only.open(body, headers, stream=stream)
         return self._group.call(
-            self.session, lambda upstream: upstream.open(body, headers, stream=stream), _begun, self._chosen
+            self.session,
+            lambda upstream: upstream.open(body, headers, stream=stream),
+            _begun,
+            self._chosen,
+            whole=_is_whole,
         )
 
     def forward(
@@ -96,7 +100,9 @@ class Target:
             return begin(only)
         again = body is None or isinstance(body, bytes)
         proves = method == "POST"  # which asks a model
-        return self._group.call(self.session, begin, _refusal, self._chosen, again=again, proves=proves)
+        return self._group.call(
+            self.session, begin, _refusal, self._chosen, whole=_is_whole, again=again, proves=proves
+        )
 
     async def ask(
         self,
@@ -151,3 +157,7 @@ async def _refusal(answer: Forwarded) -> UpstreamError | None:
 
 async def _whole(_answer: Any) -> None:
     return None
+
+
+def _is_whole(answer: Reply | Forwarded) -> bool | None:
+    return answer.whole

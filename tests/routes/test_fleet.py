@@ -8,6 +8,7 @@ from tests.backend import (
     CLOSE,
     PATIENCE,
     RESET,
+    STREAM_END,
     STREAM_HEAD,
     Backend,
     chunk,
@@ -161,11 +162,64 @@ async def test_a_replica_that_is_gone_costs_no_request(backends, in_front):
 
 async def test_what_has_begun_is_not_asked_again(backends, in_front):
     for backend in backends:
-        backend.default = (STREAM_HEAD + ONCE + chunked(sse(chunk({"content": "Hel"}))), CLOSE)
+        backend.default = (BEGUN, CLOSE)
     caller = await in_front()
     events = await caller.events()
     assert events[-1]["type"] == "response.failed"
     assert sum(counts(backends)) == 1
+
+
+BEGUN = STREAM_HEAD + ONCE + chunked(sse(chunk({"content": "Hel"})))
+BREAKS = {
+    "closed": (CLOSE,),
+    "ended without a last chunk": (STREAM_END,),
+    "silent": (HANGS,),
+    "an error": (chunked(sse({"error": {"message": "dead", "code": 500}})) + STREAM_END,),
+}
+
+
+async def answers(caller, key, count, end):
+    for _ in range(count):
+        assert (await caller.events(prompt_cache_key=key))[-1]["type"] == f"response.{end}"
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_replica_whose_answers_break_off_in_a_row_is_asked_no_more(backends, in_front, name):
+    there = backends[:2]
+    for backend in there:
+        backend.default = (stream(*talk("Hi")),)
+    caller = await in_front(among=there, idle_timeout=0.1)
+    _, broken = await begun(caller, there, prompt_cache_key="k")
+    (other,) = (each for each in there if each is not broken)
+    for breaks in (2, 0, 3):  # whatever broke off before a whole answer is forgotten
+        for _ in range(breaks):
+            broken.script(BEGUN, *(step() if step is HANGS else step for step in BREAKS[name]))
+        await answers(caller, "k", breaks, "failed")
+        await answers(caller, "k", 1, "completed")
+    assert counts([broken, other]) == [1 + 2 + 1 + 1 + 3, 1]
+
+
+async def test_an_answer_that_its_client_left_says_nothing_of_its_replica(backends, in_front):
+    there = backends[:2]
+    caller = await in_front("--upstream-eject-after=1", among=there)
+    _, busy = await begun(caller, there, prompt_cache_key="k")
+    for _ in range(3):
+        busy.script(BEGUN, HANGS())
+        async with caller.opened(prompt_cache_key="k") as opened:
+            await opened.until("response.output_text.delta")
+        async with asyncio.timeout(PATIENCE):
+            await busy.requests[-1].gone.wait()
+    await caller.create(prompt_cache_key="k")
+    assert sorted(counts(there)) == [0, 5]
+
+
+async def test_where_the_answers_of_all_break_off_one_is_asked_all_the_same(backends, in_front):
+    there = backends[:2]
+    caller = await in_front("--upstream-eject-after=1", among=there)
+    for backend in there:
+        backend.default = (BEGUN, CLOSE)
+    await answers(caller, "k", 5, "failed")
+    assert sorted(counts(there)) == [1, 4]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])

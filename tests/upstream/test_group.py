@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -192,6 +192,66 @@ async def test_one_that_goes_on_failing_is_left_alone_twice_as_long_each_time():
         await fleet.call()
     assert waits == [10, 20, 40, 80, 160, 160, 160]
     assert [what for what, *_ in fleet.told].count("ejected") == 1
+
+
+async def test_one_whose_answers_go_on_breaking_off_is_left_alone_twice_as_long_each_time():
+    fleet, waits = Fleet(), []
+    (replica,) = [each for each in fleet.group.replicas if each.name == fleet.first().name]
+
+    async def answer():
+        with suppress(UpstreamError):
+            async with fleet.calling() as asked:
+                assert asked == [replica.name]
+                raise UpstreamError("broken")
+
+    for _ in range(3):
+        await answer()
+    for _ in range(3):
+        assert replica.is_out
+        waits.append(replica.closed_until - fleet.time)
+        fleet.time = replica.closed_until
+        await answer()  # begins well, so that it is back
+    assert waits == [10, 20, 40]
+    fleet.time = replica.closed_until
+    assert await fleet.call(whole=lambda _: True) == [replica.name]
+    for _ in range(3):
+        assert not replica.is_out
+        await answer()
+    assert replica.closed_until == fleet.time + 10
+
+
+async def test_what_began_before_a_replica_was_out_says_nothing_once_it_is_back():
+    fleet = Fleet(after=1)
+    first = fleet.first()
+    (replica,) = [each for each in fleet.group.replicas if each.name == first.name]
+    async with fleet.calling(whole=lambda _: True):
+        with pytest.raises(UpstreamError, match="broken"):
+            async with fleet.calling():
+                first.answers = [AWAY, "Hi"]
+                await fleet.call()
+                fleet.time += 10
+                assert await fleet.call() == [first.name]
+                raise UpstreamError("broken")
+        assert not fleet.out
+        with pytest.raises(UpstreamError, match="broken"):
+            async with fleet.calling():
+                raise UpstreamError("broken")
+        assert fleet.out == [first.name]
+        fleet.time += 10
+        assert await fleet.call() == [first.name]
+    with pytest.raises(UpstreamError, match="broken"):
+        async with fleet.calling():
+            raise UpstreamError("broken")
+    assert replica.closed_until == fleet.time + 20  # the whole answer was of the time before
+
+
+@pytest.mark.parametrize("code", [400, 404, 429, 501])
+async def test_what_is_no_failure_is_none_within_an_answer_either(code):
+    fleet = Fleet(after=1)
+    with pytest.raises(UpstreamError):
+        async with fleet.calling():
+            raise status(code)
+    assert not fleet.out
 
 
 async def test_one_call_alone_tries_whether_it_is_well_again():

@@ -14,7 +14,7 @@ from tests.servers import free_port
 
 @asynccontextmanager
 async def pool_of(*entries, **options):
-    pool = open_pool(Settings(upstreams=groups(list(entries)), upstream_eject_after=1, **options))
+    pool = open_pool(Settings(upstreams=groups(list(entries)), **{"upstream_eject_after": 1, **options}))
     try:
         yield pool
     finally:
@@ -65,6 +65,35 @@ async def test_a_request_that_is_passed_on_goes_to_another_where_one_cannot(two,
             assert await forwarded(pool.pick("m")) == (200, b"yes")
     assert (len(a.requests) > 1) == (name == "429")  # else it is out by then
     assert {request.body for request in (*a.requests, *b.requests)} == {b"{}"}
+
+
+async def test_who_breaks_off_what_is_passed_on_is_out_in_the_end(two):
+    broken = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"
+    async with pool_of({"replicas": [each.url for each in two]}, upstream_eject_after=3) as pool:
+        (group,) = [each.group for each in pool.served]
+
+        async def cut(session, times):
+            for _ in range(times):
+                with pytest.raises(UpstreamError):
+                    await forwarded(pool.pick("m", session))
+
+        async def left(session, times):
+            for _ in range(times):
+                async with pool.pick("m", session).forward("POST", b"/v1/embeddings", [], b"{}") as answer:
+                    assert answer.status == 200
+
+        await forwarded(pool.pick("m", "s"))
+        (at,) = [each for each in two if each.requests]
+        for _ in range(2):
+            at.script(broken, CLOSE)
+        await cut("s", 2)
+        await forwarded(pool.pick("m", "s"))
+        at.default = (broken, CLOSE)
+        await cut("s", 2)
+        await left("s", 3)
+        assert not any(replica.is_out for replica in group.replicas)
+        await cut("s", 1)
+        assert [replica.is_out for replica in group.replicas] == [each is at for each in two]
 
 
 async def test_an_answer_that_nobody_betters_is_passed_on_as_it_is(two):
