@@ -147,6 +147,9 @@
 {{- fail "\n\nnetworkPolicy.enabled would cut statecar off from its store: say in networkPolicy.egress.store where it is, as\n  - to: [{podSelector: {matchLabels: {app: redis}}}]\n    ports: [{port: 6379}]\n" }}
 {{- end }}
 {{- $config := .Values.config }}
+{{- if and $config.jwt_issuer (not $egress.extra) }}
+{{- fail "\n\nnetworkPolicy.enabled would cut statecar off from its identity providers (config.jwt_issuer), and refuse every token: say in networkPolicy.egress.extra where they are, as\n  - ports: [{port: 443}]\n" }}
+{{- end }}
 {{- if and (or $config.connector $config.mcp_allow $config.web_search) (not $egress.tools) }}
 {{- fail "\n\nnetworkPolicy.enabled would cut statecar off from the servers of hosted tools: say in networkPolicy.egress.tools where they are, as\n  - to: [{podSelector: {matchLabels: {app: mcp}}}]\n    ports: [{port: 8080}]\n" }}
 {{- end }}

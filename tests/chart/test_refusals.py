@@ -117,6 +117,12 @@ SENSELESS = {
         merged(REDIS, setting("networkPolicy.enabled", True)),
         ["cut statecar off from its store", "networkPolicy.egress.store"],
     ),
+    "identity providers cut off": (
+        merged(
+            DEMO, {"networkPolicy": {"enabled": True}, "config": {"jwt_issuer": ["https://i"], "jwt_audience": ["a"]}}
+        ),
+        ["cut statecar off from its identity providers", "networkPolicy.egress.extra"],
+    ),
     "tools cut off": (
         merged(DEMO, setting("networkPolicy.enabled", True), setting("config.mcp_allow", ["*"])),
         ["cut statecar off from the servers of hosted tools", "networkPolicy.egress.tools"],

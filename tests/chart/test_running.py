@@ -206,6 +206,8 @@ def test_the_notes_name_the_namespace_and_warn_of_what_loses_or_shares_state():
         (setting("store.url", "memory://"), "every restart of the pod loses all state"),
         (setting("auth.tenant", "off"), "everybody sees everybody's state"),
         (setting("auth.tenant", "header:X-T"), "only a gateway that sets it itself"),
+        (setting("auth.tenant", "claim:team"), "what the claim team of a token says"),
+        (setting("auth.keysFileSecret", "s"), "the tenant that the key file gives that key"),
         ({"valkey": {"enabled": True, "persistence": {"enabled": False}}}, "a restart of Valkey loses all state"),
         ({"valkey": {"enabled": True, "networkPolicy": {"enabled": False}}}, "every pod of the cluster can read it"),
         (setting("upstream.apiKey", "k"), "at the cost of the upstream key given here"),
@@ -224,6 +226,9 @@ def test_the_notes_name_the_namespace_and_warn_of_what_loses_or_shares_state():
     assert "without auth.apiKeys" not in notes(guarded) and "administration paths included" in notes(guarded)
     assert "its store answers:" in notes(merged(ALONE, setting("probes.readinessAsksUpstream", False)))
     assert "its upstream and its store answer:" in notes(ALONE)
+    assert "every group of its upstreams and its store answer:" in notes(
+        merged(SITUATIONS["fleet"], setting("probes.readinessAsksUpstream", True))
+    )
     assert "#" not in commands(DEMO), "an interactive zsh takes no comments"
     assert "No auth.apiKeys" in notes(DEMO) and "No auth.apiKeys" not in notes(SITUATIONS["ingress"])
     shown = notes(merged(DEMO, setting("upstream.url", "https://user:hunter2@models/v1")))
