@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,9 @@ PREFIX, ALIAS = "/v1", "/v1/openai/v1"
 _OWN = re.compile(rf"({PREFIX}|{ALIAS})/(responses|conversations)(/.*)?\Z", re.DOTALL)
 _SOCKETS = (f"{PREFIX}/responses", f"{ALIAS}/responses")
 _SLASHES = re.compile("/{2,}")
+
+_LATER = 5.0
+"""Seconds until a store that was away at the start is asked again for what is to be told of it."""
 
 
 def create_app(settings: Settings, metrics_directory: Path | None = None) -> ASGIApp:
@@ -300,15 +303,12 @@ async def _lifespan(
             metrics.replica("returned", group.name, replica.name)
     authenticator.begin()
     runner.open()
-    try:
-        await state.ping()
-        for warning in await state.warnings():
-            log.warning("%s", warning)
-    except StoreUnavailable as exc:
-        log.error("not ready: %s Serving goes on without it.", exc.message)  # it may come up later
+    later = await _greeted(state)
     try:
         yield
     finally:
+        if later:
+            later.cancel()
         await life.ended()
         await runner.close(life.left)
         metrics.settle()
@@ -319,6 +319,30 @@ async def _lifespan(
         await pool.aclose()
         await state.close()
         await traces.close()
+
+
+async def _greeted(state: State) -> asyncio.Task[None] | None:
+    """Tells what an operator should know of the store. Where it is away, that is the work of the task."""
+    try:
+        await state.ping()
+        await _warn(state)
+    except StoreUnavailable as exc:
+        log.error("not ready: %s Serving goes on without it.", exc.message)
+        return asyncio.create_task(_warn_later(state))
+    return None
+
+
+async def _warn(state: State) -> None:
+    for warning in await state.warnings():
+        log.warning("%s", warning)
+
+
+async def _warn_later(state: State) -> None:
+    while True:
+        await asyncio.sleep(_LATER)
+        with suppress(StoreUnavailable):
+            await _warn(state)
+            return
 
 
 def _canonical(path: str) -> str:

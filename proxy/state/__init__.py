@@ -30,6 +30,7 @@ from proxy.state.restore import Outcome, Restore
 from proxy.state.runs import BLOCK, End, Lease, Limits, Run, Runs
 from proxy.state.secret import SHARED, TenantSecret, fixed_secret, tenant_id
 from proxy.state.sweep import Sweep
+from proxy.state.used import missing_keys
 
 __all__ = [
     "SHARED",
@@ -151,6 +152,14 @@ class State:
             f"The store's maxmemory-policy is {policy}: when it is full it drops stored responses and conversations "
             "without a word. Set it to noeviction."
             for policy in evicting
+        ] + await self.key_warnings()
+
+    async def key_warnings(self) -> list[str]:
+        """Those about keys alone, from a process that is about to encrypt with its own. Raises StoreUnavailable."""
+        return [
+            f"The store holds content that is encrypted with key {name}, which is not here: whatever needs it fails. "
+            "Give that key with --encryption-key too; the first of several encrypts."
+            for name in await missing_keys(self._client, self._envelope, self._lifetimes)
         ]
 
     async def close(self) -> None:

@@ -116,6 +116,11 @@ class Envelope:
         return [*(_hashed(master, tag, id_) for master in self._masters.values()), id_]
 
     @property
+    def key_names(self) -> list[str]:
+        """What its keys are called, the one that encrypts first."""
+        return [name.hex() for name in self._masters]
+
+    @property
     def spellings(self) -> int:
         """How many names an id has."""
         return len(self._masters) + 1

@@ -23,6 +23,10 @@ CONVERSATION_LOG = "c"
 SECRET = "sc:secret"  # noqa: S105 (the key's name)
 """The secret of the tenant hash, 32 bytes."""
 
+KEYS_USED = "sc:keys"
+"""ZSET: names of the keys that content was encrypted with, by when the last of it is gone, in seconds; '+inf' while one
+encrypts."""
+
 PROBE = "sc:probe"
 """What a readiness check writes."""
 

@@ -14,11 +14,12 @@ import pytest
 from proxy.errors import StatecarError
 from proxy.principals import Principal
 from proxy.state import Envelope, Lease, Run, open_state
+from proxy.state.envelope import key_name
 from proxy.state.packing import PACKED, Packer
 from tests import servers
 from tests.backend import STREAM_HEAD, chunk, chunked, sse, stream
 from tests.callers import Caller, ok, refusal
-from tests.routes.test_background import apart, seen
+from tests.routes.test_background import apart, eventually, seen
 from tests.state.talk import Talk
 
 __all__ = ["apart"]  # a fixture for every test here
@@ -224,3 +225,13 @@ async def test_without_the_key_every_answer_is_one_error(serve, backend, files):
             assert refusal(answer) == (500, "encryption_key_missing", None)
         assert len(backend.requests) == 1
         await caller.create("Hi")  # what is new is nobody's trouble
+
+
+async def test_a_store_that_comes_after_the_start_hears_of_the_key_all_the_same(own, serve, monkeypatch, caplog):
+    monkeypatch.setattr("proxy.app._LATER", 0.01)
+    own.stop()
+    await serve(f"--encryption-key={KEY}", store=own.url)
+    assert "not ready" in caplog.text
+    own.start()
+    with own.admin() as admin:
+        await eventually(lambda: asyncio.sleep(0, admin.zrange("sc:keys", 0, -1) == [key_name(KEY).encode()]))

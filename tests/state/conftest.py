@@ -9,8 +9,9 @@ from tests.state.talk import Talk, opened
 
 @pytest.fixture(autouse=True)
 def apart(monkeypatch):
-    """No server of another test takes up the runs that these leave."""
+    """No server of another test takes up the runs that these leave, or knows by which keys they encrypt."""
     monkeypatch.setattr("proxy.state.runs.RUNS", f"sc:runs:{secrets.token_hex(8)}")
+    monkeypatch.setattr("proxy.state.used.KEYS_USED", f"sc:keys:{secrets.token_hex(8)}")
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 """Stores whose content is wrapped: keys that change, options switched on and off, older schemas (ADR 0022)."""
 
 import time
+from math import inf
 
 import pytest
 
 from proxy import codec
 from proxy.errors import EncryptionKeyMissing, NotFound
-from proxy.state import Envelope, Lease, Page, Run, records
+from proxy.state import Envelope, Lease, Page, Run, records, used
+from proxy.state.envelope import key_name
 from proxy.state.keys import MARKED, PLAIN, SCHEMA, Lineage
-from tests.state.talk import Talk, message, opened, texts
+from tests.state.talk import MONTH, Talk, message, opened, texts
 
 A, B = (letter * 16 for letter in "ab")
 FORMS = {
@@ -174,6 +176,40 @@ async def test_a_text_is_kept_once_in_each_form(at):
         await talk.state.responses.save(previous)
         assert (await new.state.responses.load(previous.id, new.tenant)).body["instructions"] == LONG
     assert await new.state._client.command("HLEN", Lineage(previous.minter.tag).texts) == 3
+
+
+# -- keys that are missing, at the start
+
+
+def missing(warnings):
+    """The keys that these warn of."""
+    return {form: sum(key_name(key) in warning for warning in warnings) for form, key in (("a", A), ("b", B))}
+
+
+async def test_a_process_that_lacks_a_key_is_told_so_at_its_start(at):
+    started = [(form, missing(await (await at(form)).state.warnings())) for form in ("plain", "a", "packed", "b")]
+    assert started == [(form, {"a": form in ("packed", "b"), "b": 0}) for form, _ in started]
+    assert missing(await (await at("plain")).state.warnings()) == {"a": 1, "b": 1}
+    assert not await (await at("b, a")).state.warnings()
+
+
+async def test_a_key_is_asked_for_until_all_that_it_has_encrypted_is_gone(store_url):
+    async def starts(*of, **lives):
+        async with opened(store_url, envelope=Envelope(of), **lives) as state:
+            found = missing(await state.warnings())
+            return found, await state._client.command("ZSCORE", used.KEYS_USED, key_name(A))
+
+    assert await starts(A) == ({"a": 0, "b": 0}, inf)
+    for lives in ({"response_ttl": 0}, {"conversation_ttl": 0}):
+        assert await starts(B, **lives) == ({"a": 1, "b": 0}, inf)
+    now = time.time()
+    _, until = await starts(B, A)
+    assert now + MONTH < until < now + MONTH + 24 * 3600
+    assert await starts(B) == ({"a": 1, "b": 0}, until)
+    assert await starts(A) == ({"a": 0, "b": 1}, inf)
+    async with opened(store_url) as state:
+        await state._client.command("ZADD", used.KEYS_USED, 1, key_name(A))
+    assert await starts(B) == ({"a": 0, "b": 0}, None)
 
 
 # -- schemas

@@ -24,6 +24,7 @@ from proxy.state import (
     restore,
     runs,
     sweep,
+    used,
 )
 from proxy.state.client import Client, Script
 from proxy.state.keys import Lineage
@@ -47,6 +48,7 @@ SCRIPTS = {
         purge,
         restore,
         sweep,
+        used,
     )
     for one in vars(module).values()
     if isinstance(one, Script)
@@ -70,6 +72,7 @@ async def every_script(talk):
     """Sends every script at least once."""
     store, tenant = talk.state, talk.tenant
     await store.ping()
+    await store.warnings()
     a = await talk.turn(body={"instructions": "x" * 600})
     b = await talk.turn(await talk.turn(a), append=False)
     assert await talk.read(b) == "q a q a q a"
