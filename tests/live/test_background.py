@@ -66,11 +66,27 @@ async def ended(caller, id_):
             await asyncio.sleep(0.02)
 
 
-async def replay(caller, id_, after=-1):
-    query = {"stream": "true"} | ({"starting_after": after} if after >= 0 else {})
-    answer = await caller.http.get(f"/responses/{id_}", params=query, timeout=servers.PATIENCE)
-    assert answer.status_code == 200, answer.text
-    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+async def replay(caller, id_, after=-1, begun=None):
+    """The events of a stream; ``begun`` is set when the first has come."""
+    query, events = {"stream": "true"} | ({"starting_after": after} if after >= 0 else {}), []
+    path = f"/responses/{id_}"
+    async with caller.http.stream("GET", path, params=query, timeout=servers.PATIENCE) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                events.append(json.loads(line[6:]))
+            if begun:
+                begun.set()
+    return events
+
+
+async def reading(caller, id_):
+    """A reader of a stream, which has had something of it."""
+    begun = asyncio.Event()
+    task = asyncio.create_task(replay(caller, id_, begun=begun))
+    async with asyncio.timeout(servers.PATIENCE):
+        await begun.wait()
+    return task
 
 
 def text_of(response):
@@ -209,12 +225,11 @@ async def test_what_is_made_when_its_process_is_asked_to_end_gets_the_grace(laun
     process, go = launch("--grace=20"), asyncio.Event()
     async with Caller(await url_of(process)) as caller:
         id_, _ = await begun(caller, backend, HALF, go, REST)
-        reading = asyncio.create_task(replay(caller, (await begun(caller, backend, HALF, go, REST, stream=True))[0]))
-        await asyncio.sleep(0.2)
+        reader = await reading(caller, (await begun(caller, backend, HALF, go, REST, stream=True))[0])
         process.ask_to_end()
         await asyncio.sleep(0.2)
         go.set()
-        rules.check(await reading)
+        rules.check(await reader)
         assert await asyncio.to_thread(process.ended) == 0
     async with Caller(await url_of(launch()), caller.key) as other:
         last = await ended(other, id_)
@@ -231,14 +246,13 @@ async def test_a_run_outlives_the_absence_of_its_store(launch, backend, store, f
         streamed, _ = await begun(
             caller, backend, HALF, go, chunked(sse(chunk({"content": "lo"}))), rest, REST, stream=True
         )
-        reading = [asyncio.create_task(replay(one, streamed)) for one in (caller, other)]
-        await asyncio.sleep(0.3)
+        readers = [await reading(one, streamed) for one in (caller, other)]
         store.pause() if fault == "paused" else store.stop()
         go.set()
         await asyncio.sleep(3)  # longer than a lease
         store.resume() if fault == "paused" else await asyncio.to_thread(store.start)
         rest.set()
-        one, two = await asyncio.gather(*reading)
+        one, two = await asyncio.gather(*readers)
         rules.check(one)
         assert one == two
         assert (one[-1]["response"]["status"], text_of(one[-1]["response"])) == ("completed", "Hellolo")

@@ -19,9 +19,8 @@ __all__ = ["launch", "store"]  # fixtures
 BEGUN = STREAM_HEAD + chunked(sse(talk("")[0]))
 
 
-async def told(caller, **fields):
-    """(status, events) of a stream, as far as it came."""
-    events = []
+async def told(caller, events, **fields):
+    """(status, events) of a stream, as far as it came; ``events``: where they are put."""
     body = {"model": "m", "input": "Hi", "stream": True} | fields
     async with caller.http.stream("POST", "/responses", json=body, timeout=servers.PATIENCE) as answer:
         try:
@@ -50,20 +49,20 @@ async def test_what_a_lost_process_was_making_is_ended_by_another(launch, backen
     async with Caller(await url_of(first)) as caller, Caller(await url_of(second)) as other:
         other.http.headers["authorization"] = f"Bearer {caller.key}"
         conversation = await caller.conversation()
-        reading = []
-        for ask, script, fields in (
-            (asked, HALF, {"conversation": conversation}),
-            (told, BEGUN, {}),
-            (told, HALF, {}),
+        reading, heard = [], ([], [])
+        for asking, script in (
+            (asked(caller, conversation=conversation), HALF),
+            (told(caller, heard[0]), BEGUN),
+            (told(caller, heard[1]), HALF),
         ):
             count = len(backend.requests)
             backend.script(script, never)
-            reading.append(asyncio.create_task(ask(caller, **fields)))
+            reading.append(asyncio.create_task(asking))
             await backend.received(count + 1)
         with store.admin() as admin:
             await eventually(lambda: runs(admin, 3))
             names = {f"resp_{member[:22].hex()}0000" for member in admin.zrange("sc:runs", 0, -1)}
-        await asyncio.sleep(0.2)  # what was said has come through
+        await eventually(lambda: have_heard(heard))
         await lose(way, first)
         plain, (status, mute), (_, talking) = await asyncio.gather(*reading)
         assert plain is None if way == "killed" else (plain.status_code, plain.headers["retry-after"]) == (503, "1")
@@ -82,6 +81,12 @@ async def test_what_a_lost_process_was_making_is_ended_by_another(launch, backen
     assert called_for(second) == {plain_id, mute_id}
     with store.admin() as admin:
         assert admin.zcard("sc:runs") == 0
+
+
+async def have_heard(readers):
+    """Whether what was said to them has come through."""
+    last = [events[-1]["type"] for events in readers if events]
+    return last == ["response.in_progress", "response.output_text.delta"]
 
 
 async def runs(admin, count):

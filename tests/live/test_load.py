@@ -2,17 +2,13 @@
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
 from tests.backend import json_reply
-from tests.servers import free_port, until
 
 pytestmark = pytest.mark.live
 
@@ -48,33 +44,15 @@ async def counting_backend():
 
 
 @pytest.fixture
-async def pair(valkey):
+async def pair(start, valkey):
     """The URLs of two statecar processes that share a store."""
     async with counting_backend() as upstream:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("STATECAR_")}
-        ports = [free_port(), free_port()]
-        options = ["--upstream", upstream, "--store", valkey.url, "--no-access-log"]
-        processes = [
-            subprocess.Popen([sys.executable, "-m", "proxy", "serve", "--port", str(port), *options], env=own)
-            for port in ports
-        ]
-        urls = [f"http://127.0.0.1:{port}" for port in ports]
-        try:
-            for url in urls:
-                await asyncio.to_thread(until, lambda url=url: is_ready(url))
-            yield urls
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                await asyncio.to_thread(process.wait)
-
-
-def is_ready(url):
-    try:
-        return httpx.get(f"{url}/ready", timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
+        processes = [start(f"--upstream={upstream}", f"--store={valkey.url}", "--no-access-log") for _ in range(2)]
+        yield [await asyncio.to_thread(process.url) for process in processes]
+        for process in processes:
+            process.ask_to_end()
+        for process in processes:
+            await asyncio.to_thread(process.ended)
 
 
 async def turn(port, previous):

@@ -399,7 +399,6 @@ async def test_a_store_that_hangs_as_it_becomes_a_run_leaves_nothing_of_it(calli
             caller.admin, caller.runs = admin, lambda: runs.RUNS
             await eventually(lambda: none_left(caller))
             await asyncio.sleep(0.2)
-            assert not admin.keys("sc:*:j:*")
             await eventually(lambda: is_free(admin))
     finally:
         store.resume()
@@ -407,4 +406,4 @@ async def test_a_store_that_hangs_as_it_becomes_a_run_leaves_nothing_of_it(calli
 
 
 async def is_free(admin):
-    return not admin.keys("sc:*:k")
+    return not admin.keys("sc:*:j:*") and not admin.keys("sc:*:k")

@@ -136,7 +136,7 @@ FAILURES = {
 async def test_nothing_is_seen_of_a_replica_that_fails_before_the_first_chunk(backends, in_front, name):
     for backend in backends:
         backend.default = (stream(*talk("Hi")),)
-    caller = await in_front(first_byte_timeout=0.3)
+    caller = await in_front(first_byte_timeout=0.5 if "hung" in name else PATIENCE)
     previous, at = await begun(caller, backends)
     asked = 2 if "before the head" in name and name != "hung before the head" else 1  # also on a fresh connection
     for _ in range(asked):

@@ -23,6 +23,7 @@ from tests.backend import (
     talk,
 )
 from tests.callers import Caller
+from tests.routes.test_background import eventually
 from tests.sockets import opened
 
 BEGUN = STREAM_HEAD + chunked(sse(chunk({"role": "assistant", "content": ""})))
@@ -306,14 +307,14 @@ async def test_only_responses_are_served_so(url):
 
 
 async def test_a_connection_ends_after_its_time_and_not_within_a_turn(serve, backend):
-    url = await serve("--websocket-max-seconds=0.5")
+    url = await serve("--websocket-max-seconds=1")
     go = asyncio.Event()
     backend.script(HALF, go, REST)
     async with opened(url) as socket:
         await socket.send("One")
         await socket.send("Two")
         begun = await socket.until("response.output_text.delta")
-        asyncio.get_running_loop().call_later(0.6, go.set)
+        asyncio.get_running_loop().call_later(1.1, go.set)
         events = await socket.events(begun)
         assert events[-1]["type"] == "response.completed"
         [told] = await socket.events()
@@ -497,14 +498,11 @@ async def test_every_turn_has_its_line_and_is_counted(serve, backend, caplog):
         backend.script(HALF, asyncio.Event())
         await socket.send()
         await socket.until("response.output_text.delta")
-        told = await metrics(caller)
-        assert "statecar_open_websockets 1.0" in told
-        assert "statecar_open_streams 1.0" in told
+        await counted(caller, "statecar_open_websockets 1.0", "statecar_open_streams 1.0")
         upstream = backend.requests[-1].values("x-request-id")[0]
         await socket.ws.close()
         await backend.requests[-1].gone.wait()
-        told = [record.fields for record in caplog.records if record.name == "statecar.access"]
-        lines = [line for line in told if line["method"] == "WEBSOCKET"]
+        lines = await eventually(lambda: written(caplog, 6))
         assert [(line["request_id"], line["status"]) for line in lines] == [
             ("abc-1", 200),
             ("abc-2", 400),
@@ -515,20 +513,31 @@ async def test_every_turn_has_its_line_and_is_counted(serve, backend, caplog):
         ]
         assert upstream.startswith("abc-5-")
         assert lines[0]["response_status"] == "completed"
-        told = await metrics(caller)
-    for line in (
-        'statecar_turns_total{model="m",status="completed"} 1.0',
-        'statecar_turns_total{model="",status="completed"} 1.0',
-        'statecar_turns_total{model="",status="refused"} 1.0',
-        'statecar_turns_total{model="m",status="left"} 1.0',
-        'statecar_requests_total{method="WEBSOCKET",route="/v1/responses",status="101"} 1.0',
-        "statecar_open_websockets 0.0",
-        "statecar_open_streams 0.0",
-    ):
-        assert line in told, line
-    assert "statecar_usage_missing_total{" in told
+        await counted(
+            caller,
+            'statecar_turns_total{model="m",status="completed"} 1.0',
+            'statecar_turns_total{model="",status="completed"} 1.0',
+            'statecar_turns_total{model="",status="refused"} 1.0',
+            'statecar_turns_total{model="m",status="left"} 1.0',
+            'statecar_requests_total{method="WEBSOCKET",route="/v1/responses",status="101"} 1.0',
+            "statecar_open_websockets 0.0",
+            "statecar_open_streams 0.0",
+            'statecar_usage_missing_total{model="m"} 1.0',
+        )
 
 
-async def metrics(caller):
-    await asyncio.sleep(0.6)  # until what was fed is counted
-    return (await caller.http.get(str(caller.http.base_url).removesuffix("v1/") + "metrics")).text
+async def written(caplog, count):
+    """The access log's lines of WebSockets, as fields, once there are so many."""
+    told = [record.fields for record in caplog.records if record.name == "statecar.access"]
+    lines = [line for line in told if line["method"] == "WEBSOCKET"]
+    return lines if len(lines) >= count else None
+
+
+async def counted(caller, *lines):
+    """Waits until the metrics say all this: what was fed is counted a little later."""
+
+    async def told():
+        metrics = await caller.http.get(str(caller.http.base_url).removesuffix("v1/") + "metrics")
+        return {*lines} <= {*metrics.text.splitlines()}
+
+    await eventually(told)
