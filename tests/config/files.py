@@ -11,14 +11,15 @@ import yaml
 
 CONFIG = Path(__file__).parent.parent.parent / "config"
 
-_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?:(:?)-([^}]*))?\}")
 
 
 def compose(**given: str) -> Any:
     """compose.yaml as Compose reads it with these variables. KeyError for one without value and default."""
 
     def filled(match: re.Match[str]) -> str:
-        return given.get(match[1]) or (match[2] if match[2] is not None else given[match[1]])
+        name, colon, default = match.groups()
+        return default if default is not None and (colon and not given.get(name) or name not in given) else given[name]
 
     return yaml.safe_load(_VARIABLE.sub(filled, (CONFIG / "compose.yaml").read_text("utf-8")))
 

@@ -149,5 +149,7 @@ def test_containers_may_do_no_more_than_they_need():
 def test_compose_takes_its_backend_from_a_variable():
     given = files.compose(UPSTREAM="http://host.docker.internal:8000/v1")["services"]["statecar"]
     assert given["environment"]["STATECAR_UPSTREAM"] == "http://host.docker.internal:8000/v1"
+    none = files.compose(UPSTREAM="")["services"]["statecar"]
+    assert none["environment"]["STATECAR_UPSTREAM"] == ""  # for STATECAR_UPSTREAMS in the file of variables
     assert given["extra_hosts"] == ["host.docker.internal:host-gateway"]
     assert files.compose()["services"]["ollama"]["profiles"] == ["ollama"]
