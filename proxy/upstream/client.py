@@ -23,7 +23,9 @@ from proxy.upstream.reply import BODY_LIMIT, Reply, refusal_body, whole_body
 from proxy.upstream.transport import Transport
 from proxy.waits import Waiting, Waits, waits
 
-_KEYS = (b"authorization", b"api-key")  # where a caller's key may stand
+KEYS = frozenset((b"authorization", b"api-key"))
+"""Headers in which a caller's key may stand."""
+
 _CHECK = 5.0  # seconds a readiness check may take
 _QUESTION = 10.0  # seconds one of the upstream's other endpoints may take
 
@@ -211,7 +213,7 @@ class Upstream:
 
     def _with_key(self, headers: Headers, *, keep_authorization: bool = True) -> Headers:
         if self._api_key or not keep_authorization:
-            headers = [pair for pair in headers if pair[0].lower() not in _KEYS]
+            headers = [pair for pair in headers if pair[0].lower() not in KEYS]
         if self._api_key:
             headers.append((b"authorization", b"Bearer " + self._api_key.encode()))
         if self._headers:

@@ -117,7 +117,7 @@ class Group:
     # --- calls
 
     @asynccontextmanager
-    async def call(
+    async def call(  # noqa: PLR0913  all that a call may be
         self,
         session: str,
         begin: Callable[[Upstream], AbstractAsyncContextManager[T]],
@@ -127,17 +127,20 @@ class Group:
         whole: Callable[[T], bool | None] = _unknown,
         again: bool = True,
         proves: bool = True,
+        keyed: bool = False,
     ) -> AsyncIterator[T]:
         """What ``begin`` gives for the replica that is to be asked, or for the next one, as long as nothing was told.
 
         ``begun``: waits until it can be told, and gives the failure that an answer is though it can be told;
         ``chosen``: hears of each replica's name; ``whole``: whether an answer has come whole by now, False where it
         broke off, None where it was left; ``again``: whether the request can be sent twice; ``proves``: whether an
-        answer tells how models are served, as no other endpoint's does. Raises UpstreamUnavailable where none can be
-        asked, else as ``begin`` and ``begun`` do.
+        answer tells how models are served, as no other endpoint's does; ``keyed``: whether it brings its caller's key,
+        which a refusal for now may be of. Raises UpstreamUnavailable where none can be asked, else as ``begin`` and
+        ``begun`` do.
         """
         async with AsyncExitStack() as stack:
-            use, answer = await self._answer(stack, session, begin, begun, chosen, again=again, proves=proves)
+            use_of = partial(_Use, self, proves=proves, keyed=keyed)
+            use, answer = await self._answer(stack, session, begin, begun, chosen, use_of, again=again)
             del begin  # it knows the body, which is not kept while the answer comes
             yield answer
             use.end(whole(answer))
@@ -149,9 +152,9 @@ class Group:
         begin: Callable[[Upstream], AbstractAsyncContextManager[T]],
         begun: Callable[[T], Awaitable[UpstreamError | None]],
         chosen: Callable[[str], object],
+        use_of: Callable[[Replica], _Use],
         *,
         again: bool,
-        proves: bool,
     ) -> tuple[_Use, T]:
         replica = self.choose(session)
         if replica is None:
@@ -163,10 +166,10 @@ class Group:
             chosen(replica.name)
             try:
                 async with AsyncExitStack() as held:
-                    use = held.enter_context(_Use(self, replica))
+                    use = held.enter_context(use_of(replica))
                     answer = await held.enter_async_context(begin(replica.upstream))
                     failure = await begun(answer)
-                    use.over(failure, proves=proves)
+                    use.begin(failure)
                     another = self._another(session, failure, tried) if failure and again else None
                     if another is None:
                         await stack.enter_async_context(held.pop_all())
@@ -202,8 +205,10 @@ class Group:
             self.told("retry", self.name, tried[-1].name)
         return another
 
-    def heard(self, replica: Replica, failure: UpstreamError | None, *, trial: bool) -> None:
-        """A call has been answered, refused, or has failed; ``trial``: it was to show whether the replica is well."""
+    def heard(self, replica: Replica, failure: UpstreamError | None, *, trial: bool, keyed: bool) -> None:
+        """A call has been answered, refused, or has failed; ``trial``: it was to show whether the replica is well;
+        ``keyed``: it brought its caller's key.
+        """
         if not self._watched:
             return
         now = self.now()
@@ -212,7 +217,8 @@ class Group:
         else:
             others = partial(self._has_others, replica)
             self._note(replica.failed(failure, now, trial=trial, others=others), replica, in_words(failure))
-        if failure:
+        is_callers = keyed and not replica.upstream.has_key
+        if failure and not (is_callers and failure.status == 429):
             replica.pause(failure, now)
 
     def ended(self, replica: Replica, era: int, *, whole: bool) -> None:
@@ -266,25 +272,29 @@ class Group:
 
 
 class _Use:
-    """A call at a replica, counted as open. What it raises is told of the replica."""
+    """A call at a replica, counted as open. What it raises is told of the replica; ``proves`` and ``keyed``: as for
+    ``Group.call``.
+    """
 
-    def __init__(self, group: Group, replica: Replica) -> None:
-        self._group, self._replica = group, replica
-        self._trial, self._over, self._era = replica.is_out, False, replica.era
-        self._is_well = False
+    def __init__(self, group: Group, replica: Replica, *, proves: bool, keyed: bool) -> None:
+        self._group, self._replica, self._proves, self._keyed = group, replica, proves, keyed
+        self._trial, self._begun, self._is_well, self._era = replica.is_out, False, False, replica.era
 
-    def over(self, failure: UpstreamError | None, *, proves: bool = True) -> None:
-        """It has begun, or never will. ``proves``: so that it is known how the replica does."""
-        self._over = True
-        if proves:
-            self._group.heard(self._replica, failure, trial=self._trial)
-            self._trial = False
+    def begin(self, failure: UpstreamError | None) -> None:
+        """Its answer has begun; ``failure``: what that is, though it can be told."""
+        self._begun = True
+        if self._proves:
             self._is_well = failure is None
+            self._tell(failure)
 
     def end(self, whole: bool | None) -> None:
-        """What has begun has ended; ``whole``: or broken off; None for neither."""
+        """What has begun has come whole, or broken off; None for neither."""
         if self._is_well and whole is not None:
             self._group.ended(self._replica, self._era, whole=whole)
+
+    def _tell(self, failure: UpstreamError | None) -> None:
+        self._group.heard(self._replica, failure, trial=self._trial, keyed=self._keyed)
+        self._trial = False
 
     def __enter__(self) -> _Use:
         self._replica.open += 1
@@ -297,8 +307,8 @@ class _Use:
         self._replica.open -= 1
         self._group.open -= 1
         if isinstance(exc, UpstreamError):
-            if not self._over:
-                self.over(exc)
+            if not self._begun:
+                self._tell(exc)
             elif is_failure(exc):
                 self.end(False)
         if self._trial:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.refusals import from_upstream
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import KEYS, Upstream
 from proxy.upstream.forward import Forwarded
 from proxy.upstream.group import Group
 from proxy.upstream.replica import is_for_another
@@ -80,13 +80,14 @@ class Target:
             _begun,
             self._chosen,
             whole=_is_whole,
+            keyed=any(name == "authorization" for name, _ in headers),
         )
 
     def forward(
         self,
         method: str,
         target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Sequence[tuple[bytes, bytes]],
         body: bytes | AsyncIterator[bytes] | None,
         *,
         keep_authorization: bool = True,
@@ -100,8 +101,9 @@ class Target:
             return begin(only)
         again = body is None or isinstance(body, bytes)
         proves = method == "POST"  # which asks a model
+        keyed = keep_authorization and any(name.lower() in KEYS for name, _ in headers)
         return self._group.call(
-            self.session, begin, _refusal, self._chosen, whole=_is_whole, again=again, proves=proves
+            self.session, begin, _refusal, self._chosen, whole=_is_whole, again=again, proves=proves, keyed=keyed
         )
 
     async def ask(

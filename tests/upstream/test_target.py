@@ -67,6 +67,50 @@ async def test_a_request_that_is_passed_on_goes_to_another_where_one_cannot(two,
     assert {request.body for request in (*a.requests, *b.requests)} == {b"{}"}
 
 
+async def opened(target, key):
+    async with target.open(b"{}", [("authorization", key)] if key else [], stream=False):
+        pass
+
+
+async def passed(target, key, *, keep=True):
+    headers = [(b"Authorization", key.encode())] if key else []
+    request = target.forward("POST", b"/v1/embeddings", headers, b"{}", keep_authorization=keep)
+    async with request as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("ask", [opened, passed])
+@pytest.mark.parametrize(
+    ("status", "key", "options", "pauses"),
+    [
+        (429, "Bearer a", {}, False),
+        (503, "Bearer a", {}, True),
+        (429, "", {}, True),
+        (429, "Bearer a", {"api_key": "sk-ours"}, True),
+    ],
+)
+async def test_a_429_for_a_callers_own_key_is_no_pause_for_others(two, ask, status, key, options, pauses):
+    async with pool_of({"replicas": [each.url for each in two], **options}, upstream_eject_after=9) as pool:
+        await ask(pool.pick("m", "s"), "Bearer b")
+        (at,) = [each for each in two if each.requests]
+        (other,) = [each for each in two if each is not at]
+        at.script(reply(status=status, headers=("retry-after: 50",)))
+        await ask(pool.pick("m", "s"), key)
+        assert len(other.requests) == 1
+        await ask(pool.pick("m", "s"), "Bearer b")
+        assert (len(other.requests) == 2) == pauses
+
+
+async def test_a_key_that_stays_here_is_not_what_a_429_is_for(two):
+    async with pool_of({"replicas": [each.url for each in two]}) as pool:
+        await passed(pool.pick("m", "s"), "Bearer a", keep=False)
+        (at,) = [each for each in two if each.requests]
+        at.script(reply(status=429, headers=("retry-after: 50",)))
+        for _ in range(2):
+            await passed(pool.pick("m", "s"), "Bearer a", keep=False)
+        assert len(at.requests) == 2
+
+
 async def test_who_breaks_off_what_is_passed_on_is_out_in_the_end(two):
     broken = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"
     async with pool_of({"replicas": [each.url for each in two]}, upstream_eject_after=3) as pool:
