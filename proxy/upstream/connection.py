@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._since = 0.0
         self._limit: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._came = 0  # bytes since the reader last took some
+        self.came = 0
         self._paused = False
         self._upload: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         self, head: bytes, body: bytes | AsyncIterable[bytes], *, bodiless: bool = False, chunked: bool = False
     ) -> None:
         """Begin a request. ``bodiless``: its answer has none, whatever it says (HEAD). ``chunked``: how parts go."""
-        self.status, self.headers, self.over, self._came = 0, [], False, 0
+        self.status, self.headers, self.over, self.came = 0, [], False, 0
         if bodiless or self._bodiless:
             self._bodiless = bodiless
             self._renew()
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
     @property
     def silent(self) -> bool:
         """Whether not a byte of the answer has come."""
-        return not self.status and not self._came
+        return not self.status and not self.came
 
     async def head(self, since: float) -> None:
         """Wait for the answer's head. ``since``: when the request began. Raises ``failure``."""
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """All that has come of the body, as one; there must be something."""
-        parts, self._came = self.parts, 0
+        parts, self.came = self.parts, 0
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if self._paused:
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         if self.over:
             self.cut()
             return
-        self._came += len(data)
+        self.came += len(data)
         headed = self.status
         try:
             self._parser.feed_data(data)
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
             self.keeps = False  # if the answer is over: then this came after it
             self.fail(httpx.RemoteProtocolError("the answer is not valid HTTP"))
             return
-        if self._came > _DULL:
+        if self.came > _DULL:
             self._weigh()
         if self.parts or self.over or not headed:  # framing is nothing that a reader waits for: its limit goes on
             self._wake()
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         """Much has come that nobody took: all of it in bounds, or too much of it."""
         if not self.parts and not self.over:
             self.fail(httpx.RemoteProtocolError("the answer's head is too long"))
-        elif self._came > _FULL and not self._paused:
+        elif self.came > _FULL and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """A head has come: the answer's, or an interim one (100, 103), of which nothing is kept."""
         status = self._parser.get_status_code()
-        if self._came > _DULL and sum(len(name) + len(value) + 4 for name, value in self.headers) > _DULL:
+        if self.came > _DULL and sum(len(name) + len(value) + 4 for name, value in self.headers) > _DULL:
             raise ValueError
         if status < 200 and status != 101:
             if status < 100:

@@ -20,6 +20,9 @@ from proxy.upstream.transport import Body
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that are kept in memory at once."""
 
+STREAM_LIMIT = 256 * 1024 * 1024
+"""The same of a stream, as it is sent: a token takes 200 to 400 of them, and leaves some 70 in memory."""
+
 _REFUSAL_LIMIT = 1024 * 1024
 _LINGER = 0.05  # seconds that the end of the body may come after [DONE] for the connection to be kept
 
@@ -43,7 +46,8 @@ class Reply:
         self._drained = False
         self._kept: list[Batch | UpstreamError] = []  # what the next reads give
         self._decoder, self._repeats = sse.Decoder(), Repeats()
-        self._body, self._next = response.stream, _reader(response)
+        self._body = response.stream if isinstance(response.stream, Body) else None
+        self._next = _reader(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         json = kind == "application/json" or kind.endswith("+json")
         self._is_stream = kind == "text/event-stream" or (stream and not json and kind != "text/html")
@@ -103,7 +107,7 @@ class Reply:
     @property
     def _is_over(self) -> bool:
         """Whether the end of the body came with ``[DONE]``."""
-        return isinstance(self._body, Body) and self._body.ended
+        return self._body is not None and self._body.ended
 
     def _again(self) -> Batch:
         if isinstance(kept := self._kept[0], UpstreamError):
@@ -124,6 +128,8 @@ class Reply:
             self._silent = False
             if data:
                 self._call.begin()
+        if self._body is not None and self._body.taken > STREAM_LIMIT:
+            raise UpstreamError(f"The upstream's answer exceeds {STREAM_LIMIT} bytes.")
         return data
 
     async def _only(self) -> Batch:

@@ -142,7 +142,10 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class Body(httpx.AsyncByteStream):
-    """The bytes of an answer, one item a socket read; closing it before its end cuts the connection at once."""
+    """The bytes of an answer, one item a socket read; closing it before its end cuts the connection at once.
+
+    ``taken``: bytes of it that have been handed out, as they were sent, the first time with its head.
+    """
 
     def __init__(self, transport: Transport, connection: Connection, idle: float | None) -> None:
         """``idle``: seconds that a read may take, from the first byte on."""
@@ -150,6 +153,7 @@ class Body(httpx.AsyncByteStream):
         self._connection: Connection | None = connection
         self._idle = idle
         self._begun = self._ended = False
+        self.taken = 0
 
     @property
     def ended(self) -> bool:
@@ -180,6 +184,7 @@ class Body(httpx.AsyncByteStream):
             self._begun = True
             if not connection.over:
                 connection.limit(self._idle)
+        self.taken += connection.came
         return connection.take()
 
     async def aclose(self) -> None:

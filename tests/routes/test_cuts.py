@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.backend import CLOSE, STREAM_END, STREAM_HEAD, chunked, reply
+from tests.backend import CLOSE, STREAM_END, STREAM_HEAD, chunk, chunked, reply, sse
 from tests.callers import error_of, frames
 from tests.live import strict
 
@@ -54,6 +54,21 @@ async def test_a_stream_cut_at_any_byte_ends_in_one_valid_terminal_event(caller,
     assert BEGINS - 2 <= changes["failed"] <= BEGINS + 7  # a line's end may already tell that a payload is whole
     assert FINISHED - 2 <= changes["completed"] <= FINISHED + 7
     assert outcomes == sorted(outcomes, key=list(changes).index)
+
+
+async def test_a_stream_that_never_ends_fails_at_its_bound_with_what_was_told(caller, backend, monkeypatch):
+    monkeypatch.setattr("proxy.upstream.reply.STREAM_LIMIT", 3000)
+    more = [chunked(sse(chunk({"content": f"{number:04}"}))) for number in range(100)]
+    backend.script(STREAM_HEAD + more[0], go := asyncio.Event(), b"".join(more[1:]), asyncio.Event())
+    async with caller.opened("cut") as answer:
+        told = await answer.until("response.output_text.delta")
+        go.set()
+        last = (await answer.rest())[-2]["response"]
+    assert (told["delta"], last["status"], last["error"]["code"]) == ("0000", "failed", "server_error")
+    assert last["error"]["message"] == "The upstream's answer exceeds 3000 bytes."
+    assert last["output"][0]["content"][0]["text"].startswith("0000")
+    assert await caller.get(f"/responses/{last['id']}") == last
+    await backend.requests[0].gone.wait()
 
 
 async def test_any_split_of_the_same_bytes_gives_the_same_events(caller, backend):
