@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.errors import RunCancelled, RunLost, StatecarError, StoreUnavailable
+from proxy.errors import EncryptionKeyMissing, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.runs.detached import Detached
 from proxy.runs.keyed import KeyedRequest
 from proxy.runs.reading import Reading
@@ -69,6 +70,7 @@ class Runner:
         self._running: dict[str, Running] = {}
         self._tasks: dict[asyncio.Task[None], Running | None] = {}
         self._keys: set[KeyedRequest] = set()
+        self._sealed = deque[str](maxlen=1000)  # runs that cannot be read here, of which the log has been told
         self._busy = asyncio.Event()
         self.reading = Reading(services, self._running)
 
@@ -249,16 +251,12 @@ class Runner:
         self._let_go()
 
     async def _off_the_list(self, run: Run) -> None:
-        try:
+        with suppress(StoreUnavailable):  # logged; whoever looks after it next does it
             await self._runs.ended(run.id, run.tenant)
-        except StoreUnavailable:
-            pass  # logged; whoever looks after it next does it
 
     async def _give_back(self, running: Running) -> None:
-        try:
+        with suppress(StoreUnavailable):  # logged; its lease ends by itself
             await self._runs.release(running.lease, running.run.tenant)
-        except StoreUnavailable:
-            pass  # logged; its lease ends by itself
 
     def _spawn(self, work: Coroutine[Any, Any, None], running: Running | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -301,10 +299,8 @@ class Runner:
             await asyncio.sleep(self._runs.limits.lease / 3)
             held = list(self._running.values())
             await asyncio.gather(*map(self._renew, held), *(key.renew() for key in self._keys))
-            try:
+            with suppress(StoreUnavailable):  # logged; a lease outlasts two failures
                 await self._runs.seen_to([(running.run.id, running.run.tenant) for running in held])
-            except StoreUnavailable:
-                pass  # logged; a lease outlasts two failures
 
     async def _renew(self, running: Running) -> None:
         try:
@@ -351,12 +347,15 @@ class Runner:
         """The same, where one that cannot be read must not stand in the way of the others."""
         try:
             await self._try(id_, tenant)
+            return
         except StatecarError as exc:
-            log.error("response %s cannot be taken up: %s", id_, exc.message)
-            await self._runs.seen_to([(id_, tenant)])
+            if id_ not in self._sealed:
+                log.error("response %s cannot be taken up: %s", id_, exc.message)
+                if isinstance(exc, EncryptionKeyMissing):  # it is met with every look
+                    self._sealed.append(id_)
         except Exception:
             log.exception("response %s cannot be taken up", id_)
-            await self._runs.seen_to([(id_, tenant)])
+        await self._runs.seen_to([(id_, tenant)])
 
     async def _try(self, id_: str, tenant: str) -> None:
         """Takes a run up if nobody holds it."""
@@ -374,7 +373,11 @@ class Runner:
 
     async def _take(self, run: Run, lease: Lease) -> None:
         """Goes on with a run that is held by now, or ends it."""
-        telling = await patiently(lambda: self.reading.telling(run))
+        try:
+            telling = await patiently(lambda: self.reading.telling(run))
+        except EncryptionKeyMissing:
+            await self._runs.release(lease, run.tenant)  # others may have the key
+            raise
         telling.kept, held = kept_of(run), run
         caller, end = None, StatecarError(RESTARTED)
         if run.cancelled:

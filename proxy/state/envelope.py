@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from importlib import import_module
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from proxy import codec
@@ -34,6 +35,9 @@ _SALT = b"statecar store 1"
 _NAME, _NONCE = 4, 12  # bytes
 _HEAD = 1 + _NAME + _NONCE
 
+_TOLD = 60.0
+"""Seconds between two lines in the log that say that a key is missing."""
+
 ITEM, TEXT, METADATA, MODEL, OWNER = "item", "text", "metadata", "model", "owner"
 """What values are: one sealed as one of them does not open as another."""
 
@@ -52,6 +56,7 @@ class Envelope:
         self._first = next(iter(self._masters), b"")
         self._packer = Packer() if compression == "zstd" else None
         self._unpacker: Packer | None = None
+        self._told: dict[bytes, float] = {}
         self.wraps = bool(keys) or self._packer is not None
         self.schema = MARKED if self.wraps else PLAIN
         if keys:
@@ -154,13 +159,19 @@ class Envelope:
     def _opened(self, data: bytes, owner: str, about: str) -> bytes:
         name = data[1 : 1 + _NAME]
         if name not in self._masters:
-            _log.error("stored content was sealed with a key that is not here (%s): --encryption-key", name.hex())
+            self._tell(name)
             raise EncryptionKeyMissing
         try:
             return self._cipher(name, owner).decrypt(data[1 + _NAME : _HEAD], data[_HEAD:], about.encode())
         except self._invalid:
             _log.critical("stored content is damaged: %s of %s does not open with its key", about, owner)
             raise _damaged() from None
+
+    def _tell(self, name: bytes) -> None:
+        now = monotonic()
+        if now - self._told.get(name, -_TOLD) >= _TOLD:
+            self._told[name] = now
+            _log.error("stored content was sealed with a key that is not here (%s): --encryption-key", name.hex())
 
     def _derive(self, name: bytes, owner: str) -> AESGCM:
         cipher: AESGCM = self._aead(_derived(self._masters[name], b"of\0" + owner.encode()))

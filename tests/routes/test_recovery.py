@@ -8,9 +8,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from proxy import ids
+from proxy import codec, ids
 from proxy.errors import StoreUnavailable
-from proxy.state import Lease, Run, Runs
+from proxy.state import Envelope, Lease, Run, Runs, open_state
 from tests.backend import CLOSE, STREAM_HEAD, chunked, sse, talk
 from tests.callers import Caller, ok, refusal, unframed
 from tests.routes.test_background import HALF, cancelled, eventually, made, replay, seen, text_of
@@ -331,3 +331,42 @@ async def test_a_store_that_is_away_just_after_a_claim_costs_no_takeover(serve, 
     await state.runs.create(run, None)
     async with at(serve, own, "--run-lease=90") as caller:
         assert text_of(await seen(caller, run.id, "completed", "failed")) == "Hi"
+
+
+def at_rest(own, *keys_):
+    return open_state(own.url, response_ttl=60, conversation_ttl=60, envelope=Envelope(keys_))
+
+
+async def test_whoever_lacks_the_key_of_what_was_told_leaves_it_untouched_and_says_so_once(
+    serve, own, backend, monkeypatch, caplog
+):
+    (fields, events), run = ("a" * 16, "b" * 16), left(stream=True)
+    told = {"type": "response.created", "sequence_number": 0, "response": {"status": "queued"}}
+    for text, work in (
+        (fields, lambda runs: runs.create(run, Lease(run.id, "gone"))),
+        (
+            events,
+            lambda runs: runs.append(Lease(run.id, "gone"), 0, [b"event: x\ndata: " + codec.dumps(told) + b"\n\n"]),
+        ),
+    ):
+        state = at_rest(own, text)
+        await work(state.runs)
+        await state.close()
+    release, released = Runs.release, []
+
+    async def counted(self, lease, tenant):
+        await release(self, lease, tenant)
+        with own.admin() as admin:
+            released.append(admin.hget(key(lease.run, "j"), "n"))
+
+    monkeypatch.setattr(Runs, "release", counted)
+    abandon(own, {"id": run.id})
+    async with at(serve, own, f"--encryption-key={fields}"):
+        await eventually(lambda: asyncio.sleep(0, len(released) > 3))
+        assert set(released) == {b"1"}
+        assert caplog.text.count(f"response {run.id} cannot be taken up") == 1
+        assert caplog.text.count("stored content was sealed with a key") == 1
+        async with at(serve, own, f"--encryption-key={fields}", f"--encryption-key={events}") as caller:
+            with own.admin() as admin:
+                await eventually(lambda: asyncio.sleep(0, not admin.exists(key(run.id, "j"))))
+            assert text_of(await caller.get(f"/responses/{run.id}")) == "Hi"
