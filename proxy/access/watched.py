@@ -100,7 +100,7 @@ class KeyFile:
                 self._told = why
                 log.error("key file %s: %s; %s", self._path, why, kept)
         else:
-            is_news, self._table = self._table not in (None, table), table
+            is_news, self._table = bool(self._told) or self._table not in (None, table), table
             self._again, self._told = inf, ""
             # that of before the reading: what changed meanwhile is read again, and so is a file that it newly names
             self._state = state

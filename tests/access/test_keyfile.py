@@ -170,6 +170,9 @@ async def test_a_broken_file_leaves_the_keys_of_before_and_is_told_once(file, pa
         assert await known(file) == {"a", "b"}
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "2 keys read before go on" in caplog.text and "HUSH" not in caplog.text
+    write(path, "a", "b")  # mended as it was, which is told too
+    assert await known(file) == {"a", "b"}
+    assert "read again, 2 keys" in caplog.text
     write(path, "c")
     assert await known(file) == {"c"}
     assert "read again, 1 keys" in caplog.text
