@@ -188,7 +188,7 @@ async def test_a_replica_whose_answers_break_off_in_a_row_is_asked_no_more(backe
     there = backends[:2]
     for backend in there:
         backend.default = (stream(*talk("Hi")),)
-    caller = await in_front(among=there, idle_timeout=0.1)
+    caller = await in_front(among=there, idle_timeout=0.2 if name == "silent" else PATIENCE)
     _, broken = await begun(caller, there, prompt_cache_key="k")
     (other,) = (each for each in there if each is not broken)
     for breaks in (2, 0, 3):  # whatever broke off before a whole answer is forgotten

@@ -73,7 +73,7 @@ async def test_a_group_that_does_not_answer_is_left_out(backends, caller, caplog
 
 
 async def test_a_group_that_hangs_keeps_nobody_waiting_for_the_others(backends, calling, monkeypatch):
-    monkeypatch.setattr("proxy.routes.models._PATIENCE", 0.2)
+    monkeypatch.setattr("proxy.routes.models._PATIENCE", 0.5)
     a, b = backends
     a.default = (asyncio.Event(),)
     groups = [
