@@ -394,7 +394,7 @@ def test_lifetimes_nest():
 
 async def test_more_than_can_be_done_in_the_limit_is_done_later_and_not_refused(valkey):
     client = Client(valkey.url, connections=1)
-    client._limit = 0.35
+    client._limit = 0.7
     try:
         waiting = [client.command("XREAD", "BLOCK", 100, "STREAMS", f"sc:none:{n}", "$") for n in range(8)]
         assert await asyncio.gather(*waiting) == [[]] * 8  # each takes a tenth of a second or two

@@ -1,7 +1,9 @@
 """Runs: held by one process at a time, ended with their response's save, told from a log."""
 
 import asyncio
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,6 @@ from proxy.state import End, Lease, Limits, Run
 from tests.state.talk import Talk, message, opened
 
 LIMITS = Limits(runs=3, tenant_runs=2, lease=60, log_bytes=100, log_ttl=50)
-BRIEF = replace(LIMITS, lease=0.2)
 
 
 @pytest.fixture
@@ -21,10 +22,20 @@ async def state(store_url):
 
 
 @pytest.fixture
-async def brief(store_url):
-    """A tenant whose runs are held but briefly."""
-    async with opened(store_url, limits=BRIEF) as one:
-        yield Talk(one)
+def later(monkeypatch):
+    """Lets the lease of these runs end, and so much time go by as it has."""
+    went = 0.0
+
+    async def later(talk, *runs):
+        nonlocal went
+        went += LIMITS.lease + 1
+        monkeypatch.setattr("proxy.state.runs.time", SimpleNamespace(time=lambda: time.time() + went))
+        for run in runs:
+            _, lease, _ = talk.state.runs._keys(run.id)
+            assert 0 < await talk.state._client.command("PTTL", lease) <= 1000 * LIMITS.lease
+            await talk.state._client.command("DEL", lease)
+
+    return later
 
 
 def a_run(talk, before=None, **rest):
@@ -57,37 +68,37 @@ def vars_of(run):
     return {name: getattr(run, name) for name in Run.__dataclass_fields__}
 
 
-async def test_a_run_is_held_by_one_until_its_lease_ends(brief):
-    run, _, lease = await made(brief)
+async def test_a_run_is_held_by_one_until_its_lease_ends(talk, later):
+    run, _, lease = await made(talk)
     other = Lease(run.id)
-    await brief.state.runs.hold(lease, began=True)
-    assert await brief.state.runs.claim(run.id, brief.tenant, other) is None
-    await asyncio.sleep(BRIEF.lease + 0.1)
-    taken = await brief.state.runs.claim(run.id, brief.tenant, other)
+    await talk.state.runs.hold(lease, began=True)
+    assert await talk.state.runs.claim(run.id, talk.tenant, other) is None
+    await later(talk, run)
+    taken = await talk.state.runs.claim(run.id, talk.tenant, other)
     assert taken and (taken.claims, taken.began) == (2, True)
-    assert (await brief.state.runs.claim(run.id, brief.tenant, other)).claims == 2  # sent again
-    runs = brief.state.runs
+    assert (await talk.state.runs.claim(run.id, talk.tenant, other)).claims == 2  # sent again
+    runs = talk.state.runs
     for refused in (runs.hold(lease), runs.append(lease, 0, [b"x"]), runs.keep(lease, {"a": 1})):
         with pytest.raises(RunLost):
             await refused
 
 
-async def test_what_nobody_holds_is_due_at_once_and_what_is_held_after_its_lease(brief):
-    queued, _, _ = await made(brief, held=False)
-    held, _, lease = await made(brief)
-    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant)]
-    await asyncio.sleep(BRIEF.lease + 0.1)
-    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant), (held.id, brief.tenant)]
-    await brief.state.runs.seen_to([(queued.id, brief.tenant), (held.id, brief.tenant)])
-    assert await brief.state.runs.due(9) == []
-    assert await brief.state.runs.claim(held.id, brief.tenant, lease)
-    await brief.state.runs.release(lease, brief.tenant)
-    assert await brief.state.runs.due(9) == [(held.id, brief.tenant)]
-    assert await brief.state.runs.claim(held.id, brief.tenant, Lease(held.id))
-    await brief.state.runs.ended(held.id, brief.tenant)
-    await brief.state.runs.seen_to([(held.id, brief.tenant)])  # comes late: nobody enters it again
-    await asyncio.sleep(BRIEF.lease + 0.1)
-    assert await brief.state.runs.due(9) == [(queued.id, brief.tenant)]
+async def test_what_nobody_holds_is_due_at_once_and_what_is_held_after_its_lease(talk, later):
+    queued, _, _ = await made(talk, held=False)
+    held, _, lease = await made(talk)
+    assert await talk.state.runs.due(9) == [(queued.id, talk.tenant)]
+    await later(talk, held)
+    assert await talk.state.runs.due(9) == [(queued.id, talk.tenant), (held.id, talk.tenant)]
+    await talk.state.runs.seen_to([(queued.id, talk.tenant), (held.id, talk.tenant)])
+    assert await talk.state.runs.due(9) == []
+    assert await talk.state.runs.claim(held.id, talk.tenant, lease)
+    await talk.state.runs.release(lease, talk.tenant)
+    assert await talk.state.runs.due(9) == [(held.id, talk.tenant)]
+    assert await talk.state.runs.claim(held.id, talk.tenant, Lease(held.id))
+    await talk.state.runs.ended(held.id, talk.tenant)
+    await talk.state.runs.seen_to([(held.id, talk.tenant)])  # comes late: nobody enters it again
+    await later(talk)
+    assert await talk.state.runs.due(9) == [(queued.id, talk.tenant)]
 
 
 async def test_there_are_no_more_runs_than_allowed(talk):
@@ -118,24 +129,24 @@ async def test_events_are_read_from_any_number_on(talk):
     assert await waiting == [b"four"]
 
 
-async def test_nothing_is_told_behind_events_that_a_failover_lost(brief):
+async def test_nothing_is_told_behind_events_that_a_failover_lost(talk, later):
     """Else readers would miss them without a word; whoever takes the run up goes on from what is there."""
-    run, draft, lease = await made(brief)
-    runs, command = brief.state.runs, brief.state._client.command
+    run, draft, lease = await made(talk)
+    runs, command = talk.state.runs, talk.state._client.command
     *_, log = runs._keys(run.id)
     await runs.append(lease, 0, [b"0", b"1"])
     kept = await command("DUMP", log)
     await runs.append(lease, 2, [b"2"])
     await command("RESTORE", log, 0, kept, "REPLACE")
     draft.end = End(lease, 3, [b"3"])
-    for refused in (runs.append(lease, 3, [b"3"]), brief.state.responses.save(draft)):
+    for refused in (runs.append(lease, 3, [b"3"]), talk.state.responses.save(draft)):
         with pytest.raises(RunLost):
             await refused
     assert await runs.events(run.id, -1) == [b"0", b"1"]
-    await asyncio.sleep(BRIEF.lease + 0.1)
+    await later(talk, run)
     draft.end = End(Lease(run.id), 2, [b"2 again"])
-    assert await runs.claim(run.id, brief.tenant, draft.end.lease)
-    await brief.state.responses.save(draft)
+    assert await runs.claim(run.id, talk.tenant, draft.end.lease)
+    await talk.state.responses.save(draft)
     assert await runs.events(run.id, -1) == [b"0", b"1", b"2 again"]
 
 
@@ -183,12 +194,12 @@ async def test_a_log_that_is_for_nobody_to_read_goes_with_its_run(talk):
     assert await talk.state.runs.events(run.id, -1) == []
 
 
-async def test_what_is_kept_beside_a_run_is_found_by_who_takes_it_up(brief):
-    run, _, lease = await made(brief)
-    await brief.state.runs.keep(lease, {"a": {"x": ["\ud800"]}, "b": 1})
-    await brief.state.runs.keep(lease, {"b": [2]})
-    await asyncio.sleep(BRIEF.lease + 0.1)
-    taken = await brief.state.runs.claim(run.id, brief.tenant, Lease(run.id))
+async def test_what_is_kept_beside_a_run_is_found_by_who_takes_it_up(talk, later):
+    run, _, lease = await made(talk)
+    await talk.state.runs.keep(lease, {"a": {"x": ["\ud800"]}, "b": 1})
+    await talk.state.runs.keep(lease, {"b": [2]})
+    await later(talk, run)
+    taken = await talk.state.runs.claim(run.id, talk.tenant, Lease(run.id))
     assert taken.kept == {"a": {"x": ["\ud800"]}, "b": [2]}
 
 
@@ -203,17 +214,17 @@ async def test_only_the_holder_ends_a_run(talk):
 
 
 @pytest.mark.parametrize("events", [[b"x"], []], ids=["logged", "plain"])
-async def test_who_lost_a_run_learns_it_also_after_another_has_ended_it(brief, events):
-    run, draft, lease = await made(brief)
-    await asyncio.sleep(BRIEF.lease + 0.1)
+async def test_who_lost_a_run_learns_it_also_after_another_has_ended_it(talk, later, events):
+    run, draft, lease = await made(talk)
+    await later(talk, run)
     taken = Lease(run.id)
-    assert await brief.state.runs.claim(run.id, brief.tenant, taken)
+    assert await talk.state.runs.claim(run.id, talk.tenant, taken)
     draft.end = End(taken, 0, events)
     for _ in "sent", "again":
-        await brief.state.responses.save(draft)
+        await talk.state.responses.save(draft)
     with pytest.raises(RunLost):
-        await brief.state.responses.save(replace(draft, status="failed", append=False, end=End(lease, 0, events)))
-    assert (await brief.state.responses.load(run.id, brief.tenant)).status == "completed"
+        await talk.state.responses.save(replace(draft, status="failed", append=False, end=End(lease, 0, events)))
+    assert (await talk.state.responses.load(run.id, talk.tenant)).status == "completed"
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -236,18 +247,18 @@ async def test_a_cancelled_run_can_only_be_saved_as_that(talk, held):
     assert await talk.state.runs.cancel(run.id, talk.tenant) is None
 
 
-async def test_what_is_dropped_leaves_nothing_unless_another_holds_it(brief):
-    run, _, lease = await made(brief)
-    await brief.state.runs.append(lease, 0, [b"zero"])
-    await brief.state.runs.drop(Lease(run.id), brief.tenant)
-    assert await brief.state.runs.exists(run.id)
-    await asyncio.sleep(BRIEF.lease + 0.1)
-    assert await brief.state.runs.due(9) == [(run.id, brief.tenant)]
+async def test_what_is_dropped_leaves_nothing_unless_another_holds_it(talk, later):
+    run, _, lease = await made(talk)
+    await talk.state.runs.append(lease, 0, [b"zero"])
+    await talk.state.runs.drop(Lease(run.id), talk.tenant)
+    assert await talk.state.runs.exists(run.id)
+    await later(talk, run)
+    assert await talk.state.runs.due(9) == [(run.id, talk.tenant)]
     for _ in "sent", "again":
-        await brief.state.runs.drop(lease, brief.tenant)
-        assert not await brief.state.runs.exists(run.id)
-        assert await brief.state.runs.events(run.id, -1) == []
-    assert await brief.state.runs.due(9) == []
+        await talk.state.runs.drop(lease, talk.tenant)
+        assert not await talk.state.runs.exists(run.id)
+        assert await talk.state.runs.events(run.id, -1) == []
+    assert await talk.state.runs.due(9) == []
 
 
 async def test_a_run_in_a_conversation_is_appended_once(talk):
