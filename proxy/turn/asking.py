@@ -28,8 +28,17 @@ _LONGEST = 119
 Written = Callable[[Dialect], dict[str, Any]]
 
 
-async def asked(stack: AsyncExitStack, services: Services, caller: Caller, context: Context, written: Written) -> Reply:
-    """The upstream's answer, open as long as ``stack`` is. ``written``: the chat body in a dialect, asked for each try.
+async def asked(
+    stack: AsyncExitStack,
+    services: Services,
+    caller: Caller,
+    context: Context,
+    written: Written,
+    *,
+    stays: bool = False,
+) -> Reply:
+    """The upstream's answer, open as long as ``stack`` is. ``written``: the chat body in a dialect, asked for each try;
+    ``stays``: it is for this group alone, as another model would not go on as this one has begun.
 
     Raises as ``Upstream.open`` does, when nothing more can be done about it.
     """
@@ -41,7 +50,7 @@ async def asked(stack: AsyncExitStack, services: Services, caller: Caller, conte
         try:
             reply, tries = await put(stack, upstream, plain, headers, written, caller.request_id, context.model)
         except UpstreamError as exc:
-            if not await fell_back(services, caller, context, exc):
+            if stays or not await fell_back(services, caller, context, exc):
                 raise
             plain = context.dialect
         else:

@@ -194,7 +194,8 @@ class Rounds:
             return chat if work.rest is None else work.rest.body(chat, dialect)
 
         try:
-            reply = await asked(stack, self._services, self._caller, work.context, written)
+            stays = work.rest is not None
+            reply = await asked(stack, self._services, self._caller, work.context, written, stays=stays)
         except asyncio.CancelledError:
             work.is_cut = True
             raise

@@ -21,8 +21,8 @@ KEY = "--upstream-api-key=k"
 
 
 @asynccontextmanager
-async def at(serve, own, *options):
-    async with Caller(await serve(*OPTIONS, *options, store=own.url)) as caller:
+async def at(serve, own, *options, **rest):
+    async with Caller(await serve(*OPTIONS, *options, store=own.url, **rest)) as caller:
         yield caller
 
 

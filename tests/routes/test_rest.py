@@ -7,7 +7,7 @@ from proxy import sse as framing
 from proxy.state import Lease
 from proxy.translate.response import skeleton
 from proxy.translate.stream import ResponseStream
-from tests.backend import CLOSE, DONE, STREAM_HEAD, chunk, json_reply, stream
+from tests.backend import CLOSE, DONE, STREAM_HEAD, Backend, chunk, json_reply, stream
 from tests.callers import unframed
 from tests.routes.test_background import replay, seen, text_of
 from tests.routes.test_recovery import at, left
@@ -147,3 +147,21 @@ async def test_one_whose_rest_does_not_come_fails_and_keeps_what_was_told(serve,
         last, _ = await ended(caller, *await told(state, *texts(*PIECES)))
     assert (last["status"], text_of(last), last["output"][0]["status"]) == ("failed", "One two three", "incomplete")
     assert len(bodies(backend)) == 1
+
+
+@pytest.mark.parametrize("told_some", [True, False])
+async def test_the_rest_is_asked_of_no_fallback(serve, own, state, told_some):
+    """Another model would go on with what this one has begun; where nothing was told it begins."""
+    async with Backend() as away, Backend() as small:
+        away.default = (json_reply({"error": {"message": "no"}}, status=503),)
+        small.default = (REST,)
+        groups = [
+            {"models": ["m"], "replicas": [away.url], "kind": "vllm", "fallbacks": ["small"]},
+            {"name": "small", "replicas": [small.url], "kind": "vllm"},
+        ]
+        run, before = await told(state, *texts(*PIECES * told_some))
+        async with at(serve, own, "--upstream-health-interval=0", upstreams=groups) as caller:
+            last, _ = await ended(caller, run, before)
+        assert last["status"] == ("failed" if told_some else "completed")
+        assert text_of(last) == ("One two three" if told_some else " four")
+        assert len(bodies(small)) == (not told_some) and bodies(away)
