@@ -168,6 +168,11 @@ class Backend:
         """How many the peer has not closed."""
         return sum(not connection.gone.is_set() for connection in self._connections)
 
+    def stall(self) -> None:
+        """Take nothing more of what is sent here."""
+        for connection in self._connections:
+            connection.transport.pause_reading()
+
     async def drop_idle(self) -> None:
         """Close every connection from our side."""
         for connection in self._connections:

@@ -11,6 +11,10 @@ from proxy.errors import TooLarge
 
 _AHEAD = 64
 """Bytes of white space after which nobody waits for anything else."""
+_STUCK = 5.0
+"""Seconds in which nobody takes what is sent; then it is kept, as behind it may lie that its sender has left."""
+_KEPT = 16 * 1024 * 1024
+"""Bytes that are kept so: more than lie between two sockets."""
 
 
 class Sender:
@@ -18,7 +22,9 @@ class Sender:
 
     def __init__(self, first: Message, receive: Receive) -> None:
         self._receive = receive
-        self._parts: asyncio.Queue[Message] = asyncio.Queue(1)
+        self._parts: asyncio.Queue[Message] = asyncio.Queue()
+        self._taken = asyncio.Event()
+        self._kept, self._is_stuck = 0, False
         self._known = bytearray(first.get("body", b""))
         self._has_more = self._is_wanted = first.get("more_body", False)
 
@@ -26,7 +32,33 @@ class Sender:
         """Return when the caller has left; until then, take what it sends."""
         while (message := await self._receive())["type"] != "http.disconnect":
             if self._is_wanted:
-                await self._parts.put(message)
+                if not self._parts.empty():
+                    await self._room()
+                self._keep(message)
+
+    async def _room(self) -> None:
+        """Return when all that was sent is taken, or wanted no more; sooner where nobody takes it for long."""
+        while not self._parts.empty():
+            if self._is_stuck and self._kept < _KEPT:
+                return
+            self._taken.clear()
+            try:
+                async with asyncio.timeout(None if self._is_stuck else _STUCK):
+                    await self._taken.wait()
+            except TimeoutError:
+                self._is_stuck = True
+
+    def _keep(self, message: Message) -> None:
+        if self._is_wanted:
+            self._kept += len(message.get("body", b""))
+            self._parts.put_nowait(message)
+
+    async def _next(self) -> Message:
+        message = await self._parts.get()
+        self._kept -= len(message.get("body", b""))
+        self._is_stuck = False
+        self._taken.set()
+        return message
 
     async def first(self) -> bytes:
         """The first byte that is no white space, as soon as it is there; b"" where so much is nothing else."""
@@ -59,7 +91,7 @@ class Sender:
         return body or None
 
     async def _take(self) -> None:
-        message = await self._parts.get()
+        message = await self._next()
         self._known += message.get("body", b"")
         self._has_more = message.get("more_body", False)
 
@@ -69,10 +101,11 @@ class Sender:
         try:
             yield known
             while self._has_more:
-                message = await self._parts.get()
+                message = await self._next()
                 self._has_more = message.get("more_body", False)
                 yield message.get("body", b"")
         finally:
             self._is_wanted = False
             while not self._parts.empty():
                 self._parts.get_nowait()
+            self._taken.set()

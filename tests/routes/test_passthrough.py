@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
 from proxy.errors import StatecarError
+from proxy.routes import sender
 from proxy.routes.passthrough import Passthrough
 from proxy.settings import Settings
 from proxy.upstream import open_pool
@@ -371,6 +372,58 @@ async def test_a_client_that_leaves_in_its_upload_closes_the_upstream(backend, f
         client.leave()
         await soon(got.gone)
     assert not got.complete.is_set()
+
+
+async def test_a_client_that_leaves_an_upload_that_nobody_takes_is_seen(backend, monkeypatch):
+    monkeypatch.setattr(sender, "_STUCK", 0.01)
+    monkeypatch.setattr(sender, "_KEPT", 48 * 2**20)  # with less, what lies between the sockets may take it all
+    pool, ended = open_pool(Settings(upstream=backend.url)), asyncio.Event()
+    app = application(pool)
+
+    async def watched(scope, receive, send):
+        try:
+            await app(scope, receive, send)
+        finally:
+            ended.set()
+
+    async with serving(watched) as front, Client(front) as client:
+        client.send(request("POST", "/v1/files", f"content-length: {2**30}", close=False) + b"ab")
+        await backend.received(1)
+        backend.stall()
+        client.send(bytes(48 * 2**20))
+        async with asyncio.timeout(PATIENCE):
+            await client.writer.drain()
+        client.leave()
+        await soon(ended)
+    await pool.aclose()
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 64), (10, 4)])
+async def test_what_is_kept_of_an_upload_that_nobody_takes_is_bounded(monkeypatch, size, count):
+    monkeypatch.setattr(sender, "_STUCK", 0.0)
+    monkeypatch.setattr(sender, "_KEPT", 30)
+    asked, reached = 0, asyncio.Event()
+
+    async def receive():
+        nonlocal asked
+        asked += 1
+        if asked == count:
+            reached.set()
+        if asked == 64:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": b"x" * size, "more_body": True}
+
+    caller = sender.Sender({"body": b"", "more_body": True}, receive)
+    gone = asyncio.create_task(caller.gone())
+    parts = caller.body()
+    assert await anext(parts) == b""
+    await soon(reached)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert asked == count
+    await parts.aclose()  # as soon as it is wanted no more, nothing waits
+    async with asyncio.timeout(PATIENCE):
+        await gone
 
 
 async def test_a_client_that_leaves_in_mid_stream_closes_the_upstream(backend, front):
