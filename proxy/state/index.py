@@ -74,8 +74,9 @@ class TenantIndex:
         except StoreUnavailable:
             _log.warning("%d responses were not taken off their tenant's list", len(ids_))
 
-    async def page(self, tenant: str, page: Page, load: Loader) -> Listed:
-        """(responses, has_more); a full page as long as there are enough that the loader gives.
+    async def page(self, tenant: str, page: Page, load: Loader, most: int) -> Listed:
+        """(responses, has_more); a full page as long as there are enough that the loader gives. ``most``: so many are
+        looked at together where a page is not full with the first.
 
         Raises InvalidRequest for an unknown cursor.
         """
@@ -85,7 +86,7 @@ class TenantIndex:
         while True:
             listed = await self._scan(tenant, page.direction, count, cursor)
             if listed is None and cursor != page.cursor:  # another reader found it dead: begin again
-                return await self.page(tenant, page, load)
+                return await self.page(tenant, page, load, most)
             if listed is None:
                 raise page.no_cursor()
             loaded = await load(listed)
@@ -93,7 +94,7 @@ class TenantIndex:
             dead += [id_ for id_, one in zip(listed, loaded, strict=True) if one is None]
             if len(found) > page.limit or len(listed) < count:
                 break
-            cursor, count = listed[-1], 100
+            cursor, count = listed[-1], most
         if dead:
             await self.remove(tenant, *dead)
         return page.finish(found[: page.limit + 1])

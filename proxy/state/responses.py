@@ -12,9 +12,9 @@ from proxy import ids
 from proxy.errors import LockLost, RunCancelled, RunLost, StatecarError, StoreUnavailable
 from proxy.state import records
 from proxy.state.client import Call, Client, Script
-from proxy.state.envelope import Envelope
+from proxy.state.envelope import MODEL, Envelope
 from proxy.state.index import OTHER, Listed, TenantIndex
-from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, Lifetimes, Lineage
+from proxy.state.keys import CONVERSATION_LOG, KEY_TTL, PLAIN, Lifetimes, Lineage
 from proxy.state.lineages import Lineages
 from proxy.state.owners import Owners, Sees, owner_of
 from proxy.state.page import Page
@@ -25,9 +25,15 @@ from proxy.state.runs import Run, about_events, decode_run, paired
 _HISTORY = Script("history")
 _SAVE = Script("save", vital=True)
 _LOAD = Script("load")
+_MODELS = Script("models")
 _TOUCH = Script("touch")
 _DELETE = Script("delete")
 _ITEMS = Script("items")
+
+_LOADED, _LOOKED_THROUGH = 100, 500
+"""Responses taken from a list at a time: to be loaded; to be asked for their model first."""
+
+_NEWER = b"NEWER"
 
 
 class Responses:
@@ -93,13 +99,16 @@ class Responses:
 
     async def load(self, id_: str, tenant: str) -> Stored | None:
         """The response with its own items; None when there is none."""
-        stored = await self._load(id_, tenant, "")
-        return stored if isinstance(stored, Stored) else None
+        minted = ids.of_kind(id_, "resp")
+        reply = await self._read(minted, tenant, in_flight=False) if minted else None
+        if minted is None or reply is None:
+            return None
+        return records.decode_stored(minted.tag, minted.turn, reply, self._envelope)
 
     async def find(self, id_: str, tenant: str) -> Stored | Run | None:
         """The response, or the run that will become it; None when there is neither."""
         minted = ids.of_kind(id_, "resp")
-        reply = await self._read(minted, tenant, "", in_flight=True) if minted else None
+        reply = await self._read(minted, tenant, in_flight=True) if minted else None
         if minted is None or reply is None:
             return None
         return (
@@ -134,17 +143,27 @@ class Responses:
         """
 
         async def load(listed: Sequence[str]) -> Sequence[Stored | str | None]:
-            hidden = await self._owners.hidden(listed, tenant, sees) if sees and listed else set[str]()
-            shown = [id_ for id_ in listed if id_ not in hidden]
-            loaded = await asyncio.gather(*(self._load(id_, tenant, model or "") for id_ in shown))
-            found = dict(zip(shown, loaded, strict=True))
-            return [found.get(id_, OTHER) for id_ in listed]
+            found: dict[str, Stored | str | None] = dict.fromkeys(listed, OTHER)
+            shown: Sequence[str] = listed
+            if model:
+                dead, shown = await self._of_model(listed, tenant, model)
+                found |= dict.fromkeys(dead)
+            if sees and shown:
+                hidden = await self._owners.hidden(shown, tenant, sees)
+                shown = [id_ for id_ in shown if id_ not in hidden]
+            many = page.limit + 1
+            for at in range(0, len(shown), many):
+                part = shown[at : at + many]
+                found |= zip(part, await asyncio.gather(*(self.load(id_, tenant) for id_ in part)), strict=True)
+                if sum(isinstance(one, Stored) for one in found.values()) >= many:
+                    break
+            return list(found.values())
 
         if sees and page.cursor is not None:
             kept = await self._owners.of(page.cursor, tenant)
             if kept is None or not sees(page.cursor, kept.owner):
                 raise page.no_cursor()
-        return await self._index.page(tenant, page, load)
+        return await self._index.page(tenant, page, load, _LOOKED_THROUGH if model else _LOADED)
 
     async def items(self, ids_: Iterable[str], tenant: str, sees: Sees | None = None) -> dict[str, Item]:
         """The items with these ids, as far as they were minted here and are still stored; resolving counts as use.
@@ -273,20 +292,35 @@ class Responses:
             *([name for item in items for name in self._envelope.names(item["id"], past.tag)] if lock else ()),
         )
 
-    async def _load(self, id_: str, tenant: str, model: str) -> Stored | str | None:
-        minted = ids.of_kind(id_, "resp")
-        reply = await self._read(minted, tenant, model, in_flight=False) if minted else None
-        if minted is None or reply is None:
-            return None
-        return OTHER if reply == b"OTHER" else records.decode_stored(minted.tag, minted.turn, reply, self._envelope)
+    async def _of_model(self, listed: Sequence[str], tenant: str, model: str) -> tuple[Sequence[str], Sequence[str]]:
+        """Of these responses those that are not there any more, and those that are of a model. Raises as
+        ``Envelope.unwrap`` where that cannot be known of one.
+        """
+        if not listed:
+            return [], []
+        minted = {id_: ids.of_kind(id_, "resp") for id_ in listed}
+        names = {id_: Lineage(one.tag).record(one.turn) for id_, one in minted.items() if one}
+        batches = [[name] for name in names.values()] if self._client.is_cluster else [list(names.values())]
+        replies = await asyncio.gather(*(self._client.script(_MODELS, batch, tenant) for batch in batches))
+        found: dict[str, bytes | None] = dict.fromkeys(listed)
+        found |= zip(names, (one for reply in replies for one in reply), strict=True)
+        asked = set(records.models(model, tenant, self._envelope))
+        alike = {_NEWER}  # which is refused when it is loaded
+        for kept in {one for one in found.values() if one} - alike:
+            schema, _, name = kept.partition(b" ")
+            if name in asked:
+                alike.add(kept)
+            elif int(schema) > PLAIN:
+                self._envelope.unwrap(name, tenant, MODEL)
+        dead = [id_ for id_, kept in found.items() if kept is None]
+        return dead, [id_ for id_, kept in found.items() if kept in alike]
 
-    async def _read(self, minted: ids.Minted, tenant: str, model: str, *, in_flight: bool) -> Any:
+    async def _read(self, minted: ids.Minted, tenant: str, *, in_flight: bool) -> Any:
         lineage = Lineage(minted.tag)
         keys = [lineage.record(minted.turn), lineage.texts]
-        models = records.models(model, tenant, self._envelope) if model else ()
         if in_flight:
             keys.append(lineage.run(minted.turn))
-        return await self._client.script(_LOAD, keys, tenant, lineage.logs, *models)
+        return await self._client.script(_LOAD, keys, tenant, lineage.logs)
 
     async def _items(
         self, tag: str, turn: str, wanted: Sequence[str], tenant: str, sees: Sees | None

@@ -178,6 +178,14 @@ async def test_a_text_is_kept_once_in_each_form(at):
     assert await new.state._client.command("HLEN", Lineage(previous.minter.tag).texts) == 3
 
 
+async def test_a_list_of_one_model_is_an_error_where_a_name_cannot_be_read(at):
+    old, new = await at("a"), await at("b")
+    await old.turn(model="gpt")
+    await new.turn(model="gpt")
+    with pytest.raises(EncryptionKeyMissing):
+        await new.state.responses.list(new.tenant, Page(), "gpt")
+
+
 # -- keys that are missing, at the start
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 
 import pytest
 
@@ -317,6 +318,33 @@ async def test_a_list_is_filtered_by_model(talk):
     assert ([one.id for one in page], more) == (odd[:4], True)
     page, more = await talk.state.responses.list(talk.tenant, Page(4, "asc", after=odd[3]), "m1")
     assert ([one.id for one in page], more) == (odd[4:], False)
+
+
+async def test_of_another_model_nothing_is_loaded_however_long_the_list(store_url, monkeypatch):
+    monkeypatch.setattr("proxy.state.responses._LOOKED_THROUGH", 7)
+    asked = Counter()
+    async with opened(store_url, heard=lambda name, _seconds, _ok: asked.update([name])) as state:
+        talk = Talk(state)
+        made = [
+            await talk.turn(model="mn"[n in (0, 3, 4, 11, 12, 18, 19)], created_at=NOW - 100 + n) for n in range(20)
+        ]
+        dead, wanted = made.pop(7), [one.id for one in made if one.model == "n"]
+        await state._client.command("DEL", Lineage(dead.minter.tag).record(dead.minter.turn))
+        for order, ids_ in (("asc", wanted), ("desc", wanted[::-1])):
+            for limit in range(1, 9):
+                asked.clear()
+                found, cursor, more = [], None, True
+                while more:
+                    page, more = await state.responses.list(talk.tenant, Page(limit, order, after=cursor), "n")
+                    found += [one.id for one in page]
+                    cursor = found[-1]
+                assert found == ids_
+                assert asked["load"] <= -(-len(ids_) // limit) * (2 * limit + 1)
+                before, _ = await state.responses.list(talk.tenant, Page(limit, order, before=ids_[-1]), "n")
+                assert [one.id for one in before] == ids_[:-1][-limit:]
+        asked.clear()
+        assert await state.responses.list(talk.tenant, Page(), "k") == ([], False)
+        assert not asked["load"]
 
 
 @pytest.mark.parametrize("cursor", ["resp_" + "0" * 48, "nonsense"])

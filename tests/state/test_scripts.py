@@ -89,7 +89,7 @@ async def every_script(talk):
     await store.responses.items([a.output[0]["id"], one["id"]], tenant)
     assert await talk.read(c) == "one two three four q a"
     await store.responses.load(a.id, tenant)
-    await store.responses.list(tenant, Page(), None, lambda _id, _owner: True)
+    await store.responses.list(tenant, Page(), "m", lambda _id, _owner: True)
     await store.responses.delete(b.id, tenant)
     await store.owners.of(c.id, tenant)
     await store.conversations.delete(made.id, tenant)

@@ -1,9 +1,8 @@
 -- A response's record with its own items and its texts: reads only. Where there is none, the run that will become it:
 -- one or the other is seen at any time, as the one takes the place of the other in one step.
 -- KEYS 1 record, 2 texts, 3 the run, if that is wanted too
--- ARGV 1 tenant, 2 prefix of the lineage's logs, 3 … what may stand for the model it must have, nothing for any
--- Answers nil, NEWER, OTHER (another model), {fields and values, own entries, {text field, text or nil, …}} or of a run
--- {fields and values}
+-- ARGV 1 tenant, 2 prefix of the lineage's logs
+-- Answers nil, NEWER, {fields and values, own entries, {text field, text or nil, …}} or of a run {fields and values}
 if KEYS[3] and redis.call('EXISTS', KEYS[1]) == 0 then
   local refused = refusal(KEYS[3], ARGV[1])
   if refused ~= nil then return refused end
@@ -11,10 +10,7 @@ if KEYS[3] and redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local refused = refusal(KEYS[1], ARGV[1])
 if refused ~= nil then return refused end
-local r = redis.call('HMGET', KEYS[1], 'm', 'l', 's', 'e')
-local wanted = #ARGV == 2
-for i = 3, #ARGV do wanted = wanted or r[1] == ARGV[i] end
-if not wanted then return redis.status_reply('OTHER') end
+local r = redis.call('HMGET', KEYS[1], 'l', 's', 'e')
 local fields = redis.call('HGETALL', KEYS[1])
 local texts = {}
 for i = 1, #fields, 2 do
@@ -23,4 +19,4 @@ for i = 1, #fields, 2 do
     texts[#texts + 1] = redis.call('HGET', KEYS[2], fields[i + 1])
   end
 end
-return { fields, entries(ARGV[2] .. r[2], tonumber(r[3]), tonumber(r[4])), texts }
+return { fields, entries(ARGV[2] .. r[1], tonumber(r[2]), tonumber(r[3])), texts }
