@@ -40,6 +40,16 @@ _WHAT = {
     "purge": "Take everything of a tenant out of the store, and end its background responses.",
 }
 
+_TWO_SECRETS = (
+    "statecar: the store has a tenant secret of its own, which is not --tenant-secret: servers without that option will"
+    " not find what is imported"
+)
+
+_OTHER_TENANTS = (
+    "the store holds data of other tenants and no tenant secret, so its servers are given theirs, or tell nobody apart:"
+    " give the same --tenant-secret here, or say with --tenant-id whose it is to be"
+)
+
 _WHOSE = "--tenant NAME | --tenant-key KEY | --tenant-id ID"
 
 _USAGE = {
@@ -193,7 +203,7 @@ def _told(done: str, lineages: int, responses: int, conversations: int, keys: in
 async def _import(state: State, settings: Settings, options: Namespace) -> int:
     source = sys.stdin.buffer
     header = await _header(source)
-    intake = _Intake(await state.restore(await _owner(state, settings, options, header)))
+    intake = _Intake(await _restore(state, settings, options, header))
     await _side_by_side(intake.take, _lines(source))
     count, became = intake.restore.count, intake.became
     print(_told("imported", count.lineages, count.responses, count.conversations, count.keys), file=sys.stderr)
@@ -256,11 +266,26 @@ async def _header(source: BinaryIO) -> Line:
     return line
 
 
-async def _owner(state: State, settings: Settings, options: Namespace, header: Line) -> str:
-    """Whose the lines become. Raises Refused where that cannot be known."""
-    if "secret" in header and not settings.tenant_secret:
-        await state.install_secret(bytes.fromhex(header["secret"]))
-    secret = await _secret(state, settings)
+async def _restore(state: State, settings: Settings, options: Namespace, header: Line) -> Restore:
+    """What writes the lines, as whose they become. Raises Refused where that cannot be known."""
+    known = await state.known_secret()
+    secret = fixed_secret(settings.tenant_secret) if settings.tenant_secret else known
+    brought = bytes.fromhex(header["secret"]) if "secret" in header and secret is None else None
+    tenant = _owner(options, header, secret or brought)
+    hashed = options.tenant_id is None and tenant != SHARED
+    if hashed and known and secret != known:
+        print(_TWO_SECRETS, file=sys.stderr)
+    restore = await state.restore(tenant)
+    if brought:
+        if hashed and restore.has_others:
+            raise Refused(_OTHER_TENANTS)
+        await state.install_secret(brought)
+        if await state.known_secret() != brought:
+            raise Refused("a server has begun to use the store meanwhile: give it again")
+    return restore
+
+
+def _owner(options: Namespace, header: Line, secret: bytes | None) -> str:
     if options.tenant is not None or options.tenant_key is not None or options.tenant_id is not None:
         return _tenant(options, secret)
     tenant: str = header["tenant"]

@@ -49,6 +49,11 @@ class Restore:
         async for tags in self._sweep.others():
             self._others.update(int(tag, 16) for tag in tags)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are any."""
+        return bool(self._others)
+
     async def put(self, line: Line) -> Outcome:
         """Writes a lineage or a key. Raises ValueError for what cannot be stored."""
         return await (self._lineage if line["type"] == "lineage" else self._key)(line)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy import codec
+from proxy import codec, data
 from tests.backend import chunk, completion, json_reply, stream, talk
 from tests.callers import Caller, ok
 from tests.commands import command
@@ -262,3 +262,26 @@ async def test_a_response_in_the_making_ends_with_a_purge(calling, backend, own,
     assert (await caller.http.get(f"/responses/{made['id']}")).status_code == 404
     with own.admin() as admin:
         assert not admin.keys(f"*{made['id'][5:21]}*")
+
+
+async def test_an_import_that_nobody_could_reach_is_told_of(calling, own, statecar):
+    secret = bytes(32)
+    header = {"type": "statecar-export", "version": 1, "tenant": "a" * 32, "exported_at": 1}
+    header |= {"fingerprint": data._fingerprint(secret), "secret": secret.hex()}
+    end = {"type": "end", "lineages": 0, "responses": 0, "conversations": 0, "keys": 0}
+    archive = codec.dumps(header) + b"\n" + codec.dumps(end) + b"\n"
+    fixed = "--tenant-secret=a secret that servers are given"
+    await (await calling(fixed, store=own.url)).create("Hi")
+    with own.admin() as admin:
+        for whose in ((), ("--tenant-key=k",), ("--tenant=n",)):
+            code, _, told = await statecar("import", *whose, stdin=archive)
+            assert code == 1 and "give the same --tenant-secret" in told
+            assert not admin.exists("sc:secret")
+        code, _, told = await statecar("import", "--tenant-key=k", fixed, stdin=archive)
+        assert code == 0 and "secret" not in told
+        assert (await statecar("import", "--tenant-id=" + "a" * 32, stdin=archive))[0] == 0
+        assert admin.get("sc:secret") == secret
+    code, _, told = await statecar("import", "--tenant-key=k", fixed, stdin=archive)
+    assert code == 0 and "the store has a tenant secret of its own" in told
+    code, _, told = await statecar("import", "--tenant-key=k", stdin=archive)
+    assert code == 0 and "secret" not in told
