@@ -24,7 +24,7 @@ from proxy.runs import KeyedRequest, Runner
 from proxy.state import Claim, Run, State, Stored, cut
 from proxy.translate.items import public
 from proxy.translate.response import restore
-from proxy.turn import Services, Turn, admit, compact, counted, input_tokens, stateless
+from proxy.turn import Services, Turn, admit, compact, input_tokens, stateless
 from proxy.waits import Waits, begin
 from proxy.wire import (
     compact_response,
@@ -240,8 +240,7 @@ class Responses:
         async def counted_here() -> tuple[dict[str, Any], dict[str, str]]:
             async with AsyncExitStack() as stack:
                 admission = await admit(stack, self.services, caller, stores=False)
-                tokens, generated = await input_tokens(body, self.services, caller)
-                admission.tokens = counted(tokens * generated)
+                tokens = await input_tokens(body, self.services, caller, admission)
             return {"object": "response.input_tokens", "input_tokens": tokens}, admission.headers
 
         return ValueReply(counted_here)

@@ -13,7 +13,7 @@ from proxy import ids
 from proxy.chunks import Chunk
 from proxy.errors import NotBuilt, UpstreamError, UpstreamTimeout
 from proxy.refusals import from_upstream
-from proxy.state import Past
+from proxy.state import Admission, Past
 from proxy.translate.counting import TOKENIZERS, Counted, prompt_tokens
 from proxy.translate.dialects import Dialect
 from proxy.translate.hosting import Hosting
@@ -21,6 +21,8 @@ from proxy.translate.reply import is_error
 from proxy.translate.request import to_chat
 from proxy.translate.response import restore
 from proxy.translate.tools import ToolPlan, plan
+from proxy.turn.admission import counted as within
+from proxy.turn.admission import estimated
 from proxy.turn.asking import asked, fell_back
 from proxy.turn.context import Context, context_of
 from proxy.turn.listings import offered
@@ -34,10 +36,10 @@ _LOOKED_AT = 8  # turns of the past, newest first, of which one should be a resp
 Request = dict[str, Any]
 
 
-async def input_tokens(request: Request, services: Services, caller: Caller) -> tuple[int, bool]:
-    """(the tokens a create request with this body would send, whether a model read them to be counted). Nothing is
-    stored, no conversation locked.
+async def input_tokens(request: Request, services: Services, caller: Caller, admission: Admission) -> int:
+    """The tokens a create request with this body would send. Nothing is stored, no conversation locked.
 
+    ``admission``: is told what it took where a model read them to be counted; of one that is cancelled, what was asked.
     Asks the upstream's tokenizer, else, where that is allowed, for an answer of one token. Raises NotBuilt when there
     is neither, and as a create request does before it is sent.
     """
@@ -56,14 +58,19 @@ async def input_tokens(request: Request, services: Services, caller: Caller) -> 
             refused = exc
         break
     if counted is None and services.count_by_generation:
-        return await _by_generation(request, hosting, services, caller, context), True
+        try:
+            counted = await _by_generation(request, hosting, services, caller, context)
+        except asyncio.CancelledError:
+            admission.tokens = estimated(context.sent)
+            raise
+        admission.tokens = within(counted)
     if counted is None:
         told = f" Its tokenizer said: {refused.message}" if refused else ""
         raise NotBuilt(
             "Input tokens cannot be counted: the upstream offers no tokenizer for chat messages, and counting by"
             f" generation (--count-by-generation) is off.{told}"
         )
-    return counted, False
+    return counted
 
 
 def _is_missing(refusal: UpstreamError, model: str, kind: str) -> bool:

@@ -274,13 +274,14 @@ async def test_what_is_passed_on_is_asked_for_in_a_form_that_can_be_counted(limi
 
 
 async def test_what_a_client_does_not_wait_for_counts_as_what_it_asked(limited, backend):
-    caller = await limited("--tenant-tokens-per-minute=100000")
+    caller = await limited("--tenant-tokens-per-minute=100000", "--count-by-generation")
     text, picture = "1234567 " * 500, {"url": "data:image/png;base64," + "iVBORw0K" * 5000}
     shown = [{"type": "text", "text": text}, {"type": "image_url", "image_url": picture}]
     given = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": picture["url"]}]
     for path, body in [
         ("/chat/completions", CHAT | {"messages": [{"role": "user", "content": shown}]}),
         ("/responses/compact", {"model": "m", "input": [{"role": "user", "content": given}]}),
+        ("/responses/input_tokens", {"model": "m", "input": [{"role": "user", "content": given}]}),
         ("/responses", {"model": "m", "input": [{"role": "user", "content": given}]}),
     ]:
         before, asked = caller.usage.sums()[1], len(backend.requests)
