@@ -42,7 +42,8 @@ class Replica:
 
     ``after``: failures in a row that eject it, those of calls and those of checks each counted by themselves; a call
     that is answered ends both rows, save that answers which broke off count until one has come whole. ``seconds``: for
-    how long, twice as long each time that calls show it. ``era``: how often that was so.
+    how long, twice as long each time that calls show it. ``era``: goes up with each such time, and each answer that
+    broke off: all that one event cuts are one failure, and what began before it says nothing after it.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Replica:
         """
         if era != self.era:
             return ""
+        self.era += 1
         self._breaks += 1
         return self._eject(now) if self._has_failed and others() else ""
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
@@ -243,6 +243,23 @@ async def test_what_began_before_a_replica_was_out_says_nothing_once_it_is_back(
         async with fleet.calling():
             raise UpstreamError("broken")
     assert replica.closed_until == fleet.time + 20  # the whole answer was of the time before
+
+
+async def test_answers_that_are_cut_together_are_one_failure():
+    fleet = Fleet(after=2)
+    name = fleet.first().name
+    cut = AsyncExitStack()
+    with pytest.raises(UpstreamError, match="the network"):
+        async with cut:
+            for _ in range(5):
+                cut.push_async_exit(each := fleet.calling())
+                assert await each.__aenter__() == [name]
+            raise UpstreamError("the network")
+    assert not fleet.out
+    with pytest.raises(UpstreamError, match="once more"):
+        async with fleet.calling():
+            raise UpstreamError("once more")
+    assert fleet.out == [name]
 
 
 @pytest.mark.parametrize("code", [400, 404, 429, 501])
