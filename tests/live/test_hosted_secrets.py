@@ -46,6 +46,7 @@ def dump(store):
                 b"set": admin.smembers,
                 b"zset": lambda k: admin.zrange(k, 0, -1, withscores=True),
                 b"stream": admin.xrange,
+                b"none": repr,  # it has expired just now
             }[admin.type(key)]
             found.append((key, read(key)))
     return repr(found)

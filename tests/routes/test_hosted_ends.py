@@ -177,6 +177,7 @@ def dumped(admin):
         b"list": lambda key: admin.lrange(key, 0, -1),
         b"zset": lambda key: admin.zrange(key, 0, -1),
         b"stream": admin.xrange,
+        b"none": repr,  # it has expired just now
     }
     return repr([(key, read[admin.type(key)](key)) for key in admin.keys("*")])
 

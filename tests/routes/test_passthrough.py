@@ -43,7 +43,7 @@ def application(pool, *, keep_authorization=True):
 @asynccontextmanager
 async def proxied(url, *, api_key=None, keep_authorization=True, groups=(), **options):
     behind = {"upstreams": groups} if groups else {"upstream": url}
-    pool = open_pool(Settings(**behind, upstream_api_key=api_key or ""))
+    pool = open_pool(Settings(**behind, upstream_api_key=api_key or "", upstream_connect_timeout=PATIENCE))
     async with serving(application(pool, keep_authorization=keep_authorization), **options) as front:
         yield front
     await pool.aclose()
