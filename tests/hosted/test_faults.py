@@ -1,6 +1,7 @@
 """MCP servers that are down, slow, lying or dying: each becomes an error in words, and nothing is left behind."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from proxy.errors import InvalidRequest, ToolServerError
 from tests.backend import CLOSE, RESET, serving
 from tests.hosted.serving import at, box, hosted
 from tests.mcp_servers import Liar, McpServer, Tool, sample
+from tests.servers import free_port
 
 OBJECT = {"type": "object"}
 ABOUT = {"name": "x", "version": "1"}
@@ -190,8 +192,7 @@ async def test_a_server_that_hangs_up_is_an_error_in_words(backend, script):
 
 
 async def test_a_server_that_is_down_is_an_error_in_words():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    url = f"http://127.0.0.1:{free_port()}/mcp"
     async with box() as turn:
         why = "It could not be reached: the connection was refused, so nothing listens at that port."
         with pytest.raises(ToolServerError, match=why):
@@ -396,6 +397,8 @@ async def test_servers_that_requests_name_have_so_many_sessions_and_the_operator
 
 
 def files():
+    """How many are open; those of what is garbage by now are not."""
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -417,7 +420,7 @@ async def test_nothing_is_left_of_what_was_given_up(silent):
     rest = await asyncio.gather(*waiting, return_exceptions=True)
     assert not [one for one in rest if not isinstance(one, BaseException | dict)]
     assert asyncio.all_tasks() == tasks
-    assert files() == open_files
+    assert files() <= open_files
 
 
 async def test_nothing_is_left_of_sessions_that_were_used():
@@ -435,7 +438,7 @@ async def test_nothing_is_left_of_sessions_that_were_used():
             turns[0].close()
             turns[1].close()
         assert asyncio.all_tasks() == tasks
-        assert files() == open_files
+        assert files() <= open_files
 
 
 async def test_a_server_that_has_not_answered_the_greeting_is_left_at_once():

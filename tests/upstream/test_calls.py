@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy.errors import UpstreamError
-from tests.backend import CLOSE, RESET, STREAM_HEAD, chunked, json_reply, reply, sse, stream, talk
+from tests.backend import CLOSE, PATIENCE, RESET, STREAM_HEAD, chunked, json_reply, reply, sse, stream, talk
 from tests.servers import free_port
 from tests.upstream.reading import batches
 
@@ -27,7 +27,9 @@ ENDS = {
 @pytest.mark.parametrize(("script", "status", "begun"), ENDS.values(), ids=ENDS)
 async def test_a_chat_call_is_told_once_with_how_it_ended(connect, backend, script, status, begun):
     told = []
-    asked = connect(backend.url, heard=lambda *call: told.append(call), first_byte_timeout=0.3, idle_timeout=0.3)
+    silence = 0.3 if status == "timeout" else PATIENCE
+    limits = {"first_byte_timeout": PATIENCE if begun else silence, "idle_timeout": silence}
+    asked = connect(backend.url, heard=lambda *call: told.append(call), **limits)
     backend.script(*script)
     try:
         async with asked.open(b"{}", [], stream=True) as answer:

@@ -229,7 +229,7 @@ async def test_one_lookup_serves_all_and_outlives_who_asked_for_it(connect, look
 
 
 async def test_a_name_is_looked_up_again_when_its_address_takes_no_connection(backend, connect, lookups, deaf):
-    upstream = connect("http://moving.invalid/v1", connect_timeout=0.1)
+    upstream = connect("http://moving.invalid/v1", connect_timeout=0.5)
     task = asyncio.create_task(call(upstream))
     (await lookups(1)).set_result([(*TCP, deaf)])
     with pytest.raises(UpstreamUnreachable, match="no connection within"):
@@ -363,7 +363,7 @@ async def test_a_connection_that_was_idle_for_too_long_is_not_used(backend, upst
     [((b"HTTP/1.1 200", CLOSE), "before it answered"), ((asyncio.Event(),), "no first byte")],
 )
 async def test_a_request_is_not_sent_again_when_its_answer_has_begun_or_takes_too_long(backend, connect, answer, error):
-    upstream = connect(backend.url, first_byte_timeout=0.2)
+    upstream = connect(backend.url, first_byte_timeout=PATIENCE if CLOSE in answer else 0.5)
     await call(upstream, streamed=False)
     backend.script(*answer)
     with pytest.raises(UpstreamError, match=error):
@@ -372,7 +372,7 @@ async def test_a_request_is_not_sent_again_when_its_answer_has_begun_or_takes_to
 
 
 async def test_idle_connections_are_closed_and_the_latest_serves_first(backend, upstream, monkeypatch):
-    monkeypatch.setattr(transport, "KEEPALIVE", 0.2)
+    monkeypatch.setattr(transport, "KEEPALIVE", 1.0)
     both = asyncio.Event()
     for _ in range(2):
         backend.script(both, reply(b"x"))
