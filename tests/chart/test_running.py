@@ -67,8 +67,13 @@ class Pod:
             time.sleep(0.02)
         return self
 
+    def up(self):
+        """Asks until it is answered at all."""
+        while self.get("/health") is None:
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+
     def end(self):
-        self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(servers.PATIENCE) == 0, self.log.read_text()
 
 
@@ -114,6 +119,9 @@ def pods(tmp_path_factory, valkey, bundled):
     }
     yield pods
     for pod in pods.values():
+        pod.up()  # before that a signal may come too early to be handled
+        pod.process.send_signal(signal.SIGTERM)
+    for pod in pods.values():
         pod.end()
 
 
@@ -132,9 +140,7 @@ def test_a_rendered_pod_becomes_ready_and_answers_all_its_probes(pods, name):
 def test_a_pod_without_its_upstream_is_ready_if_it_need_not_ask_it(pods, asks):
     pod = pods["alone"]
     rendered = Rendered(merged(ALONE, setting("probes.readinessAsksUpstream", asks)))
-    while pod.get("/health") is None:
-        assert pod.process.poll() is None, pod.log.read_text()
-        time.sleep(0.02)
+    pod.up()
     answer = pod.get(rendered.container["readinessProbe"]["httpGet"]["path"])
     assert answer.status_code == (503 if asks else 200), answer.text
 
