@@ -16,10 +16,12 @@ import httpx
 import openai
 import pytest
 
-from tests import servers
 from tests.backend import Backend
 from tests.callers import Caller
 from tests.live import strict
+
+PATIENCE = 90.0
+"""Seconds in which a process must be ready, or have ended: on a busy machine its workers load for half a minute."""
 
 
 class Process:
@@ -39,7 +41,7 @@ class Process:
 
     def url(self):
         """Its URL, once it is ready."""
-        deadline = time.monotonic() + servers.PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not (found := re.search(r" on (http://\S+:\d+)", self.stderr)) or not _is_ready(found[1]):
             assert self.process.poll() is None and time.monotonic() < deadline, self.stderr
             time.sleep(0.02)
@@ -51,7 +53,7 @@ class Process:
 
     def ended(self):
         """Waits for its end; gives its exit code, None where it broke."""
-        code = self.process.wait(servers.PATIENCE)
+        code = self.process.wait(PATIENCE)
         return None if "Traceback" in self.stderr else code
 
 

@@ -13,6 +13,7 @@ from proxy.state import fixed_secret, keys, tenant_id
 from tests.backend import DONE, PATIENCE, STREAM_HEAD, Backend, chunked, completion, json_reply, sse, stream, talk
 from tests.callers import Caller
 from tests.live.conftest import Process
+from tests.routes.test_background import eventually
 from tests.sockets import opened
 
 REQUESTS, TOKENS, AT_WORK, BYTES = 60, 8_000, 8, 80_000
@@ -171,8 +172,11 @@ async def bytes_hold(pair, backend):
 async def what_is_at_work_holds(pair, backend, pid):
     go = asyncio.Event()
     backend.default = (STREAM_HEAD + chunked(sse(*talk("Hel")[:2])), go)
-    asked = [asyncio.create_task(each(next(pair.turn))) for each in [streamed, passed_on_streamed, unstored] * 8]
+    asked = [asyncio.create_task(streamed(pair.callers[0]))]  # the process that will be killed has one at least
     try:
+        await eventually(lambda: asyncio.sleep(0, pair.admin.zcard(pair.names.at_work)))
+        asks = [passed_on_streamed, unstored, *[streamed, passed_on_streamed, unstored] * 7]
+        asked += [asyncio.create_task(each(next(pair.turn))) for each in asks]
         async with asyncio.timeout(PATIENCE):
             for done in itertools.islice(asyncio.as_completed(asked), len(asked) - AT_WORK):
                 assert await done == ("rate_limit_exceeded", "requests at work at once")
