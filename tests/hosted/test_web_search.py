@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 import re
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from proxy.hosted import bindings
 from proxy.hosted.web_search import BODY_LIMIT
 from proxy.settings import Settings
 from tests.backend import CLOSE, RESET, Backend, json_reply, reply
+from tests.servers import free_port
 
 KEY = "key-of-the-operator"
 PAGE = {
@@ -257,9 +259,9 @@ async def test_redirects_within_the_origin_are_followed_but_not_for_ever():
 async def test_a_service_that_is_not_there_and_one_that_falls_silent(caplog):
     async with Backend() as backend:
         backend.script(asyncio.Event())
-        outcome = await search(backend, tool_timeout=0.1)
+        outcome = await search(backend, tool_timeout=0.5)
         assert "broke off" in outcome["output"]
-    outcome = await search(backend)
+    outcome = await search(SimpleNamespace(url=f"http://127.0.0.1:{free_port()}/v1"))
     assert "SearXNG cannot be reached: the connection was refused" in outcome["output"]
     last = caplog.messages[-1]
     assert re.match(r"web_search at SearXNG, 127\.0\.0\.1:\d+: The web search failed: SearXNG cannot be reached", last)
