@@ -75,12 +75,12 @@ async def test_a_run_that_is_cancelled_takes_the_running_tool_along(serve, backe
 
 
 async def test_a_run_that_takes_too_long_takes_the_running_tool_along(serve, backend, slow):
-    async with at(serve, slow.tool, options=["--background-timeout=1"]) as (caller, server):
+    async with at(serve, slow.tool, options=["--background-timeout=2"]) as (caller, server):
         backend.script(called(FIND))
         run = await made(caller, tools=[docs(server)])
         last = await seen(caller, run["id"], "failed")
         await slow.cancelled()
-        assert "longer than the 1 s" in last["error"]["message"]
+        assert "longer than the 2 s" in last["error"]["message"]
 
 
 async def test_a_process_that_ends_takes_the_running_tool_along(serve, backend, slow):

@@ -10,7 +10,14 @@ from tests.live import strict
 from tests.mcp_servers import SEARCH, Liar, McpServer, Tool
 from tests.routes.hosted import ALLOWED, FIND, at, called, docs, messages, offered, said, types
 
-QUICK = ("--tool-timeout=0.5", "--tool-output-limit=1000")
+CUT = "--tool-output-limit=1000"
+
+
+def limits(fault):
+    """Options under which a fault that never ends does: what is well may be slow on a busy machine."""
+    return (CUT, "--tool-timeout=0.5") if fault == "silence" or "without end" in fault else (CUT,)
+
+
 LISTED = {"tools": [{"name": "search", "inputSchema": {"type": "object"}}]}
 
 
@@ -48,7 +55,7 @@ LISTS = {
 
 @pytest.mark.parametrize("fault", LISTS)
 async def test_a_server_that_cannot_be_listed_is_left_out(calling, backend, fault):
-    caller = await calling(ALLOWED, *QUICK)
+    caller = await calling(ALLOWED, *limits(fault))
     backend.script(said("I could not look."))
     async with Liar({"tools/list": LISTS[fault]}) as server:
         last = strict.stream(await caller.events(tools=[docs(server)]))
@@ -72,7 +79,7 @@ CALLS = {
 @pytest.mark.parametrize("fault", CALLS)
 async def test_a_call_that_fails_is_told_to_client_and_model(calling, backend, fault):
     answer, kind = CALLS[fault]
-    caller = await calling(ALLOWED, *QUICK)
+    caller = await calling(ALLOWED, *limits(fault))
     backend.script(called(FIND))
     backend.script(said("I could not look."))
     async with Liar({"tools/list": LISTED, "tools/call": answer}) as server:
@@ -96,7 +103,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_server_that_lies_about_its_tools_harms_nobody(calling, backend, lie):
     told, usable = LIES[lie]
-    caller = await calling(ALLOWED, *QUICK)
+    caller = await calling(ALLOWED)
     if usable:
         backend.script(called(FIND))
     one = {"name": "search", "inputSchema": {"type": "object"}, **told}
@@ -109,7 +116,7 @@ async def test_a_server_that_lies_about_its_tools_harms_nobody(calling, backend,
 
 
 async def test_a_giant_output_is_cut_and_says_so(serve, backend):
-    async with at(serve, Tool("search", lambda _: "x" * 500_000), options=QUICK) as (caller, server):
+    async with at(serve, Tool("search", lambda _: "x" * 500_000), options=[CUT]) as (caller, server):
         backend.script(called(FIND))
         last = strict.response(await caller.create(tools=[docs(server)]))
         output = last["output"][1]["output"]
