@@ -45,7 +45,8 @@ def in_object(body: bytes) -> dict[str, Any]:
         value = codec.loads(body)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    # in UTF-8 no JSON holds a zero byte, in UTF-16 and UTF-32, which the standard library reads too, all does
+    return value if isinstance(value, dict) and b"\0" not in body else {}
 
 
 def in_json(value: dict[str, Any]) -> str | None:

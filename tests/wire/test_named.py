@@ -28,6 +28,7 @@ JSON = {
     "twice, behind others": (b'{"models": ["no"], "model": "a", "MODEL": "no", "m\\u006fdel": "m"}', "m"),
     "brackets in texts": (b'{"a": "}]{[", "model": "m"}', "m"),
     "a lone surrogate": (b'{"model": "\\ud800"}', "\ud800"),
+    "another encoding": ('{"model": "m", "x": "\u00e9"}'.encode("utf-16-le"), None),
 }
 
 
