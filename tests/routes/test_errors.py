@@ -306,7 +306,7 @@ async def test_an_upstream_that_never_answers_is_a_504(calling, backend, streame
     backend.script(asyncio.Event())
     assert refusal(await caller.ask(stream=streamed)) == (504, "upstream_timeout", None)
     async with asyncio.timeout(20):
-        await backend.requests[0].gone.wait()
+        await (await backend.received(1)).gone.wait()
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
