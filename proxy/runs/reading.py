@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from proxy import sse
-from proxy.errors import RunLost, StatecarError, StoreUnavailable, TooManyFollowers
+from proxy.errors import EncryptionKeyMissing, RunLost, StatecarError, StoreUnavailable, TooManyFollowers
 from proxy.runs.polled import Polled
 from proxy.runs.running import ENDS, Running
 from proxy.state import Run, Runs, Stored
 from proxy.translate.response import skeleton
 from proxy.translate.told import Telling
 from proxy.turn import Caller, Services, past_of, patiently
+
+log = logging.getLogger("statecar.runs")
 
 _LOOK = 0.02
 _LONGEST_LOOK = 0.5
@@ -104,12 +107,22 @@ class Reading:
         response["output"] = [item.item for item in telling.items]
         return response
 
-    async def telling(self, run: Run) -> Telling:
-        """What was told of a run until now."""
+    async def telling(self, run: Run, *, ends: bool) -> Telling:
+        """What was told of a run until now. ``ends``: nobody goes on with it, and a damaged log counts as empty: the
+        run must not stay for ever. Raises as ``Envelope.unwrap``.
+        """
         frames = list[bytes]()
-        while more := await self._runs.events(run.id, len(frames) - 1):
-            frames += more
-        return Telling(map(sse.decode, frames))
+        try:
+            while more := await self._runs.events(run.id, len(frames) - 1):
+                frames += more
+            return Telling(map(sse.decode, frames))
+        except (StoreUnavailable, EncryptionKeyMissing):
+            raise
+        except Exception:
+            if not ends:
+                raise
+            log.exception("response %s ends without what was told of it, which cannot be read", run.id)
+            return Telling()
 
     async def context(self, run: Run) -> list[dict[str, Any]]:
         """All that the run's model sees, oldest first; only its own input when the rest has gone."""

@@ -373,16 +373,15 @@ class Runner:
 
     async def _take(self, run: Run, lease: Lease) -> None:
         """Goes on with a run that is held by now, or ends it."""
+        ends = run.cancelled or run.claims > _TAKEOVERS + 1
         try:
-            telling = await patiently(lambda: self.reading.telling(run))
+            telling = await patiently(lambda: self.reading.telling(run, ends=ends))
         except EncryptionKeyMissing:
             await self._runs.release(lease, run.tenant)  # others may have the key
             raise
         telling.kept, held = kept_of(run), run
-        caller, end = None, StatecarError(RESTARTED)
-        if run.cancelled:
-            end = RunCancelled("The response was cancelled.")
-        elif run.claims <= _TAKEOVERS + 1 and telling.can_go_on:
+        caller, end = None, RunCancelled("The response was cancelled.") if run.cancelled else StatecarError(RESTARTED)
+        if not ends and telling.can_go_on:
             if whole := with_credentials(run, self._services.sealer):
                 held, caller = whole, caller_of(whole, self._services.sealer)
             if caller is None:

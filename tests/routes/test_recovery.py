@@ -13,7 +13,7 @@ from proxy.errors import StoreUnavailable
 from proxy.state import Envelope, Lease, Run, Runs, open_state
 from tests.backend import CLOSE, STREAM_HEAD, chunked, sse, talk
 from tests.callers import Caller, ok, refusal, unframed
-from tests.routes.test_background import HALF, cancelled, eventually, made, replay, seen, text_of
+from tests.routes.test_background import HALF, cancelled, events_key, eventually, made, replay, seen, text_of
 from tests.translate import rules
 
 OPTIONS = ("--tenant=off", "--run-lease=0.5")
@@ -331,6 +331,22 @@ async def test_a_store_that_is_away_just_after_a_claim_costs_no_takeover(serve, 
     await state.runs.create(run, None)
     async with at(serve, own, "--run-lease=90") as caller:
         assert text_of(await seen(caller, run.id, "completed", "failed")) == "Hi"
+
+
+async def test_what_was_told_and_is_damaged_does_not_keep_one_for_ever(serve, own, state, backend):
+    third, stopped = runs = left(stream=True), left(stream=True)
+    with own.admin() as admin:
+        for run in runs:
+            await state.runs.create(run, None)
+            admin.xadd(events_key(run.id), {"e": b"damaged"}, id="0-1")
+        admin.hset(key(third.id, "j"), "n", 3)
+        await state.runs.cancel(stopped.id, "shared")
+        async with at(serve, own, "--run-lease=90") as caller:
+            for run, status in ((third, "failed"), (stopped, "cancelled")):
+                await eventually(lambda run=run: asyncio.sleep(0, not admin.exists(key(run.id, "j"))))
+                assert (await caller.get(f"/responses/{run.id}"))["status"] == status
+            await eventually(lambda: asyncio.sleep(0, not admin.zcard("sc:runs")))
+    assert not backend.requests
 
 
 def at_rest(own, *keys_):
