@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import OVERFLOW, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.upstream.client import Upstream
 
 _LONGEST = 16  # times as long as the first time that a replica is out, at most
@@ -23,8 +23,10 @@ def is_for_another(error: UpstreamError) -> bool:
 
 
 def is_failure(error: UpstreamError) -> bool:
-    """Whether an error speaks against its replica. Not a 501, say, which is an answer: llama.cpp's for what is off."""
-    return error.status == 500 or error.status in _AWAY
+    """Whether an error speaks against its replica. Not a 501, say, which is an answer: llama.cpp's for what is off; nor
+    a context that is too long, for which it has a 500 within an answer.
+    """
+    return (error.status == 500 or error.status in _AWAY) and error.code != OVERFLOW
 
 
 def in_words(error: UpstreamError) -> str:

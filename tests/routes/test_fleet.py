@@ -199,6 +199,16 @@ async def test_a_replica_whose_answers_break_off_in_a_row_is_asked_no_more(backe
     assert counts([broken, other]) == [1 + 2 + 1 + 1 + 3, 1]
 
 
+@pytest.mark.parametrize("reason", ["stop", ""])
+async def test_an_answer_that_says_its_end_in_other_words_is_whole(backends, in_front, reason):
+    there = backends[:2]
+    for backend in there:
+        backend.default = (BEGUN + chunked(sse(chunk({}, reason))) + STREAM_END,)
+    caller = await in_front("--upstream-eject-after=1", among=there)
+    await answers(caller, "k", 3, "completed")
+    assert sorted(counts(there)) == [0, 3]
+
+
 async def test_an_answer_that_its_client_left_says_nothing_of_its_replica(backends, in_front):
     there = backends[:2]
     caller = await in_front("--upstream-eject-after=1", among=there)

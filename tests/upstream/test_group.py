@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest
 
 from proxy.errors import (
+    OVERFLOW,
     InvalidRequest,
     UpstreamError,
     UpstreamTimeout,
@@ -19,6 +20,7 @@ from proxy.upstream.replica import Replica, seconds_asked
 
 AWAY = UpstreamUnreachable("nobody there")
 SLOW = UpstreamTimeout("too late")
+TOO_LONG = UpstreamError("Context size has been exceeded.", status=500, code=OVERFLOW)
 HOUR = 3600.0
 
 
@@ -68,11 +70,11 @@ class Fleet:
         return next(server for server in self.servers if server.name == self.group.choose(session).name)
 
     @asynccontextmanager
-    async def calling(self, session="s", **options):
+    async def calling(self, session="s", failure=None, **options):
         names = []
 
         async def begun(_):
-            return None
+            return failure
 
         async with self.group.call(session, Server.open, begun, names.append, **options):
             yield names
@@ -262,13 +264,23 @@ async def test_answers_that_are_cut_together_are_one_failure():
     assert fleet.out == [name]
 
 
-@pytest.mark.parametrize("code", [400, 404, 429, 501])
-async def test_what_is_no_failure_is_none_within_an_answer_either(code):
+@pytest.mark.parametrize("error", [*map(status, (400, 404, 429, 501)), TOO_LONG])
+async def test_what_is_no_failure_is_none_within_an_answer_either(error):
     fleet = Fleet(after=1)
     with pytest.raises(UpstreamError):
         async with fleet.calling():
-            raise status(code)
+            raise error
     assert not fleet.out
+
+
+async def test_a_refusal_that_comes_whole_is_no_whole_answer():
+    fleet = Fleet(after=3)
+    for failure in (None, None, status(501), None):
+        with suppress(UpstreamError):
+            async with fleet.calling(failure=failure, whole=lambda _: True):
+                if not failure:
+                    raise UpstreamError("broken")
+    assert len(fleet.out) == 1
 
 
 async def test_one_call_alone_tries_whether_it_is_well_again():
@@ -411,10 +423,10 @@ async def test_what_asks_no_model_shows_no_replica_to_be_well():
     assert not fleet.out
 
 
-@pytest.mark.parametrize("code", [400, 404, 429, 501, 505])
-async def test_what_is_no_failure_ejects_nobody(code):
+@pytest.mark.parametrize("error", [*map(status, (400, 404, 429, 501, 505)), TOO_LONG])
+async def test_what_is_no_failure_ejects_nobody(error):
     fleet = Fleet(2, after=1, retries=0)
-    fleet.first().answers = [status(code)]
+    fleet.first().answers = [error]
     await fleet.fail(5)
     assert not fleet.out
 

@@ -125,6 +125,7 @@ WRITTEN = {
     "no number": (PLAIN, b'{"model": "a", "x": NaN}', []),
     "no UTF-8": (PLAIN, b'{"model": "a\xed\xa0\x80"}', []),
     "half a pair": (PLAIN, b'{"model": "a", "x": "\\ud83d"}', ["a"]),
+    "a name as they get here": (PLAIN, b'{"model": "a", "model": "b", "\\u00000.0": "no"}', ["a", "b"]),
     "others in another form": (PLAIN, b'{"model": "a", "fallbacks": [{"model": "b"}]}', []),
     "others alone": (PLAIN, b'{"models": ["b"]}', []),
     "a mark in front": (PLAIN, b'\xef\xbb\xbf{"model": "a"}', []),
