@@ -426,6 +426,45 @@ async def test_what_is_kept_of_an_upload_that_nobody_takes_is_bounded(monkeypatc
         await gone
 
 
+async def test_an_upload_that_is_taken_again_is_kept_no_more_until_it_is_stuck_again(monkeypatch):
+    monkeypatch.setattr(sender, "_STUCK", 0.0)
+    monkeypatch.setattr(sender, "_KEPT", 30)
+    sent = asyncio.Queue()
+
+    async def taken(left):
+        async with asyncio.timeout(PATIENCE):
+            while sent.qsize() > left:  # noqa: ASYNC110  a queue tells nobody that it is empty
+                await asyncio.sleep(0)
+
+    def send(count):
+        for _ in range(count):
+            sent.put_nowait({"type": "http.request", "body": b"abc", "more_body": True})
+
+    caller = sender.Sender({"body": b"", "more_body": True}, sent.get)
+    gone = asyncio.create_task(caller.gone())
+    parts = caller.body()
+    assert await anext(parts) == b""
+    send(10)
+    await taken(0)
+    monkeypatch.setattr(sender, "_STUCK", 3600.0)
+    for _ in range(10):
+        assert await anext(parts) == b"abc"
+    send(3)
+    await taken(1)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert sent.qsize() == 1
+    monkeypatch.setattr(sender, "_STUCK", 0.0)
+    for _ in range(2):
+        assert await anext(parts) == b"abc"
+    send(5)
+    await taken(0)
+    sent.put_nowait({"type": "http.disconnect"})
+    async with asyncio.timeout(PATIENCE):
+        await gone
+    await parts.aclose()
+
+
 async def test_a_client_that_leaves_in_mid_stream_closes_the_upstream(backend, front):
     backend.script(STREAM_HEAD + chunked(sse("1")), asyncio.Event())
     async with Client(front) as client:
