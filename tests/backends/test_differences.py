@@ -370,7 +370,7 @@ async def _both(front, method, path):
 # -- the rest of the wire
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/v1/models/none"])
+@pytest.mark.parametrize("path", ["/v1/models", "/props", "/v1/models/none"])
 async def test_other_paths_pass_with_their_headers(front, path):
     """llama.cpp sends a header with an empty value."""
     given, found = await _both(front, "GET", path)
