@@ -17,6 +17,7 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.state.patience import Patience
@@ -72,7 +73,10 @@ class Lean(AbstractConnection):
             if is_free and sum(map(len, command)) < _AT_ONCE:
                 writer.writelines(command)
                 return
-        await super().send_packed_command(command, check_health)
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as exc:  # uvloop's, where the server has closed it
+            raise RedisConnectionError("the connection is closed") from exc
 
 
 class Tcp(Lean, Connection):

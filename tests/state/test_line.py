@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from proxy.errors import LogFull, RunCancelled, RunLost, StoreUnavailable
 from proxy.state import Lease, Limits
@@ -13,6 +14,8 @@ from tests.state.talk import Talk, opened
 from tests.state.test_runs import made
 
 LIMITS = Limits(log_bytes=100)
+ON_UVLOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+"""Whose transports, once closed, refuse with a RuntimeError what asyncio's take in silence."""
 
 
 @pytest.fixture
@@ -126,3 +129,22 @@ async def test_a_connection_to_what_is_left_meanwhile_is_not_shared(server, monk
         assert not state.runs.append_soon(lease, 1, [b"1"], pytest.fail)
         await state.runs.ready()
         assert await outcome(state.runs, lease, 1, [b"1"]) is None
+
+
+@ON_UVLOOP
+async def test_a_line_that_closes_as_it_is_written_to_is_given_up(server):
+    async with opened(server.url) as state:
+        _, lease = await ready(Talk(state))
+        state._client._line._transport.abort()
+        assert isinstance(await outcome(state.runs, lease, 1, [b"1"]), StoreUnavailable)
+
+
+@ON_UVLOOP
+async def test_a_connection_that_closes_as_it_is_written_to_is_the_stores_trouble(server):
+    async with opened(server.url) as state:
+        connection = await state._client._redis.connection_pool.get_connection()
+        connection.transport.abort()
+        with pytest.raises(RedisConnectionError, match="the connection is closed"):
+            await connection.send_packed_command([b"x"])
+        await state._client._redis.connection_pool.release(connection)
+        await state.ping()
