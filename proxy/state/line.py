@@ -48,10 +48,7 @@ class Line(asyncio.Protocol):
         self._due.append((name, perf_counter(), replied))
         if self._clock is None:  # one for all: a timer for each command would cost as much as its reply
             self._clock = self._loop.call_later(self._limit, self._look)
-        try:
-            self._transport.write(hiredis.pack_command(command))
-        except RuntimeError:  # uvloop's, where the server has closed it and that is not told yet
-            self._loop.call_soon(self.close)
+        self._transport.write(hiredis.pack_command(command))
 
     def close(self) -> None:
         """Gives it up; whoever waits for a reply learns it at once."""

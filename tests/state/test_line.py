@@ -132,14 +132,6 @@ async def test_a_connection_to_what_is_left_meanwhile_is_not_shared(server, monk
 
 
 @ON_UVLOOP
-async def test_a_line_that_closes_as_it_is_written_to_is_given_up(server):
-    async with opened(server.url) as state:
-        _, lease = await ready(Talk(state))
-        state._client._line._transport.abort()
-        assert isinstance(await outcome(state.runs, lease, 1, [b"1"]), StoreUnavailable)
-
-
-@ON_UVLOOP
 async def test_a_connection_that_closes_as_it_is_written_to_is_the_stores_trouble(server):
     async with opened(server.url) as state:
         connection = await state._client._redis.connection_pool.get_connection()
